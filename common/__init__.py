@@ -1,0 +1,1 @@
+"""What two or more experiments share, and nothing that knows an experiment."""

@@ -1,0 +1,262 @@
+"""Every tunable of every experiment: one frozen dataclass each, presets, validation, command line.
+
+Edit a default here, or pass the flag of the same name (`--lambda-spectral 0.01`). A field's comment
+gives its meaning and [unit]; it is the text that --help prints.
+"""
+
+import contextlib
+import dataclasses
+import io
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import tyro
+
+
+class ConfigError(ValueError):
+    """A configuration value that is not allowed; the message names field, value and what is allowed."""
+
+
+def bounded(
+    default: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
+    rising: bool = False,
+) -> Any:
+    """A field (or a tuple of values) within [low, high] and > above; `rising`: strictly increasing."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above, "rising": rising})
+
+
+# ----------------------------------------------------------------------------------------------
+# What every experiment has
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Options of every run_experiment.py."""
+
+    # size of the run: quick takes minutes on a laptop, full is what the README reports
+    preset: Literal["quick", "full"] = "quick"
+    # training seeds; every metric is reported for each of them
+    seeds: tuple[int, ...] = bounded((0,), low=0)
+    # where to compute; auto takes cuda, then mps, then cpu
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    # folder that gets results/, plots/ and checkpoints/ (default: the experiment's own)
+    output_dir: Path | None = None
+    # redraw the figures from saved results; trains and measures nothing
+    replot: bool = False
+    # ignore the checkpoints of this configuration and start anew
+    fresh: bool = False
+    # exit with code 1 where a criterion of this experiment fails
+    strict: bool = False
+    # optimiser steps between two checkpoints of a training [steps]
+    checkpoint_every: int = bounded(500, low=1)
+
+    def __post_init__(self) -> None:
+        for spec in dataclasses.fields(self):
+            _validate_field(spec, getattr(self, spec.name))
+        if len(set(self.seeds)) != len(self.seeds):
+            reject("seeds", self.seeds, "each seed once")
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two runs the same run: every field but those that say where and how to run."""
+        how = {"device", "output_dir", "replot", "fresh", "strict", "checkpoint_every"}
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
+
+
+def reject(name: str, value: Any, allowed: str) -> NoReturn:
+    """Raise the ConfigError for one field."""
+    raise ConfigError(f"{name} (--{name.replace('_', '-')}) = {value!r}: allowed: {allowed}")
+
+
+def _validate_field(spec: dataclasses.Field, value: Any) -> None:
+    if not spec.metadata:
+        return
+    low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
+    whole = "int" in str(spec.type)
+    kind = "whole numbers" if whole else "finite numbers"
+    limits = [f"> {above:g}" if above > -math.inf else "", f">= {low:g}" if low > -math.inf else ""]
+    limits.append(f"<= {high:g}" if high < math.inf else "")
+    allowed = " ".join([kind, " and ".join(limit for limit in limits if limit)]).strip()
+    many = isinstance(value, (tuple, list))
+    if many and not value:
+        reject(spec.name, value, f"at least one value, {allowed}")
+    for item in value if many else (value,):
+        number = isinstance(item, int if whole else (int, float)) and not isinstance(item, bool)
+        if not number or not math.isfinite(item) or not low <= item <= high or not item > above:
+            reject(spec.name, value, allowed)
+    if spec.metadata["rising"] and list(value) != sorted(set(value)):
+        reject(spec.name, value, f"{allowed}, strictly increasing")
+
+
+# ----------------------------------------------------------------------------------------------
+# Experiment 1
+# ----------------------------------------------------------------------------------------------
+
+# The documents' one-step penalty weight. It is an arm of its own (`spectral_published`), which no
+# setting changes, because at this weight the penalty has no effect on the Jacobian.
+LAMBDA_SPECTRAL_PUBLISHED = 1e-3
+
+Exp1System = Literal["lorenz", "linear", "lorenz_dt033"]
+
+
+@dataclass(frozen=True)
+class Exp1Config(RunConfig):
+    """Experiment 1, spectral cliff: the rollout Jacobian's norm over the horizon, flat against HELM."""
+
+    # systems to run: controlled Lorenz (dt 0.1), linear expansive, Lorenz at dt 0.33 (the e^30 cliff)
+    systems: tuple[Exp1System, ...] = ("lorenz", "linear")
+    # rollout horizons T [steps]; the documents' 5 10 20 50 100 200, and those that test saturation
+    horizons: tuple[int, ...] = bounded(
+        (4, 5, 8, 10, 20, 50, 100, 200, 400, 800), low=1, high=5000, rising=True
+    )
+
+    # --- data -------------------------------------------------------------------------------
+    # training trajectories for each seed
+    num_trajectories: int = bounded(256, low=1)
+    # their length [steps]
+    trajectory_length: int = bounded(400, low=2)
+    # start states at which Jacobians are taken
+    num_jacobian_states: int = bounded(64, low=1)
+    # start states at which prediction error is measured
+    num_error_states: int = bounded(256, low=2)
+
+    # --- models and training ----------------------------------------------------------------
+    # width of the hidden layers
+    hidden_dim: int = bounded(128, low=1)
+    # width of HELM's latent state
+    d_latent: int = bounded(32, low=1)
+    # transitions (or rollouts times their length) in a batch
+    batch_size: int = bounded(256, low=1)
+    # optimiser steps of every model
+    iterations: int = bounded(2000, low=1)
+    # peak learning rate of Adam, one-cycle
+    learning_rate: float = bounded(2e-3, above=0.0)
+
+    # --- what HELM adds ---------------------------------------------------------------------
+    # weight of the one-step spectral penalty of the `spectral` arm. The documents' 1e-3 has no
+    # effect on the Jacobian and stays as the arm `spectral_published`; 0.1 does stabilise
+    lambda_spectral: float = bounded(0.1, low=0.0)
+    # further weights for the stability-against-fidelity curve
+    spectral_sweep: tuple[float, ...] = bounded((1.0,), low=0.0, rising=True)
+    # the penalty's weight on the linear system, where it is ridge regression
+    lambda_spectral_linear: float = bounded(0.06, low=0.0)
+    # standard deviation of the start and action noise that mollifies the rollout map [normalised units]
+    hf_noise_sigma: float = bounded(0.05, low=0.0)
+    # environment steps in one macro step N (try 2, 4, 8)
+    coarse_stride: int = bounded(4, low=1)
+    # macro-step lengths of the training rollouts, taken in turn
+    macro_rollouts: tuple[int, ...] = bounded((1, 2, 4, 12), low=1)
+    # stride of the cascade's coarsest level [steps]
+    cascade_stride: int = bounded(16, low=1)
+    # the cascade plans flat up to the first horizon, with coarse_stride up to the second, then with all
+    cascade_switch: tuple[int, int] = bounded((20, 400), low=0, rising=True)
+
+    # --- measurements -----------------------------------------------------------------------
+    # Monte-Carlo samples of the mollified true system for each start state
+    mollified_samples: int = bounded(2048, low=4)
+    # standard deviation of the perturbation under which action gradients are compared
+    gradient_noise: float = bounded(0.1, above=0.0)
+    # horizons of the gradient comparison [steps]
+    gradient_horizons: tuple[int, ...] = bounded((20, 48, 100, 200, 400), low=1, rising=True)
+    # horizons of planning by gradient descent [steps]
+    planning_horizons: tuple[int, ...] = bounded((20, 48, 100), low=1, rising=True)
+    # planning problems (start and reachable goal) for each horizon
+    num_problems: int = bounded(32, low=1)
+    # gradient steps of a plan
+    gd_steps: int = bounded(50, low=1)
+    # step size on the actions before tanh
+    gd_lr: float = bounded(0.1, above=0.0)
+    # plans for each episode of closed-loop control, the first one included
+    replans: int = bounded(4, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.systems or len(set(self.systems)) != len(self.systems):
+            reject("systems", self.systems, "at least one system, each once")
+        longest = max(self.macro_rollouts) * max(self.coarse_stride, self.cascade_stride)
+        if self.trajectory_length <= longest:
+            reject(
+                "trajectory_length",
+                self.trajectory_length,
+                f"> {longest}, the longest training rollout (macro_rollouts times a stride)",
+            )
+
+
+EXP1_PRESETS = {
+    "quick": Exp1Config(),
+    "full": Exp1Config(
+        preset="full",
+        seeds=(0, 1, 2),
+        systems=("lorenz", "linear", "lorenz_dt033"),
+        hidden_dim=160,
+        batch_size=512,
+        iterations=6000,
+        spectral_sweep=(1e-2, 3e-2, 0.3, 1.0),
+        mollified_samples=8192,
+        planning_horizons=(20, 48, 100, 200, 400),
+        num_problems=64,
+        gd_steps=100,
+    ),
+}
+
+# ----------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None = None) -> Config:
+    """The configuration of a run: a preset, with the flags laid over it.
+
+    An unknown flag or a bad value ends the program: one line on stderr, exit code 2.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    default = presets.get(_named_preset(args), presets["quick"])
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=args,
+                description=f"{type(default).__doc__} Defaults shown are those of --preset {default.preset}.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except ConfigError as error:
+        exit_with_error(str(error))
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        exit_with_error(_first_paragraph(box.getvalue()))
+
+
+def _named_preset(args: Sequence[str]) -> str:
+    for position, arg in enumerate(args):
+        name, _, value = arg.partition("=")
+        if name == "--preset":
+            return value or (args[position + 1] if position + 1 < len(args) else "")
+    return "quick"
+
+
+def _first_paragraph(box: str) -> str:
+    """The message of tyro's error box without its frame, on one line."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    body = lines[1:] if len(lines) > 1 else lines
+    message = body[: body.index("")] if "" in body else body
+    return re.sub(r"^Error parsing \w+Config: ", "", " ".join(message)) or "bad command line"
+
+
+def exit_with_error(message: str) -> NoReturn:
+    """End the program as for any bad input: one line on stderr, exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)

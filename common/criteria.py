@@ -1,0 +1,197 @@
+"""The success tiers as data, and their evaluation from the metrics of results.json.
+
+Tiers: `minimum viable`, `strong` and `exceptional` are the original documents' success criteria,
+`published` their figures, `beyond` this repository's own. A failed criterion is a finding: it is
+printed, and changes an exit code only with --strict.
+"""
+
+import fnmatch
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TIERS = ("minimum viable", "strong", "exceptional", "published", "beyond")
+
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One claim: reduce(metric) - reduce(minus), averaged over seeds, compared with a target.
+
+    `metric` is a metric's name, or a pattern with `*` of which the worst value for the claim counts
+    (the largest for < and <=, the smallest for > and >=). With `minus` the names that match both
+    patterns' stars are subtracted pair by pair first. `log10` says that measured and target are
+    log10 values to be printed as powers of ten. `requires` makes a criterion that passes when the
+    named ones do, and has no metric of its own.
+    """
+
+    id: str
+    tier: str
+    claim: str
+    metric: str = ""
+    op: str = "<"
+    target: float = 0.0
+    minus: str = ""
+    log10: bool = False
+    requires: tuple[str, ...] = ()
+
+
+def _log10(value: float) -> float:
+    return math.log10(value)
+
+
+def _saturation(system: str) -> tuple[Criterion, ...]:
+    """What `saturates` has to mean so that no model that merely forgets can pass.
+
+    A constant model has a small Jacobian and no error to speak of at T = 800, where everything is
+    unpredictable: it fails the error at one macro step and the response to actions. A model that is
+    exact up to T = 20 and then answers the mean fails the error at T = 50 and the response.
+    """
+    beyond = "beyond"
+    return (
+        Criterion(f"{system}/saturation/state", beyond, "HELM ||ds_T/ds_0|| < 20 at every T",
+                  f"{system}/helm/log10_jacobian_state/T=*", "<", _log10(20), log10=True),
+        Criterion(f"{system}/saturation/action", beyond, "HELM ||ds_T/da|| < 20 at every T",
+                  f"{system}/helm/log10_jacobian_action/T=*", "<", _log10(20), log10=True),
+        Criterion(f"{system}/saturation/responds", beyond, "HELM ||ds_T/da|| > 0.1 at every T (it still answers to actions)",
+                  f"{system}/helm/log10_jacobian_action/T=*", ">", _log10(0.1), log10=True),
+        Criterion(f"{system}/saturation/error_T4", beyond, "HELM NRMSE(T=4) <= 0.25",
+                  f"{system}/helm/nrmse/T=4", "<=", 0.25),
+        Criterion(f"{system}/saturation/error_T50", beyond, "HELM NRMSE(T=50) <= 0.90",
+                  f"{system}/helm/nrmse/T=50", "<=", 0.90),
+        *(Criterion(f"{system}/saturation/below_flat_T{horizon}", beyond,
+                    f"HELM NRMSE below flat's at T={horizon}", f"{system}/helm/nrmse/T={horizon}", "<", 0.0,
+                    minus=f"{system}/flat/nrmse/T={horizon}")
+          for horizon in (50, 100, 200, 400, 800)),
+    )  # fmt: skip
+
+
+SATURATION = _saturation("lorenz")
+
+EXP1 = (
+    Criterion("exp1/mvp", "minimum viable", "HELM norm at least 2x below flat at T=50 (ratio flat / HELM)",
+              "lorenz/flat/log10_jacobian_state/T=50", ">=", _log10(2),
+              minus="lorenz/helm/log10_jacobian_state/T=50", log10=True),
+    Criterion("exp1/strong/helm", "strong", "HELM ||ds_T/ds_0|| < 20 at T=100",
+              "lorenz/helm/log10_jacobian_state/T=100", "<", _log10(20), log10=True),
+    Criterion("exp1/strong/flat", "strong", "flat ||ds_T/ds_0|| > 1000 at T=100",
+              "lorenz/flat/log10_jacobian_state/T=100", ">", 3.0, log10=True),
+    Criterion("exp1/strong/flat_dt033", "strong", "flat ||ds_T/ds_0|| about e^30 = 10^13 at T=100, dt 0.33 (> 10^12)",
+              "lorenz_dt033/flat/log10_jacobian_state/T=100", ">", 12.0, log10=True),
+    Criterion("exp1/strong/helm_dt033", "strong", "HELM ||ds_T/ds_0|| < 20 at T=100, dt 0.33",
+              "lorenz_dt033/helm/log10_jacobian_state/T=100", "<", _log10(20), log10=True),
+    Criterion("exp1/exceptional/cascade", "exceptional", "cascaded HELM: ||ds_T/ds_0|| < 20 at T=800",
+              "lorenz/cascade/log10_jacobian_state/T=800", "<", _log10(20), log10=True),
+    Criterion("exp1/exceptional/ablation", "exceptional",
+              "ablation: multi-step loss and mollification together peak lower than either alone (log10 of the peak)",
+              "lorenz/helm/peak_log10_jacobian_state", "<", 0.0,
+              minus="lorenz/best_single_component/peak_log10_jacobian_state"),
+    Criterion("exp1/published/linear_flat", "published", "linear system, flat, T=50: 1712 (within 5%, above)",
+              "linear/flat/log10_jacobian_action/T=50", ">", _log10(1712 * 0.95), log10=True),
+    Criterion("exp1/published/linear_penalised", "published", "linear system, penalised, T=50: about 90 (at most 112)",
+              "linear/spectral/log10_jacobian_action/T=50", "<=", _log10(112), log10=True),
+    *SATURATION,
+    Criterion("exp1/cascade/state", "beyond", "cascade ||ds_T/ds_0|| < 20 at every T",
+              "lorenz/cascade/log10_jacobian_state/T=*", "<", _log10(20), log10=True),
+    Criterion("exp1/cascade/action", "beyond", "cascade ||ds_T/da|| < 20 at every T",
+              "lorenz/cascade/log10_jacobian_action/T=*", "<", _log10(20), log10=True),
+    Criterion("exp1/cascade/error", "beyond", "cascade NRMSE at no horizon above flat's (worst difference)",
+              "lorenz/cascade/nrmse/T=*", "<=", 0.0, minus="lorenz/flat/nrmse/T=*"),
+    Criterion("exp1/growth", "beyond", "flat grows at the true rate (difference in log10 per step, at most 10% of it)",
+              "lorenz/flat/growth_rate_error", "<", 0.10),
+    Criterion("exp1/linear/closed_form", "beyond", "linear flat within 1% of the closed form at T=50",
+              "linear/flat/closed_form_error/T=50", "<", 0.01),
+    Criterion("exp1/linear/ridge", "beyond", "the penalty's effect within 5% of the ridge prediction at T=50",
+              "linear/spectral/ridge_error/T=50", "<", 0.05),
+)  # fmt: skip
+
+CRITERIA: dict[str, tuple[Criterion, ...]] = {"exp1_spectral_cliff": EXP1}
+
+
+def evaluate(experiment: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The criteria of one experiment with what was measured: id, tier, claim, metric, op, target, measured, passed.
+
+    `passed` and `measured` are None where a metric was not measured in this run.
+    """
+    return evaluate_all(CRITERIA[experiment], metrics)
+
+
+def evaluate_all(
+    criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """`evaluate` for a given list of criteria; a criterion that requires others comes after them."""
+    rows: list[dict[str, Any]] = []
+    for criterion in criteria:
+        if criterion.requires:
+            verdicts = [row["passed"] for row in rows if row["id"] in criterion.requires]
+            measured = None
+            passed = None if None in verdicts or not verdicts else all(verdicts)
+        else:
+            measured = _measure(criterion, metrics)
+            passed = None if measured is None else bool(_COMPARE[criterion.op](measured, criterion.target))
+            measured = measured if measured is not None and math.isfinite(measured) else None
+        metric = criterion.metric + (f" - {criterion.minus}" if criterion.minus else "")
+        rows.append(
+            {
+                "id": criterion.id,
+                "tier": criterion.tier,
+                "claim": criterion.claim,
+                "metric": metric or " and ".join(criterion.requires),
+                "op": criterion.op,
+                "target": criterion.target,
+                "measured": measured,
+                "passed": passed,
+                "log10": criterion.log10,
+            }
+        )
+    return rows
+
+
+def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """The criterion's value; None where a metric is absent, infinite (so that it fails) where one has no mean."""
+    names = sorted(fnmatch.filter(metrics, criterion.metric))
+    worst = max if criterion.op.startswith("<") else min
+    values = []
+    for name in names:
+        value = metrics[name]["mean"]
+        if criterion.minus:
+            other = _partner(name, criterion)
+            if other not in metrics:
+                return None
+            reference = metrics[other]["mean"]
+            value = None if value is None or reference is None else value - reference
+        values.append(value)
+    bad = math.inf if worst is max else -math.inf
+    return worst((bad if value is None else value for value in values), default=None)
+
+
+def _partner(name: str, criterion: Criterion) -> str:
+    """The name that `minus` gives when its star stands for what the metric's star matched."""
+    if "*" not in criterion.metric:
+        return criterion.minus
+    head, _, tail = criterion.metric.partition("*")
+    return criterion.minus.replace("*", name[len(head) : len(name) - len(tail)])
+
+
+def format_number(value: float | None, log10: bool = False) -> str:
+    """A measured value for people: log10 values as the number, or as 10^x beyond 10^5 and below 10^-3."""
+    if value is None:
+        return "-"
+    if log10:
+        return f"10^{value:.1f}" if not -3 <= value <= 5 else f"{10**value:.3g}"
+    return f"{value:.3g}"
+
+
+def format_table(rows: Sequence[Mapping[str, Any]], preset: str, seeds: Sequence[int]) -> str:
+    """The criteria as a plain-text table, one line each, passed and not."""
+    lines = [f"Criteria ({preset} preset, {len(seeds)} seed{'s' if len(seeds) > 1 else ''})"]
+    width = max((len(row["claim"]) for row in rows), default=0)
+    for tier in TIERS:
+        for row in (row for row in rows if row["tier"] == tier):
+            verdict = {True: "passed", False: "FAILED", None: "not measured"}[row["passed"]]
+            measured = format_number(row["measured"], row["log10"])
+            lines.append(f"  {tier:<15} {row['claim']:<{width}}  {measured:>9}  {verdict}")
+    return "\n".join(lines)

@@ -1,0 +1,226 @@
+"""A run of one experiment: its folders, its phases, what it saves and what it says at the end."""
+
+import datetime
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from common.checkpoint import Checkpoint, ConfigView, fingerprint
+from common.config import RunConfig, exit_with_error, parse_command_line
+from common.criteria import evaluate, format_table
+from common.networks import count_parameters
+from common.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
+from common.runtime import configure_logging, map_in_threads, resolve_device, seed_everything
+from common.viz_utils import house_style, save_figure
+
+log = logging.getLogger(__name__)
+
+
+class Run:
+    """Runs phases, reuses what an earlier run with the same fingerprint left, and keeps the results."""
+
+    def __init__(self, experiment: str, config: RunConfig, folder: Path):
+        """`folder` is the experiment's own; config.output_dir replaces it for everything written."""
+        self.experiment, self.config = experiment, config
+        self.output_dir = (config.output_dir or folder).resolve()
+        self.results_dir = self.output_dir / "results"
+        self.plots_dir = self.output_dir / "plots"
+        self.checkpoints_dir = self.output_dir / "checkpoints"
+        self.device = resolve_device(config.device)
+        self.results = Results(experiment, config.seeds)
+        self.fingerprints: dict[str, str] = {}
+        self.started = time.monotonic()
+
+    # --- phases -----------------------------------------------------------------------------
+
+    def _prepare(self, phase: Callable, name: str, inputs: Sequence[str]) -> tuple[ConfigView, Checkpoint]:
+        view = ConfigView(self.config, phase.config_fields)
+        mark = fingerprint(view, phase.__code__.co_filename, [name, *inputs])
+        self.fingerprints[name] = mark
+        stem = name.replace("/", "-")
+        checkpoint = Checkpoint(self.checkpoints_dir / f"{stem}-{mark[:10]}.pt", mark)
+        if self.config.fresh:
+            checkpoint.discard()
+        return view, checkpoint
+
+    def train_arms(
+        self, phase: Callable, prefix: str, *inputs: Any, arms: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Train every arm of a phase; small models on a cpu side by side, in threads.
+
+        Calls `phase(*inputs, arm=, config=, device=, checkpoint=, label=) -> (model, history)` for each.
+        An arm is what distinguishes a training from its siblings; its repr must tell all of it (a number,
+        a frozen dataclass). Trainings share nothing, so the results do not depend on what runs beside.
+
+        Returns:
+            the trained modules by arm, their weights frozen.
+        """
+        prepared = {arm: self._prepare(phase, f"{prefix}/{arm}", [repr(arms[arm])]) for arm in arms}
+
+        def train(arm: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+            view, checkpoint = prepared[arm]
+            return phase(
+                *inputs,
+                arm=arms[arm],
+                config=view,
+                device=self.device,
+                checkpoint=checkpoint,
+                label=f"{prefix}/{arm}",
+            )
+
+        trained = dict(zip(arms, map_in_threads(train, list(arms), self.device), strict=True))
+        for arm, (model, history) in trained.items():
+            self._record_training(f"{prefix}/{arm}", model, history)
+        return {arm: model.requires_grad_(False) for arm, (model, _) in trained.items()}
+
+    def _record_training(
+        self, name: str, model: torch.nn.Module, history: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.results.timings[f"{name}/train_seconds"] = float(history["seconds"])
+        self.results.timings[f"{name}/parameters"] = count_parameters(model)
+        for term, values in history.items():
+            if term != "seconds":
+                self.results.add_array(f"{name}/history/{term}", values)
+
+    def measure(
+        self, phase: Callable, name: str, *inputs: Any, upstream: Sequence[str] = ()
+    ) -> dict[str, torch.Tensor]:
+        """Run a measurement phase `phase(*inputs, config=, device=) -> {name: tensor}`, or load its result.
+
+        `upstream` names the phases whose products are among the inputs.
+        """
+        view, checkpoint = self._prepare(phase, name, [self.fingerprints[other] for other in upstream])
+        saved = checkpoint.load()
+        if saved is None:
+            began = time.monotonic()
+            arrays = phase(*inputs, config=view, device=self.device)
+            arrays = {key: value.cpu() for key, value in arrays.items()}
+            saved = {"arrays": arrays, "seconds": time.monotonic() - began}
+            checkpoint.save(saved)
+            log.info("%s: measured in %.1f s", name, saved["seconds"])
+        self.results.timings[f"{name}/seconds"] = saved["seconds"]
+        return saved["arrays"]
+
+    # --- results ----------------------------------------------------------------------------
+
+    def set_earlier_results_aside(self) -> None:
+        """Move results and figures of a run with another configuration to results/earlier-DATE/."""
+        if not (self.results_dir / "results.json").exists():
+            return
+        try:
+            if load_results(self.results_dir)["config"] == _plain(self.config.identity()):
+                return
+        except (ValueError, KeyError):
+            log.warning("%s is unreadable: set aside", self.results_dir / "results.json")
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        aside = self.results_dir / f"earlier-{stamp}"
+        aside.mkdir()
+        kept = [
+            *self.results_dir.glob("*.json"),
+            *self.results_dir.glob("*.npz"),
+            *self.plots_dir.glob("*.*"),
+        ]
+        for path in kept:
+            shutil.move(path, aside / path.name)
+        log.info("an earlier run's results (another configuration) are now in %s", aside)
+
+    def save(self) -> None:
+        """Write results.json and arrays.npz."""
+        timings = dict(self.results.timings)
+        timings["session_seconds"] = time.monotonic() - self.started
+        timings["peak_memory_mb"] = _peak_memory_mb(self.device)
+        content = {
+            "schema": SCHEMA,
+            "experiment": self.experiment,
+            "preset": self.config.preset,
+            "config": _plain(self.config.identity()),
+            "provenance": provenance(self.device),
+            "seeds": list(self.config.seeds),
+            "metrics": self.results.metrics,
+            "timings": timings,
+            "criteria": evaluate(self.experiment, self.results.metrics),
+        }
+        save_results(self.results_dir, content, self.results.arrays)
+
+
+def _plain(value: Any) -> Any:
+    """A configuration as JSON gives it back: tuples as lists."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _peak_memory_mb(device: torch.device) -> float | None:
+    """Peak memory of the accelerator, else of the process; None where the system does not say (Windows)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return None
+    import resource  # Unix only
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def start_run(
+    experiment: str, folder: Path, presets: Mapping[str, RunConfig], args: Sequence[str] | None = None
+) -> Run:
+    """Parse the command line and open the run; what is wrong with either ends the program (exit code 2)."""
+    config = parse_command_line(presets, args)
+    configure_logging()
+    try:
+        run = Run(experiment, config, folder)
+        if config.replot:
+            load_results(run.results_dir)
+        else:
+            run.results_dir.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:
+        exit_with_error(f"--replot needs the results of a run, and {run.results_dir} has none")
+    except (ValueError, OSError) as error:
+        exit_with_error(str(error))
+    seed_everything(config.seeds[0])
+    return run
+
+
+def run_experiment(
+    experiment: str,
+    folder: Path,
+    presets: Mapping[str, RunConfig],
+    compute: Callable[[Run], None],
+    draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure]],
+    args: Sequence[str] | None = None,
+) -> int:
+    """What every run_experiment.py does: parse, compute, save, draw from what was saved, report.
+
+    Args:
+        experiment: its name, such as exp1_spectral_cliff.
+        folder: the experiment's folder.
+        presets: its configurations.
+        compute: fills run.results.
+        draw: (results.json, arrays) -> {file name: figure}.
+        args: command line, by default the process's.
+
+    Returns:
+        exit code: 0, or with --strict 1 where a criterion failed.
+    """
+    run = start_run(experiment, folder, presets, args)
+    config = run.config
+    if not config.replot:
+        run.set_earlier_results_aside()
+        compute(run)
+        run.save()
+    saved = load_results(run.results_dir)
+    with house_style():
+        for name, figure in draw(saved, load_arrays(run.results_dir)).items():
+            save_figure(figure, run.plots_dir / name)
+    print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
+    print(f"\nFigures: {run.plots_dir}\nNumbers: {run.results_dir / 'results.json'}")
+    failed = any(criterion["passed"] is False for criterion in saved["criteria"])
+    return 1 if config.strict and failed else 0

@@ -1,0 +1,91 @@
+"""One style for every figure: arrays in, Figure out. Drawn without a display.
+
+Colours are Okabe & Ito's, distinguishable with the common forms of colour blindness; a model keeps
+its colour in every figure of the repository.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.checkpoint import write_atomically
+
+COLORS = {
+    "true": "#000000",
+    "flat": "#D55E00",
+    "spectral": "#E69F00",
+    "spectral_published": "#F0C060",
+    "helm": "#0072B2",
+    "helm_refined": "#56B4E9",
+    "cascade": "#009E73",
+    "mollified_true": "#CC79A7",
+    "target": "#777777",
+    "random": "#999999",
+}
+
+STYLE = {
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.dpi": 110,
+    "savefig.dpi": 130,
+    "svg.hashsalt": "helm",
+}
+
+
+def house_style() -> contextlib.AbstractContextManager:
+    """The style, within which figures are drawn and saved."""
+    return matplotlib.rc_context(STYLE)
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, size: tuple[float, float] = (7.0, 4.5), **subplots: object
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes, always as an array [rows, columns]. No pyplot: no global state, no display."""
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG atomically; metadata without dates, so that equal figures are equal files."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))
+
+
+def plot_band(axis: Axes, x: np.ndarray, values: np.ndarray, label: str, color: str, **line: object) -> None:
+    """A line through the mean over seeds with a band from the smallest to the largest.
+
+    Args:
+        axis: where to draw.
+        x: [N].
+        values: [N, S]; NaN where there is nothing to show.
+        label: legend entry.
+        color: of line and band.
+        line: further properties of the line.
+    """
+    line = {"marker": "o", **line}
+    axis.plot(x, values.mean(1), label=label, color=color, **line)
+    if values.shape[1] > 1:
+        axis.fill_between(x, values.min(1), values.max(1), color=color, alpha=0.18, linewidth=0)
+
+
+def label_horizons(axis: Axes, horizons: Sequence[int], text: str = "horizon T [steps]") -> None:
+    """A logarithmic horizon axis with the horizons themselves as ticks."""
+    axis.set_xscale("log")
+    axis.set_xticks(list(horizons), [str(horizon) for horizon in horizons])
+    axis.minorticks_off()
+    axis.set_xlabel(text)

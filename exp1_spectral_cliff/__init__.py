@@ -1,0 +1,1 @@
+"""Experiment 1: the spectral cliff."""

@@ -1,0 +1,465 @@
+"""What experiment 1 measures: Jacobian norms and prediction error over the horizon, and what explains them.
+
+A Jacobian norm is never reported without the prediction error (NRMSE) beside it: a model that answers
+the mean has a Jacobian of zero. Everything is computed in float64.
+
+Shapes: S seeds, B start states, H horizons, T time, d state, d_a action dimension.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.checkpoint import uses
+from common.config import Exp1Config
+from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacobians, rollout_jacobian_norms
+from common.results import Results
+from common.runtime import generators, measurement_device
+from exp1_spectral_cliff.dataset import (
+    PUBLISHED_LINEAR_HORIZON,
+    LinearSystem,
+    System,
+    Trajectories,
+    linear_action_norm,
+)
+from exp1_spectral_cliff.models import Level, TrueLevel, cascade_levels, rollout, split_actions
+
+MOLLIFIED_LONGEST = 50  # beyond this the Monte-Carlo estimate needs more samples than it is worth
+LN10 = math.log(10.0)
+
+# ----------------------------------------------------------------------------------------------
+# The arms: which levels each of them is rolled out with
+# ----------------------------------------------------------------------------------------------
+
+
+def hierarchies(
+    system: System, models: Mapping[str, nn.Module], device: torch.device
+) -> dict[str, list[Level]]:
+    """The levels of each arm, finest first, in float64 on the measurement device.
+
+    A HELM arm covers what its stride does not divide with the flat model's steps.
+    """
+    exact = {name: copy.deepcopy(model).to(device, torch.float64) for name, model in models.items()}
+    arms: dict[str, list[Level]] = {"true": [TrueLevel(system)]}
+    for name, model in exact.items():
+        arms[name] = [model] if model.stride == 1 else [exact["flat"], model]
+    if "helm" in exact:
+        arms["cascade"] = [exact["flat"], exact["helm"], exact["helm_coarse"]]
+    return arms
+
+
+def levels_at(arm: str, levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
+    """The levels an arm uses at a horizon: all of them, but for the cascade."""
+    return cascade_levels(levels, horizon, switch) if arm == "cascade" else levels
+
+
+# ----------------------------------------------------------------------------------------------
+# Jacobian norms and prediction error
+# ----------------------------------------------------------------------------------------------
+
+
+def rollout_norms(levels: Sequence[Level], states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+    """log10 of ||ds_T/ds_0||_F and ||ds_T/da||_F through a hierarchy: [S, B, d], [S, B, T, d_a] -> two [S, B]."""
+    accumulator = JacobianAccumulator(states.shape[:-1], states.shape[-1], states.device)
+    for level, blocks in split_actions(levels, actions):
+        accumulator.push(*jacobians(level.encode, states))
+        latents = level.encode(states)
+        for _, latents in accumulate_rollout(accumulator, level.step, latents, blocks):
+            pass
+        accumulator.push(*jacobians(level.decode, latents))
+        states = level.decode(latents)
+    return accumulator.log10_norms()
+
+
+def prediction_error(predicted: Tensor, true: Tensor) -> Tensor:
+    """NRMSE [S]: error over that of predicting the mean true state (1 = useless), [S, B, d] each."""
+    variance = (true - true.mean(1, keepdim=True)).square().mean((1, 2))
+    return ((predicted - true).square().mean((1, 2)) / variance).sqrt()
+
+
+@uses("seeds", "horizons", "num_jacobian_states", "num_error_states", "cascade_switch")
+def measure_spectrum(
+    system: System,
+    models: Mapping[str, nn.Module],
+    arm: str,
+    data: Trajectories,
+    *,
+    config: Exp1Config,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """One arm's norms and errors at every horizon.
+
+    Returns:
+        log10_jacobian_state, log10_jacobian_action [H, S, B] and, but for the true system, nrmse [H, S].
+    """
+    device = measurement_device(device)
+    levels = hierarchies(system, models, device)[arm]
+    data = data.to(device)
+    starts = data.states[:, :, 0]
+    few = config.num_jacobian_states
+    if len(levels) == 1:  # one pass serves every horizon
+        norms = _single_level_norms(levels[0], starts[:, :few], data.actions[:, :few], config.horizons)
+    else:
+        pairs = [
+            rollout_norms(
+                levels_at(arm, levels, horizon, config.cascade_switch),
+                starts[:, :few],
+                data.actions[:, :few, :horizon],
+            )
+            for horizon in config.horizons
+        ]
+        norms = tuple(torch.stack(values) for values in zip(*pairs, strict=True))
+    measured = {"log10_jacobian_state": norms[0], "log10_jacobian_action": norms[1]}
+    if arm != "true":
+        many = config.num_error_states
+        with torch.no_grad():
+            measured["nrmse"] = torch.stack([
+                prediction_error(
+                    rollout(
+                        levels_at(arm, levels, horizon, config.cascade_switch),
+                        starts[:, :many],
+                        data.actions[:, :many, :horizon],
+                    ),
+                    data.states[:, :many, horizon],
+                )
+                for horizon in config.horizons
+            ])  # fmt: skip
+    return measured
+
+
+def _single_level_norms(
+    level: Level, states: Tensor, actions: Tensor, horizons: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """`rollout_norms` of one level of stride 1 at every horizon, in one pass: two [H, S, B]."""
+    accumulator = JacobianAccumulator(states.shape[:-1], states.shape[-1], states.device)
+    accumulator.push(*jacobians(level.encode, states))
+    norms = {}
+    steps = accumulate_rollout(accumulator, level.step, level.encode(states), actions)
+    for t, latents in steps:
+        if t in horizons:
+            norms[t] = accumulator.log10_norms(*jacobians(level.decode, latents))
+    return tuple(torch.stack(values) for values in zip(*(norms[t] for t in horizons), strict=True))
+
+
+def growth_rate(log10_norms: Tensor, horizons: Sequence[int], shortest: int = 50) -> Tensor:
+    """Slope of log10 ||J_s|| over T >= `shortest`, least squares on the median state: [H, S, B] -> [S] per step."""
+    far = [index for index, horizon in enumerate(horizons) if horizon >= shortest]
+    if len(far) < 2:
+        return torch.full((log10_norms.shape[1],), math.nan, dtype=torch.float64)
+    t = torch.tensor([float(horizons[index]) for index in far], dtype=torch.float64)
+    medians = log10_norms[far].median(-1).values  # [H', S]
+    centred = t - t.mean()
+    return (centred[:, None] * (medians - medians.mean(0))).sum(0) / centred.square().sum()
+
+
+@uses("seeds", "horizons", "num_error_states")
+def measure_lyapunov(
+    system: System, data: Trajectories, *, config: Exp1Config, device: torch.device
+) -> dict[str, Tensor]:
+    """The true system's largest Lyapunov exponent, log10 per step [S], without any Jacobian.
+
+    Benettin et al. (1980): the mean log stretch per step of a separation that is brought back to 1e-7
+    after every step, over all evaluation trajectories, the first eighth left out as transient.
+    """
+    device = measurement_device(device)
+    separation = 1e-7
+    states, actions = data.states.to(device), data.actions.to(device)
+    offset = torch.full_like(states[:, :, 0], separation / math.sqrt(states.shape[-1]))
+    stretches = []
+    for t, action in enumerate(actions.unbind(2)):
+        apart = system.step(states[:, :, t] + offset, action) - states[:, :, t + 1]
+        length = apart.norm(dim=-1, keepdim=True)
+        stretches.append((length / separation).log10().mean((1, 2)))  # [S]
+        offset = apart * (separation / length)
+    return {"lyapunov_exponent": torch.stack(stretches)[len(stretches) // 8 :].mean(0)}
+
+
+# ----------------------------------------------------------------------------------------------
+# The mollified true system
+# ----------------------------------------------------------------------------------------------
+
+
+def stein_bound(states: Tensor, sigma: float) -> Tensor:
+    """Upper bound on the Jacobian of any map smoothed by Gaussian noise sigma: std(s_T) / sigma, [S].
+
+    F_sigma(x) = E F(x + sigma e) has the Jacobian E[F(x + sigma e) e^T] / sigma (Stein, 1981); by
+    Cauchy-Schwarz its Frobenius norm is at most the root of the total conditional variance of F over
+    sigma, and that variance does not exceed the variance of s_T itself (on average over x). It holds
+    for the full Jacobian [dF/ds, dF/da] and for EVERY horizon.
+
+    Args:
+        states: s_T, [S, B, d].
+        sigma: noise standard deviation.
+    """
+    return states.var(1).sum(-1).sqrt() / sigma
+
+
+def mollified_squared_norms(
+    system: System,
+    starts: Tensor,
+    actions: Tensor,
+    sigma: float,
+    samples: int,
+    draws: Sequence[torch.Generator],
+) -> tuple[Tensor, Tensor]:
+    """Unbiased Monte-Carlo estimates of ||dF_sigma/ds_0||_F^2 and ||dF_sigma/da||_F^2, two [H=T, S, B].
+
+    Each half of the samples gives an antithetic Stein estimate of the Jacobian,
+    (F(x + sigma e) - F(x - sigma e)) e^T / (2 sigma); the inner product of the two independent halves is
+    unbiased for the squared norm, where the square of one estimate would add its variance.
+
+    Args:
+        system: its true step is F's.
+        starts: [S, B, d].
+        actions: [S, B, T, d_a].
+        sigma: noise on starts and actions.
+        samples: antithetic pairs, half of them in each half.
+        draws: a generator a seed.
+    """
+    seeds, batch, length, d_action = actions.shape
+    half = samples // 2
+    shape = (batch, 2, half)
+    start_noise = _normals((*shape, starts.shape[-1]), draws).to(starts)  # [S, B, 2, M, d]
+    action_noise = _normals((*shape, length, d_action), draws).to(starts)  # [S, B, 2, M, T, d_a]
+    plus = starts[:, :, None, None] + sigma * start_noise
+    minus = starts[:, :, None, None] - sigma * start_noise
+    state_norms, action_norms = [], []
+    for t in range(length):
+        centre = actions[:, :, None, None, t]
+        plus = system.step(plus, centre + sigma * action_noise[..., t, :])
+        minus = system.step(minus, centre - sigma * action_noise[..., t, :])
+        difference = (plus - minus) / (2 * sigma)  # [S, B, 2, M, d]
+        for noise, norms in (
+            (start_noise, state_norms),
+            (action_noise[..., : t + 1, :].flatten(-2), action_norms),
+        ):
+            estimates = difference.mT @ noise / half  # [S, B, 2, d, d_noise]
+            norms.append((estimates[:, :, 0] * estimates[:, :, 1]).sum((-2, -1)))
+    return torch.stack(state_norms), torch.stack(action_norms)
+
+
+def _normals(shape: tuple[int, ...], draws: Sequence[torch.Generator]) -> Tensor:
+    return torch.stack([torch.randn(shape, generator=draw, dtype=torch.float64) for draw in draws])
+
+
+@uses("seeds", "horizons", "hf_noise_sigma", "mollified_samples", "num_jacobian_states")
+def measure_mollified(
+    system: System, data: Trajectories, *, config: Exp1Config, device: torch.device
+) -> dict[str, Tensor]:
+    """The mollified true system's norms at the horizons up to 50, and the Stein bound at all.
+
+    Returns:
+        horizons [H'], log10_jacobian_state and log10_jacobian_action [H', S], the median over the start
+        states as for every model, and log10_stein_bound [H, S].
+    """
+    device = measurement_device(device)
+    sigma = config.hf_noise_sigma
+    short = [horizon for horizon in config.horizons if horizon <= MOLLIFIED_LONGEST]
+    few = data.states[:, : config.num_jacobian_states, 0].to(device)
+    actions = data.actions[:, : config.num_jacobian_states, : max(short)].to(device)
+    draws = generators(config.seeds, f"{system.name}/mollified")
+    chunks = [  # a few start states at a time, to bound memory
+        mollified_squared_norms(system, starts, block, sigma, config.mollified_samples, draws)
+        for starts, block in zip(few.split(8, 1), actions.split(8, 1), strict=True)
+    ]
+    state, action = (  # [T, S]
+        torch.cat(parts, -1).median(-1).values for parts in zip(*chunks, strict=True)
+    )
+    rows = [horizon - 1 for horizon in short]
+    return {
+        "horizons": torch.tensor(short),
+        "log10_jacobian_state": 0.5 * state[rows].log10(),
+        "log10_jacobian_action": 0.5 * action[rows].log10(),
+        "log10_stein_bound": torch.stack(
+            [stein_bound(data.states[:, :, horizon], sigma).log10() for horizon in config.horizons]
+        ),
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# Does the action gradient mean anything?
+# ----------------------------------------------------------------------------------------------
+
+
+def action_gradient(levels: Sequence[Level], starts: Tensor, actions: Tensor, goals: Tensor) -> Tensor:
+    """d/da of 1/2 ||s_T - goal||^2: [S, B, T, d_a]."""
+    actions = actions.detach().requires_grad_()
+    energy = 0.5 * (rollout(levels, starts, actions) - goals).square().sum()
+    return torch.autograd.grad(energy, actions)[0]
+
+
+@uses("seeds", "gradient_horizons", "gradient_noise", "num_jacobian_states")
+def measure_gradient_agreement(
+    system: System,
+    models: Mapping[str, nn.Module],
+    data: Trajectories,
+    *,
+    config: Exp1Config,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Cosine of the action gradients at a start and at the start and actions slightly perturbed.
+
+    The goal is another trajectory's state. 1 says that a gradient holds beyond the point at which it
+    was taken; 0 that it says nothing there.
+
+    Returns:
+        for flat, spectral and helm: [H, S], the mean over the start states.
+    """
+    device = measurement_device(device)
+    arms = hierarchies(system, models, device)
+    data = data.to(device)
+    few = config.num_jacobian_states
+    starts, actions = data.states[:, :few, 0], data.actions[:, :few]
+    goals = data.states[:, :few, 0].roll(1, dims=1)
+    draws = generators(config.seeds, f"{system.name}/gradient agreement")
+    start_noise = config.gradient_noise * _normals(starts.shape[1:], draws).to(device)
+    action_noise = config.gradient_noise * _normals(actions.shape[1:], draws).to(device)
+    cosines = {}
+    for arm in ("flat", "spectral", "helm"):
+        rows = []
+        for horizon in config.gradient_horizons:
+            here = action_gradient(arms[arm], starts, actions[:, :, :horizon], goals)
+            there = action_gradient(
+                arms[arm], starts + start_noise, (actions + action_noise)[:, :, :horizon], goals
+            )
+            rows.append(F.cosine_similarity(here.flatten(2), there.flatten(2), dim=-1, eps=0.0).mean(-1))
+        cosines[arm] = torch.stack(rows)
+    return cosines
+
+
+# ----------------------------------------------------------------------------------------------
+# Trajectories to look at
+# ----------------------------------------------------------------------------------------------
+
+SHOWN_STEPS = 100
+
+
+@uses("seeds", "horizons", "num_error_states")
+def sample_rollouts(
+    system: System,
+    models: Mapping[str, nn.Module],
+    data: Trajectories,
+    *,
+    config: Exp1Config,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """One open-loop rollout of the first seed: true, flat and helm, each [T + 1, d] (helm every N steps)."""
+    device = measurement_device(device)
+    arms, data = hierarchies(system, models, device), data.to(device)
+    length = min(SHOWN_STEPS, data.actions.shape[2])
+    start, actions = data.states[:, :1, 0], data.actions[:, :1, :length]
+    shown = {"true": data.states[0, 0, : length + 1]}
+    with torch.no_grad():
+        for arm, stride in (("flat", 1), ("helm", models["helm"].stride)):
+            states = [rollout(arms[arm], start, actions[:, :, :t]) for t in range(stride, length + 1, stride)]
+            shown[arm] = torch.stack([start, *states])[:, 0, 0]
+    shown["stride"] = torch.tensor(models["helm"].stride)
+    return shown
+
+
+# ----------------------------------------------------------------------------------------------
+# From arrays to metrics
+# ----------------------------------------------------------------------------------------------
+
+
+def record_spectrum(
+    results: Results, system: System, arm: str, measured: Mapping[str, Tensor], horizons: Sequence[int]
+) -> None:
+    """Metrics {system}/{arm}/{log10_jacobian_state, log10_jacobian_action, nrmse}/T={T}: median over states."""
+    prefix = f"{system.name}/{arm}"
+    for quantity in ("log10_jacobian_state", "log10_jacobian_action"):
+        medians = measured[quantity].median(-1).values  # [H, S]
+        results.add_array(f"{prefix}/{quantity}", medians)
+        for horizon, values in zip(horizons, medians, strict=True):
+            results.add(f"{prefix}/{quantity}/T={horizon}", values, "log10")
+    results.add(
+        f"{prefix}/peak_log10_jacobian_state",
+        measured["log10_jacobian_state"].median(-1).values.max(0).values,
+        "log10",
+    )
+    if "nrmse" in measured:
+        results.add_array(f"{prefix}/nrmse", measured["nrmse"])
+        for horizon, values in zip(horizons, measured["nrmse"], strict=True):
+            results.add(f"{prefix}/nrmse/T={horizon}", values)
+
+
+def record_growth(
+    results: Results,
+    system: System,
+    spectra: Mapping[str, Mapping[str, Tensor]],
+    exponent: Tensor,
+    horizons: Sequence[int],
+) -> None:
+    """Growth rates of true and flat beside the Lyapunov exponent; flat's relative deviation from it."""
+    results.add(f"{system.name}/true/lyapunov_exponent", exponent, "log10/step")
+    for arm in ("true", "flat"):
+        rate = growth_rate(spectra[arm]["log10_jacobian_state"], horizons)
+        results.add(f"{system.name}/{arm}/growth_rate", rate, "log10/step")
+        results.add(f"{system.name}/{arm}/growth_rate_error", (rate / exponent - 1).abs())
+
+
+def record_linear(results: Results, system: LinearSystem, config: Exp1Config) -> None:
+    """Flat against the closed form, and the penalty against ridge regression, at the published horizon.
+
+    With E x x^T = I the penalised least-squares solution is [W B] / (1 + lambda).
+    """
+    horizon = PUBLISHED_LINEAR_HORIZON
+    if horizon not in config.horizons:
+        return
+    shrink = 1.0 + config.lambda_spectral_linear
+    predictions = {
+        "flat/closed_form_error": linear_action_norm(system.W, system.B, horizon),
+        "spectral/ridge_error": linear_action_norm(system.W / shrink, system.B / shrink, horizon),
+    }
+    for name, predicted in predictions.items():
+        arm = name.partition("/")[0]
+        log10 = results.metrics[f"linear/{arm}/log10_jacobian_action/T={horizon}"]["values"]
+        results.add(f"linear/{name}/T={horizon}", [abs(10**value / predicted - 1) for value in log10])
+        results.add(f"linear/{name}/predicted/T={horizon}", [predicted] * len(log10))
+
+
+def record_ablation(results: Results, system: System) -> None:
+    """The lower of the two peaks that multi-step loss alone and mollification alone reach."""
+    single = [
+        results.metrics[f"{system.name}/{arm}/peak_log10_jacobian_state"]["values"]
+        for arm in ("helm_sigma0", "helm_one_step")
+    ]
+    best = [min(pair) if None not in pair else math.nan for pair in zip(*single, strict=True)]
+    results.add(f"{system.name}/best_single_component/peak_log10_jacobian_state", best, "log10")
+
+
+def record_mollified(
+    results: Results, system: System, measured: Mapping[str, Tensor], horizons: Sequence[int]
+) -> None:
+    """Metrics {system}/mollified_true/{log10_jacobian_state, log10_jacobian_action, log10_stein_bound}/T={T}."""
+    prefix = f"{system.name}/mollified_true"
+    short = measured["horizons"].tolist()
+    results.add_array(f"{prefix}/horizons", measured["horizons"])
+    for quantity, rows in (
+        ("log10_jacobian_state", short),
+        ("log10_jacobian_action", short),
+        ("log10_stein_bound", horizons),
+    ):
+        results.add_array(f"{prefix}/{quantity}", measured[quantity])
+        for horizon, values in zip(rows, measured[quantity], strict=True):
+            results.add(f"{prefix}/{quantity}/T={horizon}", values, "log10")
+
+
+def record_gradient_agreement(
+    results: Results, system: System, cosines: Mapping[str, Tensor], horizons: Sequence[int]
+) -> None:
+    """Metrics {system}/{flat, spectral, helm}/gradient_cosine/T={T}."""
+    for arm, rows in cosines.items():
+        results.add_array(f"{system.name}/{arm}/gradient_cosine", rows)
+        for horizon, values in zip(horizons, rows, strict=True):
+            results.add(f"{system.name}/{arm}/gradient_cosine/T={horizon}", values)
+
+
+def record_rollouts(results: Results, system: System, shown: Mapping[str, Tensor]) -> None:
+    """Arrays {system}/rollout/{true, flat, helm, stride}."""
+    for name, states in shown.items():
+        results.add_array(f"{system.name}/rollout/{name}", states)

@@ -1,0 +1,166 @@
+"""World models of experiment 1 and the temporal hierarchy that they are rolled out in.
+
+A level encodes a state, steps a latent through blocks of `stride` actions, and decodes a state. The
+true system, the flat model and HELM's macro models are all levels, so one piece of code rolls them
+out, differentiates them and plans through them.
+
+Shapes: S seeds, B batch, T time, d state, D latent, d_a action dimension, N stride.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from common.networks import EnsembleLinear, EnsembleMLP
+from common.runtime import generators
+from exp1_spectral_cliff.dataset import System
+
+
+class Level(Protocol):
+    """One time scale of a hierarchy."""
+
+    stride: int
+
+    def encode(self, states: Tensor) -> Tensor:
+        """[S, B, d] -> [S, B, D]."""
+
+    def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """[S, B, D], [S, B, N d_a] -> [S, B, D]."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """[S, B, D] -> [S, B, d]."""
+
+
+class _StateSpaceLevel:
+    """A level whose latent is the state itself, one action at a time."""
+
+    stride = 1
+
+    def encode(self, states: Tensor) -> Tensor:
+        return states
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+
+class TrueLevel(_StateSpaceLevel):
+    """The true system as a level: for reference curves, and to execute plans."""
+
+    def __init__(self, system: System):
+        self.step = system.step
+
+
+class FlatModel(_StateSpaceLevel, nn.Module):
+    """Residual one-step model s' = s + MLP(s, a)."""
+
+    def __init__(self, seeds: Sequence[int], d_state: int, d_action: int, hidden_dim: int, stream: str):
+        super().__init__()
+        self.network = EnsembleMLP(seeds, (d_state + d_action, hidden_dim, hidden_dim, d_state), stream)
+
+    def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        return latents + self.network(torch.cat((latents, blocks), -1))
+
+
+class LinearModel(_StateSpaceLevel, nn.Module):
+    """s' = W s + B a + b, the flat model of the linear system."""
+
+    def __init__(self, seeds: Sequence[int], d_state: int, d_action: int, stream: str):
+        super().__init__()
+        self.map = EnsembleLinear(d_state + d_action, d_state, generators(seeds, stream))
+
+    def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        return self.map(torch.cat((latents, blocks), -1))
+
+
+class HelmModel(nn.Module):
+    """Macro model in a bounded latent: z_0 = tanh(enc(s)), z' = tanh(z + MLP(z, N actions)), s^ = D z."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        d_state: int,
+        d_action: int,
+        d_latent: int,
+        hidden_dim: int,
+        stride: int,
+        bounded: bool,
+        stream: str,
+    ):
+        super().__init__()
+        self.stride, self.bounded = stride, bounded
+        wide = d_latent + stride * d_action
+        self.encoder = EnsembleMLP(seeds, (d_state, hidden_dim, d_latent), f"{stream}/encoder")
+        self.network = EnsembleMLP(seeds, (wide, hidden_dim, hidden_dim, d_latent), f"{stream}/transition")
+        self.decoder = EnsembleLinear(d_latent, d_state, generators(seeds, f"{stream}/decoder"))
+
+    def _bound(self, latents: Tensor) -> Tensor:
+        return torch.tanh(latents) if self.bounded else latents
+
+    def encode(self, states: Tensor) -> Tensor:
+        return self._bound(self.encoder(states))
+
+    def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        return self._bound(latents + self.network(torch.cat((latents, blocks), -1)))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.decoder(latents)
+
+
+# ----------------------------------------------------------------------------------------------
+# Temporal hierarchy
+# ----------------------------------------------------------------------------------------------
+
+
+def segments(levels: Sequence[Level], horizon: int) -> list[tuple[Level, int]]:
+    """How a hierarchy covers a horizon: (level, steps of that level), in the order they are rolled.
+
+    The coarsest level takes floor(T / N) macro steps, the next one the rest, down to the finest, whose
+    stride is 1; no horizon is refused. Finer segments are rolled first, while the state is still a
+    true one: what a macro model decodes late in a rollout is an average, off the finer model's data.
+    """
+    assert min(level.stride for level in levels) == 1, "a hierarchy needs a level of stride 1"
+    parts = []
+    for level in sorted(levels, key=lambda level: -level.stride):
+        count, horizon = divmod(horizon, level.stride)
+        if count:
+            parts.append((level, count))
+    return parts[::-1]
+
+
+def split_actions(levels: Sequence[Level], actions: Tensor) -> list[tuple[Level, Tensor]]:
+    """The segments of a horizon with their action blocks: [S, B, T, d_a] -> (level, [S, B, K, N d_a])."""
+    parts, used = [], 0
+    for level, count in segments(levels, actions.shape[-2]):
+        length = count * level.stride
+        block = actions[..., used : used + length, :]
+        parts.append((level, block.reshape(*actions.shape[:-2], count, -1)))
+        used += length
+    return parts
+
+
+def rollout(levels: Sequence[Level], states: Tensor, actions: Tensor) -> Tensor:
+    """The predicted state s_T: [S, B, d], [S, B, T, d_a] -> [S, B, d]."""
+    for level, blocks in split_actions(levels, actions):
+        latents = level.encode(states)
+        for block in blocks.unbind(-2):
+            latents = level.step(latents, block)
+        states = level.decode(latents)
+    return states
+
+
+def rollout_steps(levels: Sequence[Level], horizon: int) -> int:
+    """Model evaluations of one rollout over a horizon."""
+    return sum(count for _, count in segments(levels, horizon))
+
+
+def cascade_levels(levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
+    """The levels a cascade uses at a horizon: the finest up to switch[0], one more beyond each switch.
+
+    Args:
+        levels: finest first.
+        horizon: T.
+        switch: rising horizons, one fewer than the levels.
+    """
+    return levels[: 1 + sum(horizon > limit for limit in switch)]

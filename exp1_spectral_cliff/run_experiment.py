@@ -1,0 +1,109 @@
+"""Experiment 1, spectral cliff: the rollout Jacobian's norm over the horizon, flat against HELM.
+
+    python run_experiment.py                  quick preset, minutes on a laptop
+    python run_experiment.py --preset full    three seeds, three systems: what the README reports
+
+writes results/results.json, results/arrays.npz and plots/*.png; --help lists every setting.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from torch import nn
+
+from common.config import EXP1_PRESETS
+from common.experiment import Run, run_experiment
+from exp1_spectral_cliff.analyze_spectrum import (
+    hierarchies,
+    measure_gradient_agreement,
+    measure_lyapunov,
+    measure_mollified,
+    measure_spectrum,
+    record_ablation,
+    record_gradient_agreement,
+    record_growth,
+    record_linear,
+    record_mollified,
+    record_rollouts,
+    record_spectrum,
+    sample_rollouts,
+)
+from exp1_spectral_cliff.dataset import (
+    LinearSystem,
+    System,
+    Trajectories,
+    evaluation_trajectories,
+    make_system,
+    training_trajectories,
+)
+from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
+from exp1_spectral_cliff.figures import draw_figures
+from exp1_spectral_cliff.train_flat import train_flat_arms
+from exp1_spectral_cliff.train_helm import train_helm_arms
+
+
+def compute(run: Run) -> None:
+    """Train and measure every system of the configuration."""
+    for name in run.config.systems:
+        system = make_system(name)
+        training = training_trajectories(system, run.config)
+        models = train_flat_arms(run, system, training) | train_helm_arms(run, system, training)
+        evaluation = evaluation_trajectories(system, run.config)
+        analyse_spectrum(run, system, models, evaluation)
+        if isinstance(system, LinearSystem):
+            record_linear(run.results, system, run.config)
+            continue
+        analyse_smoothing(run, system, models, evaluation)
+        if name == "lorenz":  # at dt 0.33 a gradient through 20 steps is already noise
+            plan(run, system, models)
+
+
+def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
+    """Norms and errors of every arm, beside the true growth rate."""
+    spectra = {}
+    for arm in hierarchies(system, models, run.device):
+        spectra[arm] = run.measure(
+            measure_spectrum,
+            f"{system.name}/spectrum/{arm}",
+            system, models, arm, data,
+            upstream=[f"{system.name}/{model}" for model in models],
+        )  # fmt: skip
+        record_spectrum(run.results, system, arm, spectra[arm], run.config.horizons)
+    lyapunov = run.measure(measure_lyapunov, f"{system.name}/lyapunov", system, data)
+    record_growth(run.results, system, spectra, lyapunov["lyapunov_exponent"], run.config.horizons)
+
+
+def analyse_smoothing(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
+    """What smoothing explains: the mollified true system, gradients that hold, rollouts on the attractor."""
+    upstream = [f"{system.name}/{model}" for model in models]
+    record_ablation(run.results, system)
+    mollified = run.measure(measure_mollified, f"{system.name}/mollified", system, data)
+    record_mollified(run.results, system, mollified, run.config.horizons)
+    cosines = run.measure(
+        measure_gradient_agreement, f"{system.name}/gradients", system, models, data, upstream=upstream
+    )
+    record_gradient_agreement(run.results, system, cosines, run.config.gradient_horizons)
+    rollouts = run.measure(
+        sample_rollouts, f"{system.name}/rollouts", system, models, data, upstream=upstream
+    )
+    record_rollouts(run.results, system, rollouts)
+
+
+def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
+    """Gradient planning through each model, executed in the true system."""
+    for planner in ("random", *PLANNERS):
+        measured = run.measure(
+            measure_planning,
+            f"{system.name}/planning/{planner}",
+            system, models, planner,
+            upstream=[f"{system.name}/{model}" for model in models],
+        )  # fmt: skip
+        record_planning(run.results, system, planner, measured, run.config)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_experiment("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures)
+    )

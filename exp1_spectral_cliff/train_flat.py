@@ -1,0 +1,123 @@
+"""Train the flat one-step models: without a penalty, and with the documents' spectral penalty.
+
+    python train_flat.py [--preset full] [--systems lorenz] ...
+
+trains what run_experiment.py would, and leaves it where run_experiment.py finds it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP1_PRESETS, LAMBDA_SPECTRAL_PUBLISHED, Exp1Config
+from common.experiment import Run, start_run
+from common.regularizers import spectral_penalty
+from common.training import fit
+from exp1_spectral_cliff.dataset import (
+    LinearSystem,
+    System,
+    Trajectories,
+    draw_windows,
+    make_system,
+    training_trajectories,
+)
+from exp1_spectral_cliff.models import FlatModel, LinearModel
+
+CLIP_NORM = 1.0
+
+
+def flat_arms(system: System, config: Exp1Config) -> dict[str, float]:
+    """The weight of the spectral penalty in each flat arm."""
+    linear = isinstance(system, LinearSystem)
+    arms = {
+        "flat": 0.0,
+        "spectral": config.lambda_spectral_linear if linear else config.lambda_spectral,
+        "spectral_published": LAMBDA_SPECTRAL_PUBLISHED,
+    }
+    if system.name == "lorenz":
+        arms |= {f"spectral_{weight:g}": weight for weight in config.spectral_sweep}
+    return arms
+
+
+@uses("seeds", "hidden_dim", "batch_size", "iterations", "learning_rate", "checkpoint_every",
+      "num_trajectories", "trajectory_length")  # fmt: skip
+def train_flat(
+    system: System,
+    data: Trajectories,
+    *,
+    arm: float,
+    config: Exp1Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "flat",
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A one-step model of every seed: E ||f(s, a) - s'||^2 + lambda (||df/ds||_F^2 + ||df/da||_F^2).
+
+    Args:
+        system: what is modelled.
+        data: its training trajectories.
+        arm: lambda, the weight of the spectral penalty. Arms share initial weights and batches.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the models of all seeds as one ensemble module, and the training history (see common.training.fit).
+    """
+    stream = f"{system.name}/flat"
+    if isinstance(system, LinearSystem):
+        model = LinearModel(config.seeds, system.d_state, system.d_action, stream)
+    else:
+        model = FlatModel(config.seeds, system.d_state, system.d_action, config.hidden_dim, stream)
+    model, data = model.to(device), data.to(device)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        states, actions = draw_windows(data, draws, config.batch_size, length=1)
+        start, target, action = states[:, :, 0], states[:, :, 1], actions[:, :, 0]
+        prediction = (model.step(start, action) - target).square().sum(-1).mean(-1)  # [S]
+        if arm == 0.0:
+            return {"loss": prediction, "prediction": prediction}
+        spectral = spectral_penalty(model.step, start, action).mean(-1)
+        return {
+            "loss": prediction + arm * spectral,
+            "prediction": prediction,
+            "spectral": spectral,
+        }
+
+    history = fit(
+        model,
+        loss,
+        seeds=config.seeds,
+        iterations=config.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=stream,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+        checkpoint_every=config.checkpoint_every,
+    )
+    return model, history
+
+
+def train_flat_arms(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
+    """Every flat arm of a system, by name."""
+    return run.train_arms(train_flat, system.name, system, data, arms=flat_arms(system, run.config))
+
+
+def main() -> None:
+    run = start_run("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS)
+    for name in run.config.systems:
+        system = make_system(name)
+        train_flat_arms(run, system, training_trajectories(system, run.config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Train HELM's macro models, and the ablations that say which of its parts does what.
+
+    python train_helm.py [--preset full] [--systems lorenz] ...
+
+trains what run_experiment.py would, and leaves it where run_experiment.py finds it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP1_PRESETS, Exp1Config
+from common.experiment import Run, start_run
+from common.training import fit
+from exp1_spectral_cliff.dataset import (
+    LorenzSystem,
+    System,
+    Trajectories,
+    draw_windows,
+    make_system,
+    training_trajectories,
+)
+from exp1_spectral_cliff.models import HelmModel
+
+CLIP_NORM = 1.0
+SMALLEST_BATCH = 32  # rollouts of many macro steps shrink the batch, not below this
+
+
+@dataclass(frozen=True)
+class HelmArm:
+    """One setting of HELM's parts."""
+
+    stride: int  # environment steps in a macro step
+    rollouts: tuple[int, ...]  # macro steps of the training rollouts, in turn
+    sigma: float  # noise on start state and actions
+    bounded: bool = True  # latent within (-1, 1)
+
+
+def helm_arms(config: Exp1Config) -> dict[str, HelmArm]:
+    """HELM, the coarser level of its cascade, and HELM with one part changed."""
+    helm = HelmArm(config.coarse_stride, config.macro_rollouts, config.hf_noise_sigma)
+    same_length = tuple(count * config.coarse_stride for count in config.macro_rollouts)
+    return {
+        "helm": helm,
+        "helm_coarse": replace(helm, stride=config.cascade_stride),
+        "helm_n1": replace(helm, stride=1, rollouts=same_length),
+        "helm_sigma0": replace(helm, sigma=0.0),
+        "helm_unbounded": replace(helm, bounded=False),
+        "helm_one_step": replace(helm, rollouts=(1,)),
+    }
+
+
+@uses("seeds", "hidden_dim", "d_latent", "batch_size", "iterations", "learning_rate", "checkpoint_every",
+      "num_trajectories", "trajectory_length")  # fmt: skip
+def train_helm(
+    system: System,
+    data: Trajectories,
+    *,
+    arm: HelmArm,
+    config: Exp1Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "helm",
+) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A macro model of every seed: E (1/K) sum_k ||D z_k - s_{kN}||^2 over rollouts of K macro steps.
+
+    The rollout starts at s_0 + sigma e and takes actions a + sigma e', e and e' standard normal; its
+    targets are the clean true states. The minimiser is the K-step map smoothed by a Gaussian, whose
+    Jacobian Stein's identity bounds by std(s_T) / sigma at every T (`analyze_spectrum.stein_bound`).
+
+    Args:
+        system: what is modelled.
+        data: its training trajectories.
+        arm: stride N, rollout lengths K, sigma, bounded latent. Arms of one stride share initial weights.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the models of all seeds as one ensemble module, and the training history (see common.training.fit).
+    """
+    stream = f"{system.name}/helm"
+    model = HelmModel(
+        config.seeds, system.d_state, system.d_action, config.d_latent, config.hidden_dim,
+        arm.stride, arm.bounded, stream,
+    )  # fmt: skip
+    model, data = model.to(device), data.to(device)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        count = arm.rollouts[iteration % len(arm.rollouts)]
+        batch = max(config.batch_size // count, SMALLEST_BATCH)
+        states, actions = draw_windows(data, draws, batch, count * arm.stride, arm.stride)
+        start = states[:, :, 0] + arm.sigma * _normal_like(states[:, :, 0], draws)
+        actions = actions + arm.sigma * _normal_like(actions, draws)
+        latents, errors = model.encode(start), []
+        for k, block in enumerate(actions.unflatten(2, (count, arm.stride)).flatten(3).unbind(2), start=1):
+            latents = model.step(latents, block)
+            errors.append((model.decode(latents) - states[:, :, k]).square().sum(-1).mean(-1))  # [S]
+        errors = torch.stack(errors)
+        return {"loss": errors.mean(0), "first": errors[0], "last": errors[-1]}
+
+    history = fit(
+        model,
+        loss,
+        seeds=config.seeds,
+        iterations=config.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=stream,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+        checkpoint_every=config.checkpoint_every,
+    )
+    return model, history
+
+
+def _normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise of a [S, ...] tensor's shape, each member's from its own generator."""
+    noise = torch.stack([torch.randn(values.shape[1:], generator=draw) for draw in draws])
+    return noise.to(values.device)
+
+
+def train_helm_arms(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
+    """Every HELM arm of a system, by name; none for the linear system, whose Jacobian no smoothing changes."""
+    if not isinstance(system, LorenzSystem):
+        return {}
+    return run.train_arms(train_helm, system.name, system, data, arms=helm_arms(run.config))
+
+
+def main() -> None:
+    run = start_run("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS)
+    for name in run.config.systems:
+        system = make_system(name)
+        train_helm_arms(run, system, training_trajectories(system, run.config))
+
+
+if __name__ == "__main__":
+    main()
