@@ -56,7 +56,7 @@ def _saturation(system: str) -> tuple[Criterion, ...]:
                   f"{system}/helm/log10_jacobian_state/T=*", "<", _log10(20), log10=True),
         Criterion(f"{system}/saturation/action", beyond, "HELM ||ds_T/da|| < 20 at every T",
                   f"{system}/helm/log10_jacobian_action/T=*", "<", _log10(20), log10=True),
-        Criterion(f"{system}/saturation/responds", beyond, "HELM ||ds_T/da|| > 0.1 at every T (it still answers to actions)",
+        Criterion(f"{system}/saturation/responds", beyond, "HELM ||ds_T/da|| > 0.1 at every T (it responds)",
                   f"{system}/helm/log10_jacobian_action/T=*", ">", _log10(0.1), log10=True),
         Criterion(f"{system}/saturation/error_T4", beyond, "HELM NRMSE(T=4) <= 0.25",
                   f"{system}/helm/nrmse/T=4", "<=", 0.25),
@@ -79,19 +79,18 @@ EXP1 = (
               "lorenz/helm/log10_jacobian_state/T=100", "<", _log10(20), log10=True),
     Criterion("exp1/strong/flat", "strong", "flat ||ds_T/ds_0|| > 1000 at T=100",
               "lorenz/flat/log10_jacobian_state/T=100", ">", 3.0, log10=True),
-    Criterion("exp1/strong/flat_dt033", "strong", "flat ||ds_T/ds_0|| about e^30 = 10^13 at T=100, dt 0.33 (> 10^12)",
+    Criterion("exp1/strong/flat_dt033", "strong", "flat ||ds_T/ds_0|| > 10^12 at T=100, dt 0.33 (e^30)",
               "lorenz_dt033/flat/log10_jacobian_state/T=100", ">", 12.0, log10=True),
     Criterion("exp1/strong/helm_dt033", "strong", "HELM ||ds_T/ds_0|| < 20 at T=100, dt 0.33",
               "lorenz_dt033/helm/log10_jacobian_state/T=100", "<", _log10(20), log10=True),
     Criterion("exp1/exceptional/cascade", "exceptional", "cascaded HELM: ||ds_T/ds_0|| < 20 at T=800",
               "lorenz/cascade/log10_jacobian_state/T=800", "<", _log10(20), log10=True),
     Criterion("exp1/exceptional/ablation", "exceptional",
-              "ablation: multi-step loss and mollification together peak lower than either alone (log10 of the peak)",
-              "lorenz/helm/peak_log10_jacobian_state", "<", 0.0,
-              minus="lorenz/best_single_component/peak_log10_jacobian_state"),
+              "ablation: NRMSE at T >= 50 lower with multi-step loss and bounded latent",
+              "lorenz/helm/far_nrmse", "<", 0.0, minus="lorenz/best_single_component/far_nrmse"),
     Criterion("exp1/published/linear_flat", "published", "linear system, flat, T=50: 1712 (within 5%, above)",
               "linear/flat/log10_jacobian_action/T=50", ">", _log10(1712 * 0.95), log10=True),
-    Criterion("exp1/published/linear_penalised", "published", "linear system, penalised, T=50: about 90 (at most 112)",
+    Criterion("exp1/published/linear_penalised", "published", "linear, lambda 0.06, T=50: 90 (at most 112)",
               "linear/spectral/log10_jacobian_action/T=50", "<=", _log10(112), log10=True),
     *SATURATION,
     Criterion("exp1/cascade/state", "beyond", "cascade ||ds_T/ds_0|| < 20 at every T",
@@ -100,7 +99,7 @@ EXP1 = (
               "lorenz/cascade/log10_jacobian_action/T=*", "<", _log10(20), log10=True),
     Criterion("exp1/cascade/error", "beyond", "cascade NRMSE at no horizon above flat's (worst difference)",
               "lorenz/cascade/nrmse/T=*", "<=", 0.0, minus="lorenz/flat/nrmse/T=*"),
-    Criterion("exp1/growth", "beyond", "flat grows at the true rate (difference in log10 per step, at most 10% of it)",
+    Criterion("exp1/growth", "beyond", "flat grows at the true rate (relative difference)",
               "lorenz/flat/growth_rate_error", "<", 0.10),
     Criterion("exp1/linear/closed_form", "beyond", "linear flat within 1% of the closed form at T=50",
               "linear/flat/closed_form_error/T=50", "<", 0.01),
@@ -112,9 +111,9 @@ CRITERIA: dict[str, tuple[Criterion, ...]] = {"exp1_spectral_cliff": EXP1}
 
 
 def evaluate(experiment: str, metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The criteria of one experiment with what was measured: id, tier, claim, metric, op, target, measured, passed.
+    """The criteria of one experiment with what was measured, one row each.
 
-    `passed` and `measured` are None where a metric was not measured in this run.
+    id, tier, claim, metric, op, target, measured, passed; the last two None where a metric is absent.
     """
     return evaluate_all(CRITERIA[experiment], metrics)
 
@@ -151,7 +150,7 @@ def evaluate_all(
 
 
 def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The criterion's value; None where a metric is absent, infinite (so that it fails) where one has no mean."""
+    """The criterion's value; None where a metric is absent, infinite (a failure) where one has no mean."""
     names = sorted(fnmatch.filter(metrics, criterion.metric))
     worst = max if criterion.op.startswith("<") else min
     values = []

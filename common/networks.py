@@ -3,6 +3,7 @@
 Shapes: S members (seeds), ... batch dimensions (at least one), then features.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -48,8 +49,9 @@ class EnsembleMLP(nn.Module):
         """`stream` names the network, so that two networks of one seed start differently."""
         super().__init__()
         generators = [generator(seed, stream) for seed in seeds]
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nn.ModuleList(EnsembleLinear(n_in, n_out, generators) for n_in, n_out in pairs)
+        self.layers = nn.ModuleList(
+            EnsembleLinear(n_in, n_out, generators) for n_in, n_out in itertools.pairwise(sizes)
+        )
         self.activation = activation
 
     def forward(self, inputs: Tensor) -> Tensor:

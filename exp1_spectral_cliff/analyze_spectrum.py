@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.checkpoint import uses
 from common.config import Exp1Config
-from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacobians, rollout_jacobian_norms
+from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacobians
 from common.results import Results
 from common.runtime import generators, measurement_device
 from exp1_spectral_cliff.dataset import (
@@ -63,13 +63,11 @@ def levels_at(arm: str, levels: Sequence[Level], horizon: int, switch: Sequence[
 
 
 def rollout_norms(levels: Sequence[Level], states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-    """log10 of ||ds_T/ds_0||_F and ||ds_T/da||_F through a hierarchy: [S, B, d], [S, B, T, d_a] -> two [S, B]."""
+    """log10 ||ds_T/ds_0||_F and ||ds_T/da||_F of a hierarchy: [S, B, d], [S, B, T, d_a] -> two [S, B]."""
     accumulator = JacobianAccumulator(states.shape[:-1], states.shape[-1], states.device)
     for level, blocks in split_actions(levels, actions):
         accumulator.push(*jacobians(level.encode, states))
-        latents = level.encode(states)
-        for _, latents in accumulate_rollout(accumulator, level.step, latents, blocks):
-            pass
+        *_, (_, latents) = accumulate_rollout(accumulator, level.step, level.encode(states), blocks)
         accumulator.push(*jacobians(level.decode, latents))
         states = level.decode(latents)
     return accumulator.log10_norms()
@@ -146,7 +144,7 @@ def _single_level_norms(
 
 
 def growth_rate(log10_norms: Tensor, horizons: Sequence[int], shortest: int = 50) -> Tensor:
-    """Slope of log10 ||J_s|| over T >= `shortest`, least squares on the median state: [H, S, B] -> [S] per step."""
+    """Least-squares slope of the median log10 ||J_s|| over T >= `shortest`: [H, S, B] -> [S], per step."""
     far = [index for index, horizon in enumerate(horizons) if horizon >= shortest]
     if len(far) < 2:
         return torch.full((log10_norms.shape[1],), math.nan, dtype=torch.float64)
@@ -220,7 +218,7 @@ def mollified_squared_norms(
         samples: antithetic pairs, half of them in each half.
         draws: a generator a seed.
     """
-    seeds, batch, length, d_action = actions.shape
+    batch, length, d_action = actions.shape[1:]
     half = samples // 2
     shape = (batch, 2, half)
     start_noise = _normals((*shape, starts.shape[-1]), draws).to(starts)  # [S, B, 2, M, d]
@@ -369,7 +367,7 @@ def sample_rollouts(
 def record_spectrum(
     results: Results, system: System, arm: str, measured: Mapping[str, Tensor], horizons: Sequence[int]
 ) -> None:
-    """Metrics {system}/{arm}/{log10_jacobian_state, log10_jacobian_action, nrmse}/T={T}: median over states."""
+    """Metrics {system}/{arm}/{log10_jacobian_state,log10_jacobian_action,nrmse}/T={T}, median over states."""
     prefix = f"{system.name}/{arm}"
     for quantity in ("log10_jacobian_state", "log10_jacobian_action"):
         medians = measured[quantity].median(-1).values  # [H, S]
@@ -422,20 +420,33 @@ def record_linear(results: Results, system: LinearSystem, config: Exp1Config) ->
         results.add(f"linear/{name}/predicted/T={horizon}", [predicted] * len(log10))
 
 
-def record_ablation(results: Results, system: System) -> None:
-    """The lower of the two peaks that multi-step loss alone and mollification alone reach."""
-    single = [
-        results.metrics[f"{system.name}/{arm}/peak_log10_jacobian_state"]["values"]
-        for arm in ("helm_sigma0", "helm_one_step")
-    ]
-    best = [min(pair) if None not in pair else math.nan for pair in zip(*single, strict=True)]
-    results.add(f"{system.name}/best_single_component/peak_log10_jacobian_state", best, "log10")
+FAR = 50  # horizons from here on count as far
+
+
+def record_ablation(results: Results, system: System, horizons: Sequence[int]) -> None:
+    """The worst NRMSE over T >= 50 of HELM and of each arm that lacks one part.
+
+    Metrics {system}/{arm}/far_nrmse, and {system}/best_single_component/far_nrmse for the better of the
+    bounded latent without multi-step loss and the multi-step loss without bounded latent.
+    """
+    far = [horizon for horizon in horizons if horizon >= FAR]
+    if not far:
+        return
+    worst = {}
+    for arm in ("helm", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step"):
+        per_horizon = [results.metrics[f"{system.name}/{arm}/nrmse/T={horizon}"]["values"] for horizon in far]
+        worst[arm] = [
+            math.inf if None in values else max(values) for values in zip(*per_horizon, strict=True)
+        ]
+        results.add(f"{system.name}/{arm}/far_nrmse", worst[arm])
+    best = [min(pair) for pair in zip(worst["helm_one_step"], worst["helm_unbounded"], strict=True)]
+    results.add(f"{system.name}/best_single_component/far_nrmse", best)
 
 
 def record_mollified(
     results: Results, system: System, measured: Mapping[str, Tensor], horizons: Sequence[int]
 ) -> None:
-    """Metrics {system}/mollified_true/{log10_jacobian_state, log10_jacobian_action, log10_stein_bound}/T={T}."""
+    """Metrics {system}/mollified_true/log10_{jacobian_state,jacobian_action,stein_bound}/T={T}."""
     prefix = f"{system.name}/mollified_true"
     short = measured["horizons"].tolist()
     results.add_array(f"{prefix}/horizons", measured["horizons"])

@@ -210,7 +210,7 @@ def training_trajectories(system: System, config: Exp1Config) -> Trajectories:
 
 
 def evaluation_trajectories(system: System, config: Exp1Config) -> Trajectories:
-    """Unseen trajectories as long as the longest horizon, on which every model of a seed is measured; float64."""
+    """Unseen trajectories of the longest horizon, on which every model of a seed is measured; float64."""
     draws = generators(config.seeds, f"{system.name}/evaluation")
     count = max(config.num_error_states, config.num_jacobian_states)
     return Trajectories(*simulate(system, count, max(config.horizons), draws))

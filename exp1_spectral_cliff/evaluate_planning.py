@@ -9,6 +9,7 @@ Shapes: S seeds, P problems, T time, d state, d_a action dimension, C points of 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -207,6 +208,7 @@ def record_planning(
             results.add(f"{prefix}/planning_distance/{loop}/T={horizon}", median, "normalised units")
             results.add(f"{prefix}/planning_success/{loop}/T={horizon}", reached)
     if "curve" in measured:
+        results.arrays[f"{system.name}/planning_curve_points"] = np.array(curve_points(config.gd_steps))
         results.add_array(f"{prefix}/planning_curve", measured["curve"].median(-1).values)  # [H, C, S]
         for horizon, count in zip(config.planning_horizons, measured["evaluations"], strict=True):
             counts = [count.item()] * len(config.seeds)

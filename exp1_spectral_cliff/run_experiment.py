@@ -78,7 +78,7 @@ def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], dat
 def analyse_smoothing(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
     """What smoothing explains: the mollified true system, gradients that hold, rollouts on the attractor."""
     upstream = [f"{system.name}/{model}" for model in models]
-    record_ablation(run.results, system)
+    record_ablation(run.results, system, run.config.horizons)
     mollified = run.measure(measure_mollified, f"{system.name}/mollified", system, data)
     record_mollified(run.results, system, mollified, run.config.horizons)
     cosines = run.measure(

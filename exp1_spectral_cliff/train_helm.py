@@ -130,7 +130,7 @@ def _normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
 
 
 def train_helm_arms(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
-    """Every HELM arm of a system, by name; none for the linear system, whose Jacobian no smoothing changes."""
+    """Every HELM arm of a system, by name; none for the linear one, whose Jacobian no smoothing changes."""
     if not isinstance(system, LorenzSystem):
         return {}
     return run.train_arms(train_helm, system.name, system, data, arms=helm_arms(run.config))

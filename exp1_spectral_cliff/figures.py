@@ -1,0 +1,369 @@
+"""The figures of experiment 1, drawn from saved results alone.
+
+Each function takes the arrays of arrays.npz and returns a Figure, or None where the run has nothing
+to show in it (a system left out).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
+
+Arrays = Mapping[str, np.ndarray]
+
+TARGET = 20.0  # the documents' bound on ||J||_F
+CLIFF_TOP = {"lorenz": 8.5, "lorenz_dt033": 20.5}  # log10 of the largest norm shown; what leaves is annotated
+LABELS = {
+    "true": "true system",
+    "flat": "flat",
+    "spectral": "flat + spectral penalty",
+    "spectral_published": "flat + penalty as published",
+    "helm": "HELM",
+    "helm_refined": "HELM, then flat",
+    "cascade": "HELM cascade",
+    "mollified_true": "mollified true system",
+    "random": "random controls",
+    "helm_n1": "stride N = 1",
+    "helm_sigma0": "no noise",
+    "helm_unbounded": "unbounded latent",
+    "helm_one_step": "one-step loss",
+}
+ABLATION_COLORS = {
+    "helm": COLORS["helm"],
+    "helm_n1": "#E69F00",
+    "helm_sigma0": "#009E73",
+    "helm_unbounded": "#CC79A7",
+    "helm_one_step": "#D55E00",
+}
+
+
+def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure]:
+    """Every figure of a run, by file name."""
+    horizons = np.array(results["config"]["horizons"])
+    figures = {"exp1_training.png": draw_training(results, arrays)}
+    for system in results["config"]["systems"]:
+        suffix = "" if system == "lorenz" else f"_{system.removeprefix('lorenz_')}"
+        if system == "linear":
+            figures["exp1_linear_cliff.png"] = draw_linear_cliff(results, arrays, horizons)
+            continue
+        figures[f"exp1_spectral_cliff{suffix}.png"] = draw_cliff(system, results, arrays, horizons)
+        figures[f"exp1_ablation{suffix}.png"] = draw_ablation(system, arrays, horizons)
+        figures[f"exp1_gradient_agreement{suffix}.png"] = draw_gradient_agreement(system, results, arrays)
+        figures[f"exp1_rollouts{suffix}.png"] = draw_rollouts(system, arrays)
+    if "lorenz" in results["config"]["systems"]:
+        figures["exp1_pareto.png"] = draw_pareto(results, arrays, horizons)
+        figures["exp1_convergence_rate.png"] = draw_convergence(results, arrays)
+    return figures
+
+
+# ----------------------------------------------------------------------------------------------
+# The cliff
+# ----------------------------------------------------------------------------------------------
+
+
+def _plot_arm(axis: Axes, arrays: Arrays, system: str, arm: str, quantity: str, x: np.ndarray) -> None:
+    values = arrays[f"{system}/{arm}/{quantity}"]
+    style = {
+        "true": {"linestyle": "--", "marker": ""},
+        "cascade": {"marker": "s", "markersize": 7, "markerfacecolor": "none", "linewidth": 1.0, "zorder": 3},
+    }.get(arm, {})
+    color = COLORS.get(arm) or ABLATION_COLORS[arm]
+    plot_band(axis, x, values, LABELS[arm], color, **style)
+
+
+def _target_line(axis: Axes) -> None:
+    axis.axhline(np.log10(TARGET), color=COLORS["target"], linestyle=":", linewidth=1.2)
+    axis.annotate(
+        "target 20", (0.995, np.log10(TARGET)), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+        fontsize=8, color=COLORS["target"],
+    )  # fmt: skip
+
+
+def _norm_axis(axis: Axes, low: float, high: float) -> None:
+    """A linear axis of log10 values, labelled as powers of ten."""
+    axis.set_ylim(low, high)
+    step = max(1, int(np.ceil((high - low) / 8)))
+    ticks = np.arange(np.ceil(low), np.floor(high) + 1, step)
+    axis.set_yticks(ticks, [f"$10^{{{int(tick)}}}$" for tick in ticks])
+
+
+def _error_panel(axis: Axes, arrays: Arrays, system: str, arms: tuple[str, ...], x: np.ndarray) -> None:
+    for arm in arms:
+        _plot_arm(axis, arrays, system, arm, "nrmse", x)
+    axis.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
+    axis.annotate(
+        "predicting the mean", (0.01, 1.0), xycoords=("axes fraction", "data"), va="bottom", fontsize=8,
+        color=COLORS["target"],
+    )  # fmt: skip
+    axis.set_ylim(0, 1.6)
+    axis.set_ylabel("prediction error (NRMSE)")
+
+
+def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray) -> Figure:
+    """The headline: both Jacobian norms over the horizon, and below them the prediction error."""
+    arms = ("flat", "spectral_published", "spectral", "helm", "cascade")
+    figure = Figure(figsize=(11.5, 8.2), layout="constrained")
+    axes = figure.subplot_mosaic([["state", "action"], ["error", "error"]], height_ratios=(1.6, 1))
+    quantities = {"state": r"\partial s_T/\partial s_0", "action": r"\partial s_T/\partial a"}
+    for name, symbol in quantities.items():
+        axis, quantity = axes[name], f"log10_jacobian_{name}"
+        for arm in ("true", *arms):
+            _plot_arm(axis, arrays, system, arm, quantity, horizons)
+        _plot_mollified(axis, arrays, system, quantity, horizons)
+        _target_line(axis)
+        _norm_axis(axis, -3.2, CLIFF_TOP[system])
+        axis.set_ylabel(rf"$\Vert {symbol} \Vert_F$, median over start states")
+        longest = arrays[f"{system}/flat/{quantity}"][-1].mean()
+        axis.annotate(
+            f"flat: $10^{{{longest:.0f}}}$ at T = {horizons[-1]}", (0.985, 0.97), xycoords="axes fraction",
+            ha="right", va="top", color=COLORS["flat"], fontsize=9,
+        )  # fmt: skip
+        label_horizons(axis, horizons)
+    _error_panel(axes["error"], arrays, system, arms, horizons)
+    label_horizons(axes["error"], horizons)
+    axes["state"].set_title("Start Jacobian (small: the start is forgotten)")
+    axes["action"].set_title("Action Jacobian (what planning descends through)")
+    axes["error"].set_title("A norm means nothing without the error beside it")
+    axes["state"].legend(loc="upper left")
+    growth = results["metrics"][f"{system}/true/lyapunov_exponent"]["mean"]
+    figure.suptitle(
+        f"{_system_title(system)}: the flat model grows as the true system does "
+        f"($10^{{{growth:.3f}}}$ a step), HELM saturates",
+        fontweight="bold",
+    )
+    return figure
+
+
+def _plot_mollified(axis: Axes, arrays: Arrays, system: str, quantity: str, horizons: np.ndarray) -> None:
+    prefix, color = f"{system}/mollified_true", COLORS["mollified_true"]
+    short = arrays[f"{prefix}/horizons"]
+    plot_band(axis, short, arrays[f"{prefix}/{quantity}"], LABELS["mollified_true"], color, linestyle="--",
+              marker="D")  # fmt: skip
+    bound = arrays[f"{prefix}/log10_stein_bound"].mean(1)
+    axis.plot(horizons, bound, color=color, linestyle=":", label="its Stein bound std/σ")
+
+
+def _system_title(system: str) -> str:
+    return {"lorenz": "Controlled Lorenz, dt 0.1", "lorenz_dt033": "Controlled Lorenz, dt 0.33"}[system]
+
+
+def draw_linear_cliff(results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray) -> Figure:
+    """The linear system, where every curve has a closed form."""
+    figure, axes = new_figure(1, 2, (10.5, 4.4))
+    for arm in ("true", "flat", "spectral_published", "spectral"):
+        _plot_arm(axes[0, 0], arrays, "linear", arm, "log10_jacobian_action", horizons)
+        if arm != "true":
+            _plot_arm(axes[0, 1], arrays, "linear", arm, "nrmse", horizons)
+    metrics = results["metrics"]
+    if "linear/spectral/ridge_error/predicted/T=50" in metrics:
+        for name, arm in (("flat/closed_form_error", "flat"), ("spectral/ridge_error", "spectral")):
+            predicted = metrics[f"linear/{name}/predicted/T=50"]["mean"]
+            axes[0, 0].plot(50, np.log10(predicted), "x", color="black", markersize=9, zorder=5,
+                            label="closed form, T = 50" if arm == "flat" else None)  # fmt: skip
+            axes[0, 0].annotate(f"{predicted:.0f}", (50, np.log10(predicted)), textcoords="offset points",
+                                xytext=(-26, 8) if arm == "flat" else (6, -13), fontsize=9)  # fmt: skip
+    _target_line(axes[0, 0])
+    _norm_axis(axes[0, 0], 0, arrays["linear/true/log10_jacobian_action"].max() * 1.04)
+    axes[0, 0].set_ylabel(r"$\Vert \partial s_T/\partial a \Vert_F$, median state")
+    axes[0, 0].set_title("The penalty slows the explosion, it does not end it")
+    axes[0, 1].set_title("... and pays in prediction error")
+    axes[0, 1].axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
+    axes[0, 1].set_ylabel("prediction error (NRMSE)")
+    for axis in axes[0]:
+        label_horizons(axis, horizons)
+        axis.legend(loc="upper left")
+    figure.suptitle("Linear expansive system: the penalty is ridge regression", fontweight="bold")
+    return figure
+
+
+# ----------------------------------------------------------------------------------------------
+# What does what
+# ----------------------------------------------------------------------------------------------
+
+
+def draw_ablation(system: str, arrays: Arrays, horizons: np.ndarray) -> Figure:
+    """HELM with one part changed at a time: both norms and the error."""
+    figure, axes = new_figure(1, 3, (14, 4.4))
+    for axis, quantity in zip(
+        axes[0], ("log10_jacobian_state", "log10_jacobian_action", "nrmse"), strict=True
+    ):
+        for arm in ABLATION_COLORS:
+            _plot_arm(axis, arrays, system, arm, quantity, horizons)
+        label_horizons(axis, horizons)
+    for axis, symbol in zip(
+        axes[0], (r"\partial s_T/\partial s_0", r"\partial s_T/\partial a"), strict=False
+    ):
+        _target_line(axis)
+        _norm_axis(axis, -4.2, 2.5)
+        axis.set_ylabel(rf"$\Vert {symbol} \Vert_F$, median state")
+    axes[0, 2].axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
+    axes[0, 2].set_ylim(0, 1.6)
+    axes[0, 2].set_ylabel("prediction error (NRMSE)")
+    axes[0, 0].set_title("Multi-step training saturates the norm")
+    axes[0, 1].set_title("Noise lowers the peak")
+    axes[0, 2].set_title("One-step loss: low norm, useless model")
+    axes[0, 2].legend(loc="lower right")
+    figure.suptitle(f"{_system_title(system)}: which part of HELM does what", fontweight="bold")
+    return figure
+
+
+def draw_pareto(results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray) -> Figure | None:
+    """Stability against fidelity over the weight of the one-step penalty, with HELM, at T near 20 and 100."""
+    config = results["config"]
+    weights = {0.0: "flat", 1e-3: "spectral_published", config["lambda_spectral"]: "spectral"}
+    weights |= {weight: f"spectral_{weight:g}" for weight in config["spectral_sweep"]}
+    shown = [int(np.abs(horizons - horizon).argmin()) for horizon in (20, 100)]
+    figure, axes = new_figure(1, 2, (11, 4.6), sharey=True)
+    for axis, index in zip(axes[0], shown, strict=True):
+        points = [
+            _pareto_point(axis, arrays, f"lorenz/{weights[weight]}", index, COLORS["spectral"], "o")
+            for weight in sorted(weights)
+        ]
+        axis.plot(
+            *np.array(points).T, color=COLORS["spectral"], linewidth=1, label="one-step penalty, weight λ"
+        )
+        for weight, point in zip(sorted(weights), points, strict=True):
+            offset = (6, -4) if weight > 0 else (6, -16)  # flat and the published weight coincide
+            axis.annotate(f"λ = {weight:g}", point, xytext=offset, textcoords="offset points", fontsize=8)
+        for arm, marker in (("helm", "s"), ("cascade", "D")):
+            _pareto_point(axis, arrays, f"lorenz/{arm}", index, COLORS[arm], marker, LABELS[arm])
+        axis.axvline(np.log10(TARGET), color=COLORS["target"], linestyle=":", linewidth=1.2)
+        axis.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
+        axis.set_xlabel(r"$\log_{10} \Vert \partial s_T/\partial s_0 \Vert_F$ (dotted: target 20)")
+        axis.set_title(f"T = {horizons[index]}")
+    axes[0, 0].set_ylabel("prediction error (NRMSE; dotted: predicting the mean)")
+    axes[0, 1].legend(loc="lower right")
+    figure.suptitle("The one-step penalty pays for stability with fidelity", fontweight="bold")
+    return figure
+
+
+def _pareto_point(
+    axis: Axes, arrays: Arrays, arm: str, index: int, color: str, marker: str, label: str | None = None
+) -> tuple[float, float]:
+    """Draw one arm with its spread over seeds; its mean norm and mean error."""
+    x, y = arrays[f"{arm}/log10_jacobian_state"][index], arrays[f"{arm}/nrmse"][index]
+    spread = [[[v.mean() - v.min()], [v.max() - v.mean()]] for v in (x, y)]
+    axis.errorbar(
+        x.mean(), y.mean(), xerr=spread[0], yerr=spread[1], color=color, marker=marker, capsize=2,
+        label=label, linestyle="none",
+    )  # fmt: skip
+    return x.mean(), y.mean()
+
+
+# ----------------------------------------------------------------------------------------------
+# Gradients, planning, rollouts, training
+# ----------------------------------------------------------------------------------------------
+
+
+def draw_gradient_agreement(system: str, results: Mapping[str, Any], arrays: Arrays) -> Figure:
+    """Cosine of action gradients under perturbation, over the horizon."""
+    horizons = np.array(results["config"]["gradient_horizons"])
+    figure, axes = new_figure(1, 1, (6.6, 4.4))
+    axis = axes[0, 0]
+    for arm in ("flat", "spectral", "helm"):
+        _plot_arm(axis, arrays, system, arm, "gradient_cosine", horizons)
+    label_horizons(axis, horizons)
+    axis.axhline(0.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
+    axis.set_ylim(-0.35, 1.05)
+    noise = results["config"]["gradient_noise"]
+    axis.set_ylabel(f"cosine of action gradients, perturbation {noise:g}")
+    axis.set_title("Flat gradients hold only where they were taken")
+    axis.legend()
+    return figure
+
+
+def draw_convergence(results: Mapping[str, Any], arrays: Arrays) -> Figure:
+    """True final distance over gradient steps at the longest common horizon, and over horizons."""
+    config = results["config"]
+    horizons = np.array(config["planning_horizons"])
+    planners = ("flat", "spectral", "helm", "helm_refined")
+    middle = int(np.abs(horizons - 48).argmin())
+    figure, axes = new_figure(1, 3, (14, 4.5), sharey=True)
+    steps = arrays["lorenz/planning_curve_points"]
+    for planner in planners:
+        curve = arrays[f"lorenz/{planner}/planning_curve"][middle]  # [C, S]
+        plot_band(axes[0, 0], np.array(steps), curve, LABELS[planner], COLORS[planner])
+        for axis, loop in zip(axes[0, 1:], ("open", "closed"), strict=True):
+            values = arrays[f"lorenz/{planner}/planning_distance/{loop}"]
+            plot_band(axis, horizons, values, LABELS[planner], COLORS[planner])
+    random = arrays["lorenz/random/planning_distance/open"]
+    for axis in axes[0, 1:]:
+        plot_band(axis, horizons, random, LABELS["random"], COLORS["random"], linestyle="--")
+        label_horizons(axis, horizons)
+    axes[0, 0].set_xscale("symlog", linthresh=1)
+    axes[0, 0].set_xlim(left=-0.15)
+    axes[0, 0].set_xticks(steps, [str(step) for step in steps])
+    axes[0, 0].minorticks_off()
+    axes[0, 0].set_xlabel("gradient steps (Adam)")
+    axes[0, 0].set_ylabel("true final distance to the goal, median [std of the state]")
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set_title(f"Open loop, T = {horizons[middle]}")
+    axes[0, 1].set_title("Open loop")
+    axes[0, 2].set_title(f"Closed loop, {config['replans']} plans")
+    axes[0, 2].legend(loc="upper left")
+    figure.suptitle(
+        "Planning by gradient descent through each model, executed in the true system (the oracle reaches 0)",
+        fontweight="bold",
+    )
+    return figure
+
+
+def draw_rollouts(system: str, arrays: Arrays) -> Figure:
+    """One trajectory: true, flat and HELM, on the attractor and over time."""
+    stride = int(arrays[f"{system}/rollout/stride"])
+    figure, axes = new_figure(1, 2, (12, 4.4), width_ratios=(1, 1.7))
+    for arm in ("true", "flat", "helm"):
+        states = arrays[f"{system}/rollout/{arm}"]
+        steps = np.arange(len(states)) * (stride if arm == "helm" else 1)
+        line = {"color": COLORS[arm], "label": LABELS[arm], "linewidth": 1.2 if arm == "true" else 1.6}
+        line |= {"marker": "o", "markersize": 3} if arm == "helm" else {}
+        axes[0, 0].plot(states[:, 0], states[:, 2], alpha=0.8, **line)
+        axes[0, 1].plot(steps, states[:, 0], **line)
+    axes[0, 0].set_xlabel("x [std]")
+    axes[0, 0].set_ylabel("z [std]")
+    axes[0, 0].set_title("On the attractor")
+    axes[0, 1].set_xlabel("step")
+    axes[0, 1].set_ylabel("x [std]")
+    axes[0, 1].set_title("Flat stays sharp and drifts off; HELM averages over what it cannot know")
+    axes[0, 1].legend(loc="lower right", ncols=3)
+    figure.suptitle(f"{_system_title(system)}: one open-loop rollout", fontweight="bold")
+    return figure
+
+
+def draw_training(results: Mapping[str, Any], arrays: Arrays) -> Figure:
+    """Loss terms over training, flat arms and HELM arms side by side."""
+    systems = results["config"]["systems"]
+    figure, axes = new_figure(len(systems), 2, (11.5, 3.4 * len(systems)))
+    for row, system in zip(axes, systems, strict=True):
+        flat, helm = row
+        for arm in ("flat", "spectral_published", "spectral"):
+            steps = arrays[f"{system}/{arm}/history/iteration"]
+            loss = arrays[f"{system}/{arm}/history/prediction"]
+            plot_band(flat, steps, loss, LABELS[arm], COLORS[arm], marker="", linewidth=1.2)
+        spectral = arrays[f"{system}/spectral/history/spectral"]
+        plot_band(flat, steps, spectral, "spectral term of λ arm", COLORS["target"], marker="", linewidth=1.0,
+                  linestyle="--")  # fmt: skip
+        flat.set_title(f"{system}: flat models, one-step squared error")
+        helm.set_title(f"{system}: HELM, squared error of the first macro step")
+        for arm in (arm for arm in ABLATION_COLORS if f"{system}/{arm}/history/first" in arrays):
+            steps = arrays[f"{system}/{arm}/history/iteration"]
+            loss = arrays[f"{system}/{arm}/history/first"]
+            plot_band(helm, steps, loss, LABELS[arm], ABLATION_COLORS[arm], marker="", linewidth=1.2)
+        for axis in row:
+            axis.set_yscale("log")
+            axis.set_xlabel("optimiser step")
+            axis.set_ylabel("loss term [normalised units]")
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(loc="upper right")
+            else:
+                axis.set_axis_off()
+                axis.set_title("")
+                axis.text(
+                    0.0, 0.5, "no HELM arm: smoothing cannot change a linear map's Jacobian", fontsize=9
+                )
+    figure.suptitle("Training", fontweight="bold")
+    return figure
