@@ -138,6 +138,8 @@ class Exp1Config(RunConfig):
     batch_size: int = bounded(256, low=1)
     # optimiser steps of every model
     iterations: int = bounded(2000, low=1)
+    # optimiser steps of `flat_long`, which has more compute than HELM; 0 leaves the arm out
+    flat_long_iterations: int = bounded(0, low=0)
     # peak learning rate of Adam, one-cycle
     learning_rate: float = bounded(2e-3, above=0.0)
 
@@ -154,7 +156,7 @@ class Exp1Config(RunConfig):
     # environment steps in one macro step N (try 2, 4, 8)
     coarse_stride: int = bounded(4, low=1)
     # macro-step lengths of the training rollouts, taken in turn
-    macro_rollouts: tuple[int, ...] = bounded((1, 2, 4, 12), low=1)
+    macro_rollouts: tuple[int, ...] = bounded((1, 2, 6, 12), low=1)
     # stride of the cascade's coarsest level [steps]
     cascade_stride: int = bounded(16, low=1)
     # the cascade plans flat up to the first horizon, with coarse_stride up to the second, then with all
@@ -197,9 +199,8 @@ EXP1_PRESETS = {
         preset="full",
         seeds=(0, 1, 2),
         systems=("lorenz", "linear", "lorenz_dt033"),
-        hidden_dim=160,
-        batch_size=512,
         iterations=6000,
+        flat_long_iterations=24000,
         spectral_sweep=(1e-2, 3e-2, 0.3, 1.0),
         mollified_samples=8192,
         planning_horizons=(20, 48, 100, 200, 400),

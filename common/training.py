@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,79 +53,102 @@ def fit(
     Raises:
         FloatingPointError: a loss is not finite.
     """
-    optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=iterations)
-    draws = generators(seeds, f"{stream}/batches")
-    history: dict[str, list] = {"iteration": []}
-    start, seconds_before = 0, 0.0
-
+    training = _Training(module, loss, seeds, iterations, learning_rate, label, stream)
     saved = checkpoint.load() if checkpoint is not None else None
     if saved is not None:
-        module.load_state_dict(saved["module"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        for draw, state in zip(draws, saved["draws"], strict=True):
-            draw.set_state(state)
-        history, start, seconds_before = saved["history"], saved["iteration"], saved["seconds"]
-
-    began = time.monotonic()
-
-    def save(iteration: int) -> None:
-        if checkpoint is not None:
-            checkpoint.save(
-                {
-                    "module": module.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "draws": [draw.get_state() for draw in draws],
-                    "history": history,
-                    "iteration": iteration,
-                    "seconds": seconds_before + time.monotonic() - began,
-                }
-            )
-
-    if start < iterations:
-        progress = Progress(iterations, label, initial=start)
-        record_every = max(1, iterations // HISTORY_POINTS)
-        for iteration in range(start, iterations):
-            terms = loss(iteration, draws)
-            optimizer.zero_grad(set_to_none=True)
-            terms["loss"].sum().backward()
-            if clip_norm is not None:
-                clip_gradients_per_member(module, clip_norm)
-            optimizer.step()
-            schedule.step()
-            note = ""
-            if iteration % record_every == 0 or iteration == iterations - 1:
-                note = _record(history, iteration, terms, label)
-            progress.update(note)
-            if (iteration + 1) % checkpoint_every == 0:
-                save(iteration + 1)
-        progress.close(_describe(history))
-        save(iterations)
-    seconds = seconds_before + time.monotonic() - began if start < iterations else seconds_before
-    return {
-        **{name: torch.as_tensor(values) for name, values in history.items()},
-        "seconds": torch.tensor(seconds, dtype=torch.float64),
-    }
+        training.restore(saved)
+    if training.iteration < iterations:
+        progress = Progress(iterations, label, initial=training.iteration)
+        while training.iteration < iterations:
+            progress.update(training.step(clip_norm))
+            due = training.iteration % checkpoint_every == 0 or training.iteration == iterations
+            if checkpoint is not None and due:
+                training.require_finite()
+                checkpoint.save(training.state())
+        progress.close(training.describe())
+    history = {name: torch.as_tensor(values) for name, values in training.history.items()}
+    return {**history, "seconds": torch.tensor(training.seconds(), dtype=torch.float64)}
 
 
-def _record(history: dict[str, list], iteration: int, terms: dict[str, Tensor], label: str) -> str:
-    values = {name: term.detach().cpu().tolist() for name, term in terms.items()}
-    if not all(torch.isfinite(term).all() for term in terms.values()):
-        raise FloatingPointError(
-            f"training {label}: the loss is not finite at iteration {iteration}: {values}"
+class _Training:
+    """A training between two optimiser steps: what a checkpoint holds."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        seeds: Sequence[int],
+        iterations: int,
+        learning_rate: float,
+        label: str,
+        stream: str,
+    ):
+        self.module, self.loss, self.iterations, self.label = module, loss, iterations, label
+        self.optimizer = torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, learning_rate, total_steps=iterations
         )
-    history["iteration"].append(iteration)
-    for name, value in values.items():
-        history.setdefault(name, []).append(value)
-    return _describe(history)
+        self.draws = generators(seeds, f"{stream}/batches")
+        self.history: dict[str, list] = {"iteration": []}
+        self.iteration = 0
+        self.terms: dict[str, Tensor] = {}
+        self._seconds_before, self._began = 0.0, time.monotonic()
 
+    def step(self, clip_norm: float | None) -> str:
+        """One optimiser step; a line for the progress where the losses are recorded, else ''."""
+        self.terms = self.loss(self.iteration, self.draws)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.terms["loss"].sum().backward()
+        if clip_norm is not None:
+            clip_gradients_per_member(self.module, clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.iteration += 1
+        every = max(1, self.iterations // HISTORY_POINTS)
+        if (self.iteration - 1) % every and self.iteration != self.iterations:
+            return ""
+        self.require_finite()
+        self.history["iteration"].append(self.iteration)
+        for name, term in self.terms.items():
+            self.history.setdefault(name, []).append(term.detach().cpu().tolist())
+        return self.describe()
 
-def _describe(history: dict[str, list]) -> str:
-    """The last recorded terms, averaged over seeds, as `loss=1.2e-03 spectral=4.5e+00`."""
-    terms = {name: values[-1] for name, values in history.items() if name != "iteration" and values}
-    return " ".join(f"{name}={sum(values) / len(values):.2e}" for name, values in terms.items())
+    def require_finite(self) -> None:
+        """Raise FloatingPointError where a loss of the last step is not finite."""
+        bad = {name: term.tolist() for name, term in self.terms.items() if not torch.isfinite(term).all()}
+        if bad:
+            raise FloatingPointError(f"training {self.label}: not finite at step {self.iteration}: {bad}")
+
+    def describe(self) -> str:
+        """The last recorded terms, averaged over seeds, as `loss=1.2e-03 spectral=4.5e+00`."""
+        last = {name: values[-1] for name, values in self.history.items() if name != "iteration" and values}
+        return " ".join(f"{name}={sum(values) / len(values):.2e}" for name, values in last.items())
+
+    def seconds(self) -> float:
+        """Time spent, over all sessions."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on to the bit."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "draws": [draw.get_state() for draw in self.draws],
+            "history": self.history,
+            "iteration": self.iteration,
+            "seconds": self.seconds(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned, in this process or an earlier one."""
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        for draw, saved in zip(self.draws, state["draws"], strict=True):
+            draw.set_state(saved)
+        self.history, self.iteration = state["history"], state["iteration"]
+        self._seconds_before = state["seconds"]
 
 
 def clip_gradients_per_member(module: nn.Module, max_norm: float) -> None:

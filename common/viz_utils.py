@@ -18,6 +18,7 @@ from common.checkpoint import write_atomically
 COLORS = {
     "true": "#000000",
     "flat": "#D55E00",
+    "flat_long": "#D55E00",
     "spectral": "#E69F00",
     "spectral_published": "#F0C060",
     "helm": "#0072B2",

@@ -20,6 +20,7 @@ CLIFF_TOP = {"lorenz": 8.5, "lorenz_dt033": 20.5}  # log10 of the largest norm s
 LABELS = {
     "true": "true system",
     "flat": "flat",
+    "flat_long": "flat, trained longer",
     "spectral": "flat + spectral penalty",
     "spectral_published": "flat + penalty as published",
     "helm": "HELM",
@@ -69,6 +70,7 @@ def _plot_arm(axis: Axes, arrays: Arrays, system: str, arm: str, quantity: str, 
     values = arrays[f"{system}/{arm}/{quantity}"]
     style = {
         "true": {"linestyle": "--", "marker": ""},
+        "flat_long": {"linestyle": "--", "marker": "", "linewidth": 1.2},
         "cascade": {"marker": "s", "markersize": 7, "markerfacecolor": "none", "linewidth": 1.0, "zorder": 3},
     }.get(arm, {})
     color = COLORS.get(arm) or ABLATION_COLORS[arm]
@@ -92,7 +94,8 @@ def _norm_axis(axis: Axes, low: float, high: float) -> None:
 
 
 def _error_panel(axis: Axes, arrays: Arrays, system: str, arms: tuple[str, ...], x: np.ndarray) -> None:
-    for arm in arms:
+    longer = ("flat_long",) if f"{system}/flat_long/nrmse" in arrays else ()
+    for arm in (*arms, *longer):
         _plot_arm(axis, arrays, system, arm, "nrmse", x)
     axis.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
     axis.annotate(
@@ -119,7 +122,7 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
         axis.set_ylabel(rf"$\Vert {symbol} \Vert_F$, median over start states")
         longest = arrays[f"{system}/flat/{quantity}"][-1].mean()
         axis.annotate(
-            f"flat: $10^{{{longest:.0f}}}$ at T = {horizons[-1]}", (0.985, 0.97), xycoords="axes fraction",
+            f"flat: $10^{{{longest:.0f}}}$ at T = {horizons[-1]}", (0.985, 0.75), xycoords="axes fraction",
             ha="right", va="top", color=COLORS["flat"], fontsize=9,
         )  # fmt: skip
         label_horizons(axis, horizons)
@@ -129,6 +132,7 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
     axes["action"].set_title("Action Jacobian (what planning descends through)")
     axes["error"].set_title("A norm means nothing without the error beside it")
     axes["state"].legend(loc="upper left")
+    axes["error"].legend(loc="lower right", ncols=2)
     growth = results["metrics"][f"{system}/true/lyapunov_exponent"]["mean"]
     figure.suptitle(
         f"{_system_title(system)}: the flat model grows as the true system does "

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -33,26 +34,37 @@ from exp1_spectral_cliff.models import FlatModel, LinearModel
 CLIP_NORM = 1.0
 
 
-def flat_arms(system: System, config: Exp1Config) -> dict[str, float]:
-    """The weight of the spectral penalty in each flat arm."""
+@dataclass(frozen=True)
+class FlatArm:
+    """One flat training."""
+
+    lambda_spectral: float  # weight of the spectral penalty
+    iterations: int  # optimiser steps
+
+
+def flat_arms(system: System, config: Exp1Config) -> dict[str, FlatArm]:
+    """Flat, with the penalty, with the published penalty; on Lorenz a sweep of it and a longer training."""
     linear = isinstance(system, LinearSystem)
-    arms = {
+    weights = {
         "flat": 0.0,
         "spectral": config.lambda_spectral_linear if linear else config.lambda_spectral,
         "spectral_published": LAMBDA_SPECTRAL_PUBLISHED,
     }
     if system.name == "lorenz":
-        arms |= {f"spectral_{weight:g}": weight for weight in config.spectral_sweep}
+        weights |= {f"spectral_{weight:g}": weight for weight in config.spectral_sweep}
+    arms = {name: FlatArm(weight, config.iterations) for name, weight in weights.items()}
+    if system.name == "lorenz" and config.flat_long_iterations:
+        arms["flat_long"] = FlatArm(0.0, config.flat_long_iterations)
     return arms
 
 
-@uses("seeds", "hidden_dim", "batch_size", "iterations", "learning_rate", "checkpoint_every",
+@uses("seeds", "hidden_dim", "batch_size", "learning_rate", "checkpoint_every",
       "num_trajectories", "trajectory_length")  # fmt: skip
 def train_flat(
     system: System,
     data: Trajectories,
     *,
-    arm: float,
+    arm: FlatArm,
     config: Exp1Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -63,7 +75,7 @@ def train_flat(
     Args:
         system: what is modelled.
         data: its training trajectories.
-        arm: lambda, the weight of the spectral penalty. Arms share initial weights and batches.
+        arm: lambda and the optimiser steps. Arms share initial weights and batches.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -83,11 +95,11 @@ def train_flat(
         states, actions = draw_windows(data, draws, config.batch_size, length=1)
         start, target, action = states[:, :, 0], states[:, :, 1], actions[:, :, 0]
         prediction = (model.step(start, action) - target).square().sum(-1).mean(-1)  # [S]
-        if arm == 0.0:
+        if arm.lambda_spectral == 0.0:
             return {"loss": prediction, "prediction": prediction}
         spectral = spectral_penalty(model.step, start, action).mean(-1)
         return {
-            "loss": prediction + arm * spectral,
+            "loss": prediction + arm.lambda_spectral * spectral,
             "prediction": prediction,
             "spectral": spectral,
         }
@@ -96,7 +108,7 @@ def train_flat(
         model,
         loss,
         seeds=config.seeds,
-        iterations=config.iterations,
+        iterations=arm.iterations,
         learning_rate=config.learning_rate,
         label=label,
         stream=stream,

@@ -31,7 +31,7 @@ from exp1_spectral_cliff.dataset import (
 from exp1_spectral_cliff.models import HelmModel
 
 CLIP_NORM = 1.0
-SMALLEST_BATCH = 32  # rollouts of many macro steps shrink the batch, not below this
+SMALLEST_BATCH = 64  # rollouts of many macro steps shrink the batch, not below this
 
 
 @dataclass(frozen=True)

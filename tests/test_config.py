@@ -1,0 +1,128 @@
+"""Configuration: presets are valid, bad values are refused with a message that says what is allowed."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.checkpoint import ConfigView
+from common.config import EXP1_PRESETS, ConfigError, Exp1Config, parse_command_line
+
+BOUNDED = [spec for spec in dataclasses.fields(Exp1Config) if spec.metadata]
+NUMBERS = [spec for spec in BOUNDED if spec.type in (int, float)]
+
+
+def test_every_preset_is_named_as_it_says():
+    for name, config in EXP1_PRESETS.items():
+        assert config.preset == name
+    assert EXP1_PRESETS["quick"] == Exp1Config(), "quick is the default"
+    assert len(EXP1_PRESETS["full"].seeds) >= 3
+
+
+@given(st.data())
+def test_a_number_is_accepted_exactly_within_its_bounds(data):
+    spec = data.draw(st.sampled_from(NUMBERS), label="field")
+    strategy = st.integers(-10, 10**7) if spec.type is int else st.floats(-10, 1e7)
+    value = data.draw(strategy, label="value")
+    low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
+    allowed = low <= value <= high and value > above
+    # trajectory_length, coarse_stride and cascade_stride are also checked against each other
+    fields = {"trajectory_length": 10**9} if spec.name.endswith("_stride") else {}
+    if spec.name == "trajectory_length":
+        fields = {"macro_rollouts": (1,), "coarse_stride": 1, "cascade_stride": 1}
+        allowed = allowed and value > 1
+    try:
+        config = Exp1Config(**{**fields, spec.name: value})
+    except ConfigError as error:
+        assert not allowed
+        assert spec.name in str(error) and repr(value) in str(error) and "allowed" in str(error)
+    else:
+        assert allowed
+        assert getattr(config, spec.name) == value
+
+
+@given(st.sampled_from(BOUNDED), st.sampled_from([float("nan"), float("inf"), "3", None, True, ()]))
+def test_what_is_no_finite_number_is_refused(spec, value):
+    value = (value,) if isinstance(spec.default, tuple) and value != () else value
+    with pytest.raises(ConfigError, match=spec.name):
+        Exp1Config(**{spec.name: value})
+
+
+@given(st.lists(st.integers(1, 100), min_size=1, max_size=6))
+def test_horizons_rise(values):
+    rising = values == sorted(set(values))
+    try:
+        config = Exp1Config(horizons=tuple(values))
+    except ConfigError:
+        assert not rising
+    else:
+        assert rising and config.horizons == tuple(values)
+
+
+def test_fields_that_belong_together_are_checked_together():
+    with pytest.raises(ConfigError, match=r"trajectory_length .*allowed: > 192"):
+        Exp1Config(trajectory_length=192)
+    with pytest.raises(ConfigError, match="seeds"):
+        Exp1Config(seeds=(1, 1))
+
+
+def test_a_configuration_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Exp1Config().seeds = (1,)
+
+
+def test_every_field_is_explained():
+    """--help prints the comment above each field; a field without one would print none."""
+    import inspect
+
+    from common import config
+
+    lines = inspect.getsource(config).splitlines()
+    for name in (spec.name for spec in dataclasses.fields(Exp1Config)):
+        at = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:"))
+        assert lines[at - 1].strip().startswith("#"), f"{name} has no comment"
+
+
+# --- command line ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--sed", "3"], ["--sed"]),
+        (["--device", "tpu"], ["--device", "tpu", "cuda"]),
+        (["--lambda-spectral", "much"], ["--lambda-spectral", "much"]),
+        (["--lambda-spectral", "-1"], ["--lambda-spectral", "-1.0", ">= 0"]),
+        (["--seeds"], ["--seeds", "at least one"]),
+        (["--preset", "huge"], ["--preset", "huge", "quick"]),
+        (["--horizons", "5", "4"], ["--horizons", "(5, 4)", "increasing"]),
+        (["--preset"], ["--preset"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_bad_flags_give_one_line_and_exit_code_2(args, words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse_command_line(EXP1_PRESETS, args)
+    captured = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert all(word in captured.err for word in words)
+    assert not set("│╭╰─") & set(captured.err)
+
+
+def test_flags_are_laid_over_the_preset():
+    config = parse_command_line(
+        EXP1_PRESETS, ["--lambda-spectral", "0.5", "--preset", "full", "--seeds", "7"]
+    )
+    assert config == dataclasses.replace(EXP1_PRESETS["full"], lambda_spectral=0.5, seeds=(7,))
+    assert parse_command_line(EXP1_PRESETS, ["--preset=full"]) == EXP1_PRESETS["full"]
+    assert parse_command_line(EXP1_PRESETS, []) == EXP1_PRESETS["quick"]
+
+
+def test_a_view_holds_the_declared_fields_only():
+    view = ConfigView(Exp1Config(), ("seeds", "hidden_dim"))
+    assert view.seeds == (0,)
+    with pytest.raises(AttributeError, match="gd_steps"):
+        view.gd_steps  # noqa: B018

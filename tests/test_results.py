@@ -1,0 +1,117 @@
+"""results.json is strict, complete and honest about what is not finite; criteria read it."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from common.criteria import CRITERIA, TIERS, Criterion, evaluate_all, format_number, format_table
+from common.results import SCHEMA, Results, load_arrays, load_results, save_results, summarise
+
+
+def test_summary_of_seeds():
+    entry = summarise([1.0, 2.0, 3.0], "steps")
+    assert entry == {"unit": "steps", "values": [1.0, 2.0, 3.0], "mean": 2.0, "min": 1.0, "max": 3.0}
+
+
+def test_t_interval_from_five_seeds_on():
+    entry = summarise([1.0, 2.0, 3.0, 4.0, 5.0], "1")
+    half = 2.7764 * math.sqrt(2.5 / 5)  # Student's t, 4 degrees of freedom, 97.5%
+    assert entry["ci95"] == pytest.approx([3 - half, 3 + half], rel=1e-3)
+    assert "ci95" not in summarise([1.0] * 4, "1")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_null_with_a_reason(bad):
+    entry = summarise([1.0, bad], "1")
+    assert entry["values"] == [1.0, None] and entry["mean"] is None
+    assert "1 of 2" in entry["reason"] and repr(bad) in entry["reason"]
+    json.dumps(entry, allow_nan=False)
+
+
+def test_a_metric_has_one_value_a_seed_and_is_recorded_once():
+    results = Results("test", (0, 1))
+    with pytest.raises(ValueError, match="2 seeds"):
+        results.add("a", [1.0])
+    results.add("a", torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match="twice"):
+        results.add("a", [1.0, 2.0])
+
+
+def test_round_trip_and_refusal_of_nan(tmp_path):
+    content = {"schema": SCHEMA, "metrics": {"a": summarise([1.5], "1")}}
+    save_results(tmp_path, content, {"x/y": np.arange(3.0)})
+    assert load_results(tmp_path) == content
+    assert load_arrays(tmp_path)["x/y"].tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(ValueError):
+        save_results(tmp_path, {"schema": SCHEMA, "a": math.nan}, {})
+    assert load_results(tmp_path) == content, "a refused save leaves the old file"
+    (tmp_path / "results.json").write_text('{"schema": 1, "a": NaN}')
+    with pytest.raises(ValueError, match="NaN"):
+        load_results(tmp_path)
+    (tmp_path / "results.json").write_text('{"schema": 99}')
+    with pytest.raises(ValueError, match="schema"):
+        load_results(tmp_path)
+
+
+# --- criteria -------------------------------------------------------------------------------------
+
+
+def metrics(**values):
+    return {
+        name.replace("__", "/").replace("_eq_", "="): summarise([value], "1")
+        for name, value in values.items()
+    }
+
+
+def test_a_pattern_takes_the_worst_value_for_the_claim():
+    measured = metrics(a__T_eq_1=1.0, a__T_eq_2=3.0)
+    below = Criterion("i", "beyond", "c", "a/T=*", "<", 2.0)
+    above = Criterion("i", "beyond", "c", "a/T=*", ">", 2.0)
+    assert [evaluate_all([c], measured)[0]["measured"] for c in (below, above)] == [3.0, 1.0]
+    assert not evaluate_all([below], measured)[0]["passed"]
+    assert not evaluate_all([above], measured)[0]["passed"]
+
+
+def test_a_difference_pairs_what_the_stars_stand_for():
+    measured = metrics(a__T_eq_1=1.0, a__T_eq_2=3.0, b__T_eq_1=0.5, b__T_eq_2=1.0)
+    row = evaluate_all([Criterion("i", "beyond", "c", "a/T=*", "<=", 1.0, minus="b/T=*")], measured)[0]
+    assert row["measured"] == 2.0 and row["passed"] is False
+
+
+def test_absent_is_not_measured_and_not_finite_fails():
+    criterion = Criterion("i", "beyond", "c", "a", "<", 2.0)
+    row = evaluate_all([criterion], {})[0]
+    assert row["passed"] is None and row["measured"] is None
+    row = evaluate_all([criterion], {"a": summarise([-math.inf], "1")})[0]
+    assert row["passed"] is False and row["measured"] is None
+
+
+def test_a_criterion_that_requires_others():
+    criteria = [
+        Criterion("x", "beyond", "c", "a", "<", 2.0),
+        Criterion("y", "beyond", "c", "b", "<", 2.0),
+        Criterion("both", "beyond", "c", requires=("x", "y")),
+    ]
+    assert evaluate_all(criteria, metrics(a=1.0, b=1.0))[2]["passed"] is True
+    assert evaluate_all(criteria, metrics(a=1.0, b=3.0))[2]["passed"] is False
+    assert evaluate_all(criteria, metrics(a=1.0))[2]["passed"] is None
+
+
+def test_criteria_are_well_formed():
+    for criteria in CRITERIA.values():
+        ids = [criterion.id for criterion in criteria]
+        assert len(set(ids)) == len(ids)
+        for criterion in criteria:
+            assert criterion.tier in TIERS
+            assert set(criterion.requires) <= set(ids)
+            assert bool(criterion.metric) != bool(criterion.requires)
+
+
+def test_the_table_names_every_criterion():
+    rows = evaluate_all(CRITERIA["exp1_spectral_cliff"], {})
+    table = format_table(rows, "quick", (0,))
+    assert all(row["claim"] in table for row in rows)
+    assert format_number(3.0, log10=True) == "1e+03" and format_number(30.0, log10=True) == "10^30.0"
