@@ -120,7 +120,8 @@ class Run:
         except (ValueError, KeyError):
             log.warning("%s is unreadable: set aside", self.results_dir / "results.json")
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        aside = self.results_dir / f"earlier-{stamp}"
+        taken = len(list(self.results_dir.glob(f"earlier-{stamp}*")))
+        aside = self.results_dir / (f"earlier-{stamp}-{taken}" if taken else f"earlier-{stamp}")
         aside.mkdir()
         kept = [
             *self.results_dir.glob("*.json"),
@@ -131,10 +132,16 @@ class Run:
             shutil.move(path, aside / path.name)
         log.info("an earlier run's results (another configuration) are now in %s", aside)
 
+    def _longest_session(self) -> float:
+        """Wall-clock seconds of the longest earlier session of this configuration (0 with --fresh)."""
+        if self.config.fresh or not (self.results_dir / "results.json").exists():
+            return 0.0
+        return load_results(self.results_dir)["timings"]["wall_seconds"]
+
     def save(self) -> None:
         """Write results.json and arrays.npz."""
         timings = dict(self.results.timings)
-        timings["session_seconds"] = time.monotonic() - self.started
+        timings["wall_seconds"] = max(time.monotonic() - self.started, self._longest_session())
         timings["peak_memory_mb"] = _peak_memory_mb(self.device)
         content = {
             "schema": SCHEMA,

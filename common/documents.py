@@ -1,0 +1,151 @@
+"""Numbers in the documents, each written from a saved results.json.
+
+A generated part of a Markdown file stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`, in a
+line or over several. RUN is an experiment's name, for reference/RUN/results.json, or RUN/quick for
+reference/RUN/quick.json. Kinds:
+
+    metric: RUN NAME [log10]      the mean, and the range over seeds where there are several
+    table: RUN PATTERN | ROWS | COLUMNS [| log10]
+                                  metrics by rows and columns; PATTERN holds {row} and {column}, and
+                                  ROWS and COLUMNS are comma-separated, an item `name: label` or `name`
+    criteria: RUN                 the success tiers with what was measured
+    run: RUN                      preset, seeds, minutes, machine
+    gallery: RUN FILE ...         figures
+
+A test regenerates every document and compares, so no number in them can drift from its file.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.checkpoint import write_atomically
+from common.criteria import format_number
+from common.report import VERDICTS, by_tier, minutes
+
+_MARKER = re.compile(
+    r"(?P<begin><!-- (?P<kind>metric|table|criteria|run|gallery): (?P<arguments>.*?) -->)"
+    r".*?(?P<end><!-- end -->)",
+    re.DOTALL,
+)
+
+
+def document_paths(root: Path) -> list[Path]:
+    """The Markdown files that may hold generated parts."""
+    return [root / "README.md", root / "EXPECTED_RESULTS.md", *sorted(root.glob("exp[0-9]_*/README.md"))]
+
+
+def update_documents(root: Path) -> None:
+    """Rewrite the generated parts of every document from reference/."""
+    for path in document_paths(root):
+        if path.exists():
+            text = regenerate(path.read_text(encoding="utf-8"), root, path.parent)
+            write_atomically(path, lambda file, text=text: file.write(text.encode()))
+
+
+def regenerate(text: str, root: Path, folder: Path) -> str:
+    """The text with every generated part made anew.
+
+    Args:
+        text: a Markdown document.
+        root: the repository, which holds reference/.
+        folder: where the document lies, for links to figures.
+
+    Raises:
+        FileNotFoundError, KeyError: a marker names a run or a metric that reference/ does not hold.
+    """
+    up = "../" * len(folder.resolve().relative_to(root.resolve()).parts)
+    kinds: dict[str, Callable[..., str]] = {
+        "metric": _metric,
+        "table": _table,
+        "criteria": _criteria,
+        "run": _run,
+        "gallery": partial(_gallery, up=up),
+    }
+
+    def fill(match: re.Match) -> str:
+        content = kinds[match["kind"]](match["arguments"], partial(reference_results, root))
+        block = "" if match["kind"] in {"metric", "run"} else "\n"
+        return f"{match['begin']}{block}{content}{block}{match['end']}"
+
+    return _MARKER.sub(fill, text)
+
+
+def reference_results(root: Path, run: str) -> dict[str, Any]:
+    """results.json of a reference run: `NAME` or `NAME/quick`."""
+    name, _, quick = run.partition("/")
+    path = root / "reference" / name / ("quick.json" if quick else "results.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+Reader = Callable[[str], Mapping[str, Any]]
+
+
+def metric_text(results: Mapping[str, Any], name: str, log10: bool) -> str:
+    """A metric's mean, with the range over seeds in brackets where there are several."""
+    entry = results["metrics"][name]
+    if entry["mean"] is None:
+        return "not finite"
+    mean = format_number(entry["mean"], log10)
+    if len(entry["values"]) == 1 or entry["min"] == entry["max"]:
+        return mean
+    return f"{mean} ({format_number(entry['min'], log10)} to {format_number(entry['max'], log10)})"
+
+
+def _metric(arguments: str, read: Reader) -> str:
+    run, name, *log10 = arguments.split()
+    return metric_text(read(run), name, log10 == ["log10"])
+
+
+def _table(arguments: str, read: Reader) -> str:
+    head, rows, columns, *log10 = (part.strip() for part in arguments.split("|"))
+    run, pattern = head.split(maxsplit=1)
+    results = read(run)
+    row_items, column_items = _items(rows), _items(columns)
+    lines = [
+        "| | " + " | ".join(label for _, label in column_items) + " |",
+        "|---" * (len(column_items) + 1) + "|",
+    ]
+    for row, label in row_items:
+        names = [pattern.replace("{row}", row).replace("{column}", column) for column, _ in column_items]
+        cells = [
+            metric_text(results, name, log10 == ["log10"]) if name in results["metrics"] else ""
+            for name in names
+        ]
+        if not any(cells):
+            raise KeyError(f"table row {row!r}: no metric like {names[0]}")
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _items(text: str) -> list[tuple[str, str]]:
+    """`a: label, b` -> (a, label), (b, b)."""
+    pairs = [item.strip().partition(":") for item in text.split(",")]
+    return [(name.strip(), label.strip() or name.strip()) for name, _, label in pairs]
+
+
+def _criteria(arguments: str, read: Reader) -> str:
+    lines = ["| tier | claim | target | measured | |", "|---|---|---|---|---|"]
+    for row in by_tier(read(arguments.strip())["criteria"]):
+        target = f"{row['op']} {format_number(row['target'], row['log10'])}"
+        measured = format_number(row["measured"], row["log10"])
+        claim = row["claim"].replace("|", "\\|")
+        lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {VERDICTS[row['passed']][1]} |")
+    return "\n".join(lines)
+
+
+def _run(arguments: str, read: Reader) -> str:
+    results = read(arguments.strip())
+    origin, seeds = results["provenance"], results["seeds"]
+    return (
+        f"{results['preset']} preset, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
+        f"{minutes(results):.1f} minutes on {origin['device']}, {origin['threads']} threads"
+    )
+
+
+def _gallery(arguments: str, read: Reader, up: str) -> str:
+    run, *files = arguments.split()
+    return "\n\n".join(f"![{file}]({up}reference/{run}/{file})" for file in files)

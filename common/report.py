@@ -1,0 +1,129 @@
+"""The report of several experiments: one self-contained HTML page, read from their results folders."""
+
+import base64
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from common.criteria import TIERS, format_number
+from common.results import load_results
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What one experiment left: its results.json and its figures."""
+
+    name: str
+    folder: Path
+    results: Mapping[str, Any]
+    figures: Sequence[Path]
+
+
+def read_finished(name: str, folder: Path) -> Finished:
+    """Read an experiment's results/ and list its plots/.
+
+    Raises:
+        FileNotFoundError, ValueError: as `common.results.load_results`.
+    """
+    figures = sorted(path for path in (folder / "plots").glob("*") if path.suffix in {".png", ".gif"})
+    return Finished(name, folder, load_results(folder / "results"), figures)
+
+
+def minutes(results: Mapping[str, Any]) -> float:
+    """Wall-clock minutes of a run (its longest session: a later one reuses what the first computed)."""
+    return results["timings"]["wall_seconds"] / 60
+
+
+# ----------------------------------------------------------------------------------------------
+# HTML
+# ----------------------------------------------------------------------------------------------
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<title>HELM: report</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; }
+body { margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
+h1, h2 { line-height: 1.2; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0; font-size: 14px; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.passed { color: #00694e; } .failed { color: #a63c00; font-weight: bold; } .absent { color: #777; }
+img { max-width: 100%; height: auto; border: 1px solid #eee; }
+figure { margin: 1.5rem 0; } figcaption { color: #555; font-size: 13px; }
+code { font-size: 13px; }
+</style>
+</head>
+<body>
+<h1>HELM: gradient-based planning in learned world models</h1>
+$body
+</body>
+</html>
+""")
+
+VERDICTS = {True: ("passed", "passed"), False: ("failed", "failed"), None: ("absent", "not measured")}
+
+
+def render_html(experiments: Sequence[Finished], failures: Mapping[str, str]) -> str:
+    """The page: what failed to run, then each experiment's criteria, provenance, minutes and figures.
+
+    Args:
+        experiments: those that left results.
+        failures: experiment -> why it left none.
+    """
+    parts = [
+        f"<p><strong>{html.escape(name)} did not finish:</strong> {html.escape(reason)}</p>"
+        for name, reason in failures.items()
+    ]
+    parts += [_experiment_html(finished) for finished in experiments]
+    return _PAGE.substitute(body="\n".join(parts))
+
+
+def _experiment_html(finished: Finished) -> str:
+    results = finished.results
+    rows = "\n".join(_criterion_row(row) for row in by_tier(results["criteria"]))
+    origin = results["provenance"]
+    commit = (origin["git_commit"] or "unknown")[:10] + (" with local changes" if origin["git_dirty"] else "")
+    figures = "\n".join(_figure_html(path) for path in finished.figures)
+    return f"""<h2>{html.escape(finished.name)}</h2>
+<p>{html.escape(results["preset"])} preset, seeds {", ".join(map(str, results["seeds"]))},
+{minutes(results):.1f} minutes on {html.escape(origin["device"])}, {html.escape(origin["date"])},
+commit <code>{html.escape(commit)}</code>, Python {origin["python"]}, torch {html.escape(origin["torch"])},
+numpy {origin["numpy"]}.</p>
+<table><thead><tr><th>tier</th><th>claim</th><th>metric</th><th>target</th><th>measured</th><th></th></tr></thead>
+<tbody>
+{rows}
+</tbody></table>
+{figures}"""
+
+
+def _criterion_row(row: Mapping[str, Any]) -> str:
+    css, word = VERDICTS[row["passed"]]
+    target = f"{row['op']} {format_number(row['target'], row['log10'])}"
+    return (
+        f"<tr><td>{html.escape(row['tier'])}</td><td>{html.escape(row['claim'])}</td>"
+        f"<td><code>{html.escape(row['metric'])}</code></td><td class='number'>{html.escape(target)}</td>"
+        f"<td class='number'>{format_number(row['measured'], row['log10'])}</td>"
+        f"<td class='{css}'>{word}</td></tr>"
+    )
+
+
+def _figure_html(path: Path) -> str:
+    kind = path.suffix.removeprefix(".")
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(path.name)
+    return (
+        f"<figure><img alt='{name}' src='data:image/{kind};base64,{data}'/>"
+        f"<figcaption>{name}</figcaption></figure>"
+    )
+
+
+def by_tier(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Criteria in the order of their tiers."""
+    return sorted(rows, key=lambda row: TIERS.index(row["tier"]))

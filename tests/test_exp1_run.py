@@ -1,0 +1,221 @@
+"""Experiment 1 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.checkpoint import ROOT
+from common.results import load_arrays, load_results
+
+SCRIPT = "exp1_spectral_cliff/run_experiment.py"
+TINY = [
+    "--horizons", "4", "5", "20", "50", "100", "--hidden-dim", "16", "--d-latent", "8", "--iterations", "60",
+    "--num-trajectories", "8", "--num-jacobian-states", "4", "--num-error-states", "8",
+    "--mollified-samples", "16", "--gradient-horizons", "5", "20", "--planning-horizons", "8", "20",
+    "--num-problems", "3", "--gd-steps", "3", "--checkpoint-every", "20", "--device", "cpu",
+]  # fmt: skip
+FIGURES = {
+    "exp1_spectral_cliff.png", "exp1_linear_cliff.png", "exp1_pareto.png", "exp1_ablation.png",
+    "exp1_convergence_rate.png", "exp1_gradient_agreement.png", "exp1_rollouts.png", "exp1_training.png",
+}  # fmt: skip
+
+
+def promised_metrics():
+    """The names that issue 2 says must exist, at the tiny run's horizons."""
+    names = set()
+    for horizon in (4, 5, 20, 50, 100):
+        arms = {"lorenz": ["helm", "cascade", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step"]}
+        for system in ("lorenz", "linear"):
+            for arm in ("true", "flat", "spectral", "spectral_published", *arms.get(system, [])):
+                quantities = ["log10_jacobian_state", "log10_jacobian_action"]
+                quantities += [] if arm == "true" else ["nrmse"]
+                names |= {f"{system}/{arm}/{quantity}/T={horizon}" for quantity in quantities}
+        if horizon <= 50:
+            names.add(f"lorenz/mollified_true/log10_jacobian_action/T={horizon}")
+    for arm in ("flat", "spectral", "helm"):
+        names |= {f"lorenz/{arm}/gradient_cosine/T={horizon}" for horizon in (5, 20)}
+    for planner in ("flat", "spectral", "helm", "helm_refined"):
+        for loop in ("open", "closed"):
+            names |= {f"lorenz/{planner}/planning_distance/{loop}/T={horizon}" for horizon in (8, 20)}
+    return names
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete tiny run with two seeds, from inside the experiment's folder."""
+    folder = tmp_path_factory.mktemp("run")
+    done = subprocess.run(
+        [sys.executable, "run_experiment.py", *TINY, "--seeds", "0", "1", "--output-dir", str(folder)],
+        cwd=ROOT / "exp1_spectral_cliff", capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_every_promised_metric_exists_and_is_finite(finished):
+    metrics = load_results(finished[0] / "results")["metrics"]
+    missing = promised_metrics() - set(metrics)
+    assert not missing
+    for name in promised_metrics():
+        values = metrics[name]["values"]
+        assert len(values) == 2
+        # 16 samples do not always give a positive Monte-Carlo estimate; everything else is finite
+        if "mollified_true" not in name:
+            assert all(value is not None and math.isfinite(value) for value in values), name
+
+
+def test_results_carry_their_origin_and_criteria(finished):
+    results = load_results(finished[0] / "results")
+    assert results["seeds"] == [0, 1] and results["preset"] == "quick"
+    assert results["config"]["iterations"] == 60 and "device" not in results["config"]
+    assert {"python", "torch", "numpy", "device", "git_commit", "git_dirty", "date"} <= set(
+        results["provenance"]
+    )
+    assert {row["tier"] for row in results["criteria"]} >= {"minimum viable", "strong", "exceptional"}
+    assert results["timings"]["wall_seconds"] > 0
+    assert "Criteria (quick preset, 2 seeds)" in finished[1].stdout
+
+
+def test_every_figure_exists_and_shows_something(finished):
+    import matplotlib.image
+
+    plots = finished[0] / "plots"
+    assert {path.name for path in plots.iterdir()} == FIGURES
+    for name in FIGURES:
+        image = matplotlib.image.imread(plots / name)
+        assert min(image.shape[:2]) > 300 and image.std() > 0.05
+
+
+def run_tiny(folder: Path, *more: str, code: int = 0) -> subprocess.CompletedProcess:
+    """The tiny run of the linear system alone, seconds long."""
+    arguments = [*TINY, "--systems", "linear", "--output-dir", str(folder), *more]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_a_second_run_trains_nothing_and_changes_nothing(finished):
+    folder, _ = finished
+    before = load_results(folder / "results")
+    arguments = [*TINY, "--seeds", "0", "1", "--output-dir", str(folder)]
+    done = subprocess.run([sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0 and "done in" not in done.stderr and "measured in" not in done.stderr
+    assert load_results(folder / "results")["metrics"] == before["metrics"]
+
+
+def test_replot_draws_the_same_figures_from_saved_results(finished):
+    folder, _ = finished
+    before = {path.name: path.read_bytes() for path in (folder / "plots").iterdir()}
+    for path in (folder / "plots").iterdir():
+        path.unlink()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / SCRIPT), "--replot", "--output-dir", str(folder)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {path.name: path.read_bytes() for path in (folder / "plots").iterdir()} == before
+
+
+def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
+    """Killed at several moments of training and measuring, then run to the end."""
+    folder, _ = finished
+    command = [sys.executable, str(ROOT / SCRIPT), *TINY, "--seeds", "0", "1", "--output-dir", str(tmp_path)]
+    total = len(list((folder / "checkpoints").glob("*.pt")))
+    kills = 0
+    for wanted in (1, total // 4, total // 2, total - 2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(tmp_path.glob("checkpoints/*.pt"))) < wanted:
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    assert kills >= 2, "the run ended before it could be killed"
+    assert not (tmp_path / "results" / "results.json").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert load_results(tmp_path / "results")["metrics"] == load_results(folder / "results")["metrics"]
+    expected, found = load_arrays(folder / "results"), load_arrays(tmp_path / "results")
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
+
+
+def test_another_configuration_sets_earlier_results_aside(tmp_path):
+    run_tiny(tmp_path)
+    first = json.loads((tmp_path / "results" / "results.json").read_text())
+    done = run_tiny(tmp_path, "--iterations", "30")
+    assert "earlier run's results" in done.stderr
+    (aside,) = (tmp_path / "results").glob("earlier-*")
+    assert json.loads((aside / "results.json").read_text()) == first
+    assert (aside / "exp1_linear_cliff.png").exists() and (aside / "arrays.npz").exists()
+    # changing a measurement's field reuses the trainings
+    done = run_tiny(tmp_path, "--iterations", "30", "--num-jacobian-states", "3")
+    assert "done in" not in done.stderr and "measured in" in done.stderr
+    # --fresh trains again, to the same numbers
+    before = load_results(tmp_path / "results")["metrics"]
+    done = run_tiny(tmp_path, "--iterations", "30", "--num-jacobian-states", "3", "--fresh")
+    assert "done in" in done.stderr
+    assert load_results(tmp_path / "results")["metrics"] == before
+
+
+def test_a_failed_criterion_changes_the_exit_code_only_with_strict(tmp_path):
+    """Sixty steps of training do not reach the closed form: a finding."""
+    done = run_tiny(tmp_path)
+    assert "FAILED" in done.stdout
+    run_tiny(tmp_path, "--strict", code=1)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--lambda-spectrum", "1"], "lambda-spectrum"),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--device", "mps"], "mps"),
+        (["--replot"], "--replot"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
+    folder = tmp_path / "new"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / SCRIPT), "--output-dir", str(folder), *args],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and words in done.stderr
+    assert not folder.exists()
+
+
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run_tiny(tmp_path / "file", code=2)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
+def test_the_trainings_run_on_their_own_and_are_reused(tmp_path, script):
+    arguments = [*TINY, "--systems", "lorenz", "--output-dir", str(tmp_path)]
+    folder = ROOT / "exp1_spectral_cliff"
+    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = {path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    assert "lorenz-flat" in names if script == "train_flat.py" else "lorenz-helm" in names
+
+
+def test_it_runs_as_a_module_and_prints_help():
+    done = subprocess.run(
+        [sys.executable, "-m", "exp1_spectral_cliff.run_experiment", "--help"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0
+    for word in ("--lambda-spectral", "--seeds", "--replot", "--fresh", "1e-3"):
+        assert word in done.stdout

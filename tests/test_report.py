@@ -1,0 +1,157 @@
+"""The report is well-formed and self-contained; the documents hold what reference/ holds."""
+
+import base64
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from common.checkpoint import ROOT
+from common.documents import document_paths, reference_results, regenerate
+from common.report import Finished, render_html
+from common.results import SCHEMA, save_results, summarise
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def content(**changes):
+    """A small results.json."""
+    row = {
+        "id": "a", "tier": "strong", "claim": "x < 1 & y", "metric": "m/T=5", "op": "<", "target": 1.0,
+        "measured": 0.5, "passed": True, "log10": False,
+    }  # fmt: skip
+    origin = {
+        "python": "3.11", "torch": "2", "numpy": "2", "device": "cpu (x)", "threads": 2, "git_commit": None,
+        "git_dirty": False, "date": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return {
+        "schema": SCHEMA, "experiment": "exp9_test", "preset": "full", "config": {}, "provenance": origin,
+        "seeds": [0, 1], "timings": {"wall_seconds": 90.0}, "criteria": [row],
+        "metrics": {"m/T=5": summarise([1.0, 2.0], "1"), "m/T=9": summarise([3.0, 3.0], "log10")},
+    } | changes  # fmt: skip
+
+
+@pytest.fixture
+def finished(tmp_path):
+    figure = tmp_path / "plots" / "a <b>.png"
+    figure.parent.mkdir()
+    figure.write_bytes(PIXEL)
+    return Finished("exp9_test", tmp_path, content(), [figure])
+
+
+def test_the_page_is_well_formed_and_self_contained(finished):
+    page = render_html([finished], {"exp8_test": "exit code 1 <bad>"})
+    tree = ElementTree.fromstring(page)
+    sources = [element.get("src") for element in tree.iter("img")]
+    assert sources and all(source.startswith("data:image/") for source in sources)
+    assert not re.search(r"https?://|<script|<link", page)
+    text = "".join(tree.itertext())
+    for word in ("x < 1 & y", "passed", "1.5 minutes", "exp8_test did not finish", "exit code 1 <bad>"):
+        assert word in text
+
+
+# --- reproduce.py ---------------------------------------------------------------------------------
+
+
+def reproduce(*args, code):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "reproduce.py"), *args], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_a_failing_experiment_is_reported_and_makes_the_exit_code_1(tmp_path):
+    done = reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", str(tmp_path), code=1)
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "exp1_spectral_cliff did not finish" in "".join(ElementTree.fromstring(page).itertext())
+    assert "exp1_spectral_cliff: exit code 2" in done.stdout
+
+
+def test_the_report_holds_criteria_and_figures_of_a_run(tmp_path):
+    folder = tmp_path / "exp1_spectral_cliff"
+    subprocess.run(
+        [
+            sys.executable, str(ROOT / "exp1_spectral_cliff" / "run_experiment.py"), "--systems", "linear",
+            "--horizons", "5", "50", "--iterations", "20", "--num-error-states", "8", "--device", "cpu",
+            "--output-dir", str(folder),
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    done = reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", str(tmp_path), code=0)
+    tree = ElementTree.fromstring((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
+    assert len(list(tree.iter("img"))) == 2
+    assert "Criteria (quick preset, 1 seed)" in done.stdout
+
+
+@pytest.mark.parametrize("args", [["--only", "exp0"], ["--seeds", "-3"], ["--presets", "full"]])
+def test_bad_input(args):
+    done = reproduce(*args, code=2)
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+# --- documents ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "reference" / "exp9_test"
+    save_results(folder, content(), {})
+    shutil.copyfile(folder / "results.json", folder / "quick.json")
+    (tmp_path / "exp9_test").mkdir()
+    return tmp_path
+
+
+def test_markers_are_filled_from_the_reference(root):
+    text = "a <!-- metric: exp9_test m/T=5 -->old<!-- end --> b <!-- metric: exp9_test/quick m/T=9 log10 --><!-- end -->"
+    once = regenerate(text, root, root)
+    assert "-->1.5 (1 to 2)<!-- end -->" in once and "-->1e+03<!-- end -->" in once
+    assert regenerate(once, root, root) == once
+
+
+def test_tables_criteria_and_galleries(root):
+    text = "\n".join([
+        "<!-- table: exp9_test m/{column} | m: model | T=5, T=9: nine -->", "<!-- end -->",
+        "<!-- criteria: exp9_test -->", "<!-- end -->",
+        "<!-- run: exp9_test --><!-- end -->",
+        "<!-- gallery: exp9_test a.png -->", "<!-- end -->",
+    ])  # fmt: skip
+    filled = regenerate(text, root, root / "exp9_test")
+    assert "| | T=5 | nine |" in filled and "| model | 1.5 (1 to 2) | 3 |" in filled
+    assert "| strong | x < 1 & y | < 1 | 0.5 | passed |" in filled
+    assert "full preset, 2 seeds, 1.5 minutes on cpu (x), 2 threads" in filled
+    assert "![a.png](../reference/exp9_test/a.png)" in filled
+
+
+def test_a_metric_that_is_not_saved_is_an_error(root):
+    with pytest.raises(KeyError):
+        regenerate("<!-- metric: exp9_test none --><!-- end -->", root, root)
+
+
+@pytest.mark.parametrize("path", document_paths(ROOT), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_generated_number_is_the_reference_runs(path):
+    text = path.read_text(encoding="utf-8")
+    assert regenerate(text, ROOT, path.parent) == text, "run: python reproduce.py --update-reference"
+    assert text.count("<!-- end -->") == len(
+        re.findall(r"<!-- (?:metric|table|criteria|run|gallery): ", text)
+    )
+
+
+def test_figures_named_in_the_documents_exist():
+    for path in document_paths(ROOT):
+        for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_the_reference_is_small_and_strict():
+    folders = [path for path in (ROOT / "reference").iterdir() if path.is_dir()]
+    assert folders
+    for folder in folders:
+        assert reference_results(ROOT, folder.name)["preset"] == "full"
+    size = sum(path.stat().st_size for path in (ROOT / "reference").rglob("*") if path.is_file())
+    assert size < 6 * 2**20
