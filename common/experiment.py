@@ -86,8 +86,12 @@ class Run:
         self.results.timings[f"{name}/train_seconds"] = float(history["seconds"])
         self.results.timings[f"{name}/parameters"] = count_parameters(model)
         for term, values in history.items():
-            if term != "seconds":
-                self.results.add_array(f"{name}/history/{term}", values)
+            if term == "seconds":
+                continue
+            self.results.add_array(f"{name}/history/{term}", values)
+            if term != "iteration":
+                last = values[-max(1, len(values) // 10) :].double().mean(0)
+                self.results.add(f"{name}/training/{term}", last, "mean over the last tenth")
 
     def measure(
         self, phase: Callable, name: str, *inputs: Any, upstream: Sequence[str] = ()

@@ -108,7 +108,10 @@ def root(tmp_path):
 
 
 def test_markers_are_filled_from_the_reference(root):
-    text = "a <!-- metric: exp9_test m/T=5 -->old<!-- end --> b <!-- metric: exp9_test/quick m/T=9 log10 --><!-- end -->"
+    text = (
+        "a <!-- metric: exp9_test m/T=5 -->old<!-- end --> "
+        "b <!-- metric: exp9_test/quick m/T=9 log10 --><!-- end -->"
+    )
     once = regenerate(text, root, root)
     assert "-->1.5 (1 to 2)<!-- end -->" in once and "-->1e+03<!-- end -->" in once
     assert regenerate(once, root, root) == once
