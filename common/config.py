@@ -202,7 +202,6 @@ EXP1_PRESETS = {
         iterations=6000,
         flat_long_iterations=24000,
         spectral_sweep=(1e-2, 3e-2, 0.3, 1.0),
-        mollified_samples=8192,
         planning_horizons=(20, 48, 100, 200, 400),
         num_problems=64,
         gd_steps=100,
