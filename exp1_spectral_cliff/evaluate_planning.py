@@ -6,6 +6,7 @@ other controls, so the oracle's distance is 0 by construction; random controls a
 Shapes: S seeds, P problems, T time, d state, d_a action dimension, C points of the curve.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -153,7 +154,8 @@ def measure_planning(
 
     Returns:
         open [H, S, P]; but for random also closed, sgd (plain gradient descent, open loop) [H, S, P],
-        curve [H, C, S, P] over gradient steps, and evaluations [H] of one open-loop plan.
+        curve [H, C, S, P] over gradient steps, evaluations and milliseconds [H] of one open-loop plan
+        (all problems are planned in one batch, which the milliseconds share).
     """
     device = measurement_device(device)
     arms = hierarchies(system, models, device)
@@ -178,7 +180,9 @@ def _plan_one_horizon(
     system: System, stages: Sequence[Sequence[Level]], problems: Problems, config: Exp1Config
 ) -> dict[str, Tensor]:
     starts, goals, initial = problems.starts, problems.goals, problems.initial
+    began = time.monotonic()
     plans = plan_in_stages(stages, starts, goals, initial, config.gd_steps, config.gd_lr)
+    milliseconds = 1e3 * (time.monotonic() - began) / starts[..., 0].numel()
     points = curve_points(config.gd_steps)
     chosen = torch.cat([torch.tanh(plans[point]) for point in points], 1)  # [S, C * P, T, d_a]
     repeats = (1, len(points), 1)
@@ -190,6 +194,7 @@ def _plan_one_horizon(
         "closed": control(system, stages, problems, config),
         "sgd": true_distance(system, starts, goals, torch.tanh(sgd)),
         "curve": curve,
+        "milliseconds": torch.tensor(milliseconds, dtype=torch.float64),
         "evaluations": torch.tensor(plan_evaluations(stages, initial.shape[2], config.gd_steps)),
     }
 
@@ -213,3 +218,5 @@ def record_planning(
         for horizon, count in zip(config.planning_horizons, measured["evaluations"], strict=True):
             counts = [count.item()] * len(config.seeds)
             results.add(f"{prefix}/planning_evaluations/T={horizon}", counts, "model evaluations")
+        for horizon, value in zip(config.planning_horizons, measured["milliseconds"], strict=True):
+            results.timings[f"{prefix}/milliseconds_per_plan/T={horizon}"] = value.item()
