@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import os
 import shutil
 import sys
 import time
@@ -17,7 +18,13 @@ from common.config import RunConfig, exit_with_error, parse_command_line
 from common.criteria import evaluate, format_table
 from common.networks import count_parameters
 from common.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
-from common.runtime import configure_logging, map_in_threads, resolve_device, seed_everything
+from common.runtime import (
+    configure_logging,
+    map_in_threads,
+    resolve_device,
+    seed_everything,
+    worker_count,
+)
 from common.viz_utils import house_style, save_figure
 
 log = logging.getLogger(__name__)
@@ -36,7 +43,7 @@ class Run:
         self.device = resolve_device(config.device)
         self.results = Results(experiment, config.seeds)
         self.fingerprints: dict[str, str] = {}
-        self.started = time.monotonic()
+        self.phase_seconds = 0.0  # of every phase so far, reused ones included
 
     # --- phases -----------------------------------------------------------------------------
 
@@ -78,13 +85,18 @@ class Run:
         trained = dict(zip(arms, map_in_threads(train, list(arms), self.device), strict=True))
         for arm, (model, history) in trained.items():
             self._record_training(f"{prefix}/{arm}", model, history)
+        seconds = [float(history["seconds"]) for _, history in trained.values()]
+        beside = worker_count(len(arms), self.device)
+        self.phase_seconds += max(*seconds, sum(seconds) / beside)  # wall clock when they ran side by side
         return {arm: model.requires_grad_(False) for arm, (model, _) in trained.items()}
 
     def _record_training(
         self, name: str, model: torch.nn.Module, history: Mapping[str, torch.Tensor]
     ) -> None:
-        self.results.timings[f"{name}/train_seconds"] = float(history["seconds"])
-        self.results.timings[f"{name}/parameters"] = count_parameters(model)
+        seconds, parameters = float(history["seconds"]), count_parameters(model)
+        log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
+        self.results.timings[f"{name}/train_seconds"] = seconds
+        self.results.timings[f"{name}/parameters"] = parameters
         for term, values in history.items():
             if term == "seconds":
                 continue
@@ -110,6 +122,7 @@ class Run:
             checkpoint.save(saved)
             log.info("%s: measured in %.1f s", name, saved["seconds"])
         self.results.timings[f"{name}/seconds"] = saved["seconds"]
+        self.phase_seconds += saved["seconds"]
         return saved["arrays"]
 
     # --- results ----------------------------------------------------------------------------
@@ -136,16 +149,10 @@ class Run:
             shutil.move(path, aside / path.name)
         log.info("an earlier run's results (another configuration) are now in %s", aside)
 
-    def _longest_session(self) -> float:
-        """Wall-clock seconds of the longest earlier session of this configuration (0 with --fresh)."""
-        if self.config.fresh or not (self.results_dir / "results.json").exists():
-            return 0.0
-        return load_results(self.results_dir)["timings"]["wall_seconds"]
-
     def save(self) -> None:
         """Write results.json and arrays.npz."""
         timings = dict(self.results.timings)
-        timings["wall_seconds"] = max(time.monotonic() - self.started, self._longest_session())
+        timings["phase_seconds"] = self.phase_seconds
         timings["peak_memory_mb"] = _peak_memory_mb(self.device)
         content = {
             "schema": SCHEMA,
@@ -225,7 +232,11 @@ def run_experiment(
     config = run.config
     if not config.replot:
         run.set_earlier_results_aside()
-        compute(run)
+        try:
+            compute(run)
+        except KeyboardInterrupt:
+            log.warning("interrupted: the same command goes on from the last checkpoint")
+            os._exit(130)  # at once; a training in a thread would be waited for, and checkpoints are atomic
         run.save()
     saved = load_results(run.results_dir)
     with house_style():

@@ -33,8 +33,8 @@ def read_finished(name: str, folder: Path) -> Finished:
 
 
 def minutes(results: Mapping[str, Any]) -> float:
-    """Wall-clock minutes of a run (its longest session: a later one reuses what the first computed)."""
-    return results["timings"]["wall_seconds"] / 60
+    """Minutes of a run's trainings and measurements, those of interrupted sessions included."""
+    return results["timings"]["phase_seconds"] / 60
 
 
 # ----------------------------------------------------------------------------------------------

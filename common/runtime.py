@@ -58,21 +58,26 @@ def configure_logging() -> None:
     )
 
 
+def worker_count(items: int, device: torch.device) -> int:
+    """Threads that `map_in_threads` uses: as many as torch has cores on a cpu, one on an accelerator."""
+    return max(1, min(items, torch.get_num_threads())) if device.type == "cpu" else 1
+
+
 def map_in_threads(function: Callable, items: Sequence, device: torch.device) -> list:
     """[function(item) for item in items], on a cpu in as many threads as it has cores.
 
     Small operations leave most of a core's second half idle; torch releases the interpreter lock while it
     computes, so two trainings side by side take about 0.7 of the time of one after the other.
     """
-    cores = torch.get_num_threads()
-    workers = min(len(items), cores) if device.type == "cpu" else 1
+    cores, workers = torch.get_num_threads(), worker_count(len(items), device)
     if workers <= 1:
         return [function(item) for item in items]
     threads_each = max(1, cores // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,))
     try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads_each,)) as pool:
-            return list(pool.map(function, items))
-    finally:
+        return list(pool.map(function, items))
+    finally:  # on an error or an interrupt, do not wait for the others
+        pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(cores)
 
 

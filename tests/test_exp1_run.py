@@ -80,7 +80,7 @@ def test_results_carry_their_origin_and_criteria(finished):
         results["provenance"]
     )
     assert {row["tier"] for row in results["criteria"]} >= {"minimum viable", "strong", "exceptional"}
-    assert results["timings"]["wall_seconds"] > 0
+    assert results["timings"]["phase_seconds"] > 0
     assert "Criteria (quick preset, 2 seeds)" in finished[1].stdout
 
 
@@ -110,7 +110,9 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished):
     arguments = [*TINY, "--seeds", "0", "1", "--output-dir", str(folder)]
     done = subprocess.run([sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True)
     assert done.returncode == 0 and "done in" not in done.stderr and "measured in" not in done.stderr
-    assert load_results(folder / "results")["metrics"] == before["metrics"]
+    after = load_results(folder / "results")
+    assert after["metrics"] == before["metrics"]
+    assert after["timings"]["phase_seconds"] == pytest.approx(before["timings"]["phase_seconds"], rel=0.1)
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
@@ -147,6 +149,24 @@ def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     expected, found = load_arrays(folder / "results"), load_arrays(tmp_path / "results")
     assert expected.keys() == found.keys()
     assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
+
+
+def test_an_interrupt_stops_at_once_and_says_how_to_go_on(tmp_path):
+    command = [
+        sys.executable,
+        str(ROOT / SCRIPT),
+        *TINY,
+        "--iterations",
+        "100000",
+        "--output-dir",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob("checkpoints/*.pt")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in stderr
 
 
 def test_another_configuration_sets_earlier_results_aside(tmp_path):

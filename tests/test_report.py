@@ -31,7 +31,7 @@ def content(**changes):
     }  # fmt: skip
     return {
         "schema": SCHEMA, "experiment": "exp9_test", "preset": "full", "config": {}, "provenance": origin,
-        "seeds": [0, 1], "timings": {"wall_seconds": 90.0}, "criteria": [row],
+        "seeds": [0, 1], "timings": {"phase_seconds": 90.0}, "criteria": [row],
         "metrics": {"m/T=5": summarise([1.0, 2.0], "1"), "m/T=9": summarise([3.0, 3.0], "log10")},
     } | changes  # fmt: skip
 
