@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.config import RunConfig, parse_command_line, reject
+from common.config import RunConfig, exit_with_error, parse_command_line, reject
 from common.criteria import format_table
 from common.documents import update_documents
 from common.report import Finished, read_finished, render_html
-from common.runtime import configure_logging
+from common.runtime import configure_logging, resolve_device
 
 log = logging.getLogger("reproduce")
 
@@ -46,6 +46,8 @@ class ReproduceConfig(RunConfig):
         super().__post_init__()
         if any(seed < 0 for seed in self.seeds):
             reject("seeds", self.seeds, "whole numbers >= 0")
+        if self.update_reference and (self.seeds or self.replot):
+            reject("update_reference", True, "without --seeds and --replot: the reference is a whole preset")
 
 
 PRESETS = {name: ReproduceConfig(preset=name) for name in ("quick", "full")}
@@ -101,15 +103,22 @@ def update_reference(finished: list[Finished]) -> None:
         shutil.copyfile(results, target / "results.json")
     size = sum(path.stat().st_size for path in (ROOT / "reference").rglob("*") if path.is_file()) / 2**20
     log.info("reference/ holds %.1f MB (at most %.0f)", size, REFERENCE_LIMIT_MB)
-    update_documents(ROOT)
+    try:
+        update_documents(ROOT)
+    except FileNotFoundError as missing:
+        log.warning("documents not rewritten: they also name a run that is not there (%s)", missing.filename)
 
 
 def main() -> int:
     config = parse_command_line(PRESETS)
     configure_logging()
-    finished, failures = run_all(config)
     report_dir = ROOT / "report" if config.output_dir is None else config.output_dir.resolve() / "report"
-    report_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        resolve_device(config.device)
+        report_dir.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        exit_with_error(str(error))
+    finished, failures = run_all(config)
     (report_dir / "index.html").write_text(render_html(finished, failures), encoding="utf-8")
     for experiment in finished:
         results = experiment.results

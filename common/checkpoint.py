@@ -66,6 +66,7 @@ class Checkpoint:
 
     path: Path
     fingerprint: str
+    every: int = 500  # optimiser steps between two saves of a training
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write atomically; `payload` holds tensors and plain Python values."""

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, get_args
 
 import tyro
 
@@ -46,7 +46,7 @@ class RunConfig:
     # size of the run: quick takes minutes on a laptop, full is what the README reports
     preset: Literal["quick", "full"] = "quick"
     # training seeds; every metric is reported for each of them
-    seeds: tuple[int, ...] = bounded((0,), low=0)
+    seeds: tuple[int, ...] = bounded((0,), low=0, high=2**63 - 1)
     # where to compute; auto takes cuda, then mps, then cpu
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     # folder that gets results/, plots/ and checkpoints/ (default: the experiment's own)
@@ -134,7 +134,7 @@ class Exp1Config(RunConfig):
     hidden_dim: int = bounded(128, low=1)
     # width of HELM's latent state
     d_latent: int = bounded(32, low=1)
-    # transitions (or rollouts times their length) in a batch
+    # transitions in a batch; rollouts of K macro steps come in batches of batch_size / K, at least 64
     batch_size: int = bounded(256, low=1)
     # optimiser steps of every model
     iterations: int = bounded(2000, low=1)
@@ -151,7 +151,8 @@ class Exp1Config(RunConfig):
     spectral_sweep: tuple[float, ...] = bounded((1.0,), low=0.0, rising=True)
     # the penalty's weight on the linear system, where it is ridge regression
     lambda_spectral_linear: float = bounded(0.06, low=0.0)
-    # standard deviation of the start and action noise that mollifies the rollout map [normalised units]
+    # standard deviation of the start and action noise in HELM's training [normalised units]; 0: none,
+    # and the mollified true system is left out
     hf_noise_sigma: float = bounded(0.05, low=0.0)
     # environment steps in one macro step N (try 2, 4, 8)
     coarse_stride: int = bounded(4, low=1)
@@ -169,7 +170,8 @@ class Exp1Config(RunConfig):
     gradient_noise: float = bounded(0.1, above=0.0)
     # horizons of the gradient comparison [steps]
     gradient_horizons: tuple[int, ...] = bounded((20, 48, 100, 200, 400), low=1, rising=True)
-    # horizons of planning by gradient descent [steps]
+    # horizons of planning by gradient descent [steps]; the documents' 10 20 30 50 80 end where the
+    # difficulty begins (the flat gradient is noise from about 50 on); the full preset goes to 400
     planning_horizons: tuple[int, ...] = bounded((20, 48, 100), low=1, rising=True)
     # planning problems (start and reachable goal) for each horizon
     num_problems: int = bounded(32, low=1)
@@ -182,8 +184,15 @@ class Exp1Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.systems or len(set(self.systems)) != len(self.systems):
-            reject("systems", self.systems, "at least one system, each once")
+        known = get_args(Exp1System)
+        if (
+            not self.systems
+            or len(set(self.systems)) != len(self.systems)
+            or not set(self.systems) <= set(known)
+        ):
+            reject("systems", self.systems, f"at least one of {', '.join(known)}, each once")
+        if len({f"{weight:g}" for weight in self.spectral_sweep}) != len(self.spectral_sweep):
+            reject("spectral_sweep", self.spectral_sweep, "weights that differ in their first six digits")
         longest = max(self.macro_rollouts) * max(self.coarse_stride, self.cascade_stride)
         if self.trajectory_length <= longest:
             reject(
@@ -241,11 +250,12 @@ def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None
 
 
 def _named_preset(args: Sequence[str]) -> str:
+    named = "quick"
     for position, arg in enumerate(args):
         name, _, value = arg.partition("=")
-        if name == "--preset":
-            return value or (args[position + 1] if position + 1 < len(args) else "")
-    return "quick"
+        if name == "--preset":  # the last one counts, as for every flag
+            named = value or (args[position + 1] if position + 1 < len(args) else "")
+    return named
 
 
 def _first_paragraph(box: str) -> str:

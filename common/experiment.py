@@ -52,7 +52,8 @@ class Run:
         mark = fingerprint(view, phase.__code__.co_filename, [name, *inputs])
         self.fingerprints[name] = mark
         stem = name.replace("/", "-")
-        checkpoint = Checkpoint(self.checkpoints_dir / f"{stem}-{mark[:10]}.pt", mark)
+        path = self.checkpoints_dir / f"{stem}-{mark[:10]}.pt"
+        checkpoint = Checkpoint(path, mark, self.config.checkpoint_every)
         if self.config.fresh:
             checkpoint.discard()
         return view, checkpoint
@@ -117,7 +118,7 @@ class Run:
         if saved is None:
             began = time.monotonic()
             arrays = phase(*inputs, config=view, device=self.device)
-            arrays = {key: value.cpu() for key, value in arrays.items()}
+            arrays = {key: value.cpu().clone() for key, value in arrays.items()}  # a view would save its base
             saved = {"arrays": arrays, "seconds": time.monotonic() - began}
             checkpoint.save(saved)
             log.info("%s: measured in %.1f s", name, saved["seconds"])
@@ -134,16 +135,17 @@ class Run:
         try:
             if load_results(self.results_dir)["config"] == _plain(self.config.identity()):
                 return
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is unreadable: set aside", self.results_dir / "results.json")
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         taken = len(list(self.results_dir.glob(f"earlier-{stamp}*")))
         aside = self.results_dir / (f"earlier-{stamp}-{taken}" if taken else f"earlier-{stamp}")
         aside.mkdir()
+        # results.json goes last: while it is there, an interrupted move is taken up again
         kept = [
-            *self.results_dir.glob("*.json"),
-            *self.results_dir.glob("*.npz"),
             *self.plots_dir.glob("*.*"),
+            *self.results_dir.glob("*.npz"),
+            *self.results_dir.glob("*.json"),
         ]
         for path in kept:
             shutil.move(path, aside / path.name)
@@ -197,6 +199,7 @@ def start_run(
         run = Run(experiment, config, folder)
         if config.replot:
             load_results(run.results_dir)
+            load_arrays(run.results_dir)
         else:
             run.results_dir.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
@@ -205,6 +208,32 @@ def start_run(
         exit_with_error(str(error))
     seed_everything(config.seeds[0])
     return run
+
+
+def work(run: Run, compute: Callable[[Run], None]) -> None:
+    """compute(run); an interrupt or a training that diverged ends the program at once, with one line.
+
+    A training in another thread would be waited for at exit; checkpoints are atomic, so nothing is lost.
+    """
+    try:
+        compute(run)
+    except KeyboardInterrupt:
+        log.warning("interrupted: the same command goes on from the last checkpoint")
+        os._exit(130)
+    except FloatingPointError as error:
+        log.error("%s", error)
+        os._exit(1)
+
+
+def run_training(
+    experiment: str, folder: Path, presets: Mapping[str, RunConfig], train: Callable[[Run], None]
+) -> None:
+    """What every train_*.py does on its own: leave the checkpoints that run_experiment.py reuses."""
+    run = start_run(experiment, folder, presets)
+    if run.config.replot:
+        exit_with_error("replot (--replot) = True: allowed: only with run_experiment.py")
+    work(run, train)
+    print(f"Checkpoints: {run.checkpoints_dir}")
 
 
 def run_experiment(
@@ -229,14 +258,9 @@ def run_experiment(
         exit code: 0, or with --strict 1 where a criterion failed.
     """
     run = start_run(experiment, folder, presets, args)
-    config = run.config
-    if not config.replot:
+    if not run.config.replot:
         run.set_earlier_results_aside()
-        try:
-            compute(run)
-        except KeyboardInterrupt:
-            log.warning("interrupted: the same command goes on from the last checkpoint")
-            os._exit(130)  # at once; a training in a thread would be waited for, and checkpoints are atomic
+        work(run, compute)
         run.save()
     saved = load_results(run.results_dir)
     with house_style():
@@ -245,4 +269,4 @@ def run_experiment(
     print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
     print(f"\nFigures: {run.plots_dir}\nNumbers: {run.results_dir / 'results.json'}")
     failed = any(criterion["passed"] is False for criterion in saved["criteria"])
-    return 1 if config.strict and failed else 0
+    return 1 if run.config.strict and failed else 0

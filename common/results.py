@@ -109,8 +109,8 @@ def load_results(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds {constant}, which is not strict JSON")
 
     content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    if content.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {content.get('schema')}, this code reads {SCHEMA}")
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or "metrics" not in content:
+        raise ValueError(f"{path} is not a results.json of schema {SCHEMA}")
     return content
 
 

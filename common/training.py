@@ -27,7 +27,6 @@ def fit(
     stream: str,
     clip_norm: float | None = None,
     checkpoint: Checkpoint | None = None,
-    checkpoint_every: int = 500,
 ) -> dict[str, Tensor]:
     """Train an ensemble module in place, each member as if it were alone.
 
@@ -44,8 +43,7 @@ def fit(
         label: names the training in the log.
         stream: names the random stream of the draws; arms that name the same one see the same draws.
         clip_norm: largest gradient norm of a member; None for no clipping.
-        checkpoint: where to resume from and save to.
-        checkpoint_every: iterations between saves.
+        checkpoint: where to resume from and save to, and how often.
 
     Returns:
         history: `iteration` [L] and every loss term [L, S]; `seconds` of training, over all sessions.
@@ -61,8 +59,8 @@ def fit(
         progress = Progress(iterations, label, initial=training.iteration)
         while training.iteration < iterations:
             progress.update(training.step(clip_norm))
-            due = training.iteration % checkpoint_every == 0 or training.iteration == iterations
-            if checkpoint is not None and due:
+            last = training.iteration == iterations
+            if checkpoint is not None and (last or training.iteration % checkpoint.every == 0):
                 training.require_finite()
                 checkpoint.save(training.state())
         progress.close(training.describe())

@@ -20,6 +20,7 @@ from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacob
 from common.results import Results
 from common.runtime import generators, measurement_device
 from exp1_spectral_cliff.dataset import (
+    EVALUATION_FIELDS,
     PUBLISHED_LINEAR_HORIZON,
     LinearSystem,
     System,
@@ -29,7 +30,7 @@ from exp1_spectral_cliff.dataset import (
 from exp1_spectral_cliff.models import Level, TrueLevel, cascade_levels, rollout, split_actions
 
 MOLLIFIED_LONGEST = 50  # beyond this the Monte-Carlo estimate needs more samples than it is worth
-LN10 = math.log(10.0)
+FAR = 50  # horizons from here on count as far
 
 # ----------------------------------------------------------------------------------------------
 # The arms: which levels each of them is rolled out with
@@ -41,7 +42,8 @@ def hierarchies(
 ) -> dict[str, list[Level]]:
     """The levels of each arm, finest first, in float64 on the measurement device.
 
-    A HELM arm covers what its stride does not divide with the flat model's steps.
+    A HELM arm covers what its stride does not divide with the flat model's steps. `helm_blind` is HELM
+    started from another trajectory's state: its error is what HELM knows from the actions alone.
     """
     exact = {name: copy.deepcopy(model).to(device, torch.float64) for name, model in models.items()}
     arms: dict[str, list[Level]] = {"true": [TrueLevel(system)]}
@@ -49,6 +51,7 @@ def hierarchies(
         arms[name] = [model] if model.stride == 1 else [exact["flat"], model]
     if "helm" in exact:
         arms["cascade"] = [exact["flat"], exact["helm"], exact["helm_coarse"]]
+        arms["helm_blind"] = arms["helm"]
     return arms
 
 
@@ -79,7 +82,7 @@ def prediction_error(predicted: Tensor, true: Tensor) -> Tensor:
     return ((predicted - true).square().mean((1, 2)) / variance).sqrt()
 
 
-@uses("seeds", "horizons", "num_jacobian_states", "num_error_states", "cascade_switch")
+@uses(*EVALUATION_FIELDS, "cascade_switch")
 def measure_spectrum(
     system: System,
     models: Mapping[str, nn.Module],
@@ -98,6 +101,8 @@ def measure_spectrum(
     levels = hierarchies(system, models, device)[arm]
     data = data.to(device)
     starts = data.states[:, :, 0]
+    if arm == "helm_blind":
+        starts = starts.roll(1, dims=1)
     few = config.num_jacobian_states
     if len(levels) == 1:  # one pass serves every horizon
         norms = _single_level_norms(levels[0], starts[:, :few], data.actions[:, :few], config.horizons)
@@ -143,18 +148,19 @@ def _single_level_norms(
     return tuple(torch.stack(values) for values in zip(*(norms[t] for t in horizons), strict=True))
 
 
-def growth_rate(log10_norms: Tensor, horizons: Sequence[int], shortest: int = 50) -> Tensor:
-    """Least-squares slope of the median log10 ||J_s|| over T >= `shortest`: [H, S, B] -> [S], per step."""
-    far = [index for index, horizon in enumerate(horizons) if horizon >= shortest]
-    if len(far) < 2:
-        return torch.full((log10_norms.shape[1],), math.nan, dtype=torch.float64)
+def growth_rate(log10_norms: Tensor, horizons: Sequence[int]) -> Tensor:
+    """Least-squares slope of the median log10 ||J_s|| over T >= 50: [H, S, B] -> [S], per step.
+
+    At least two of the horizons must be that far.
+    """
+    far = [index for index, horizon in enumerate(horizons) if horizon >= FAR]
     t = torch.tensor([float(horizons[index]) for index in far], dtype=torch.float64)
     medians = log10_norms[far].median(-1).values  # [H', S]
     centred = t - t.mean()
     return (centred[:, None] * (medians - medians.mean(0))).sum(0) / centred.square().sum()
 
 
-@uses("seeds", "horizons", "num_error_states")
+@uses(*EVALUATION_FIELDS)
 def measure_lyapunov(
     system: System, data: Trajectories, *, config: Exp1Config, device: torch.device
 ) -> dict[str, Tensor]:
@@ -244,19 +250,23 @@ def _normals(shape: tuple[int, ...], draws: Sequence[torch.Generator]) -> Tensor
     return torch.stack([torch.randn(shape, generator=draw, dtype=torch.float64) for draw in draws])
 
 
-@uses("seeds", "horizons", "hf_noise_sigma", "mollified_samples", "num_jacobian_states")
+@uses(*EVALUATION_FIELDS, "hf_noise_sigma", "mollified_samples")
 def measure_mollified(
     system: System, data: Trajectories, *, config: Exp1Config, device: torch.device
 ) -> dict[str, Tensor]:
     """The mollified true system's norms at the horizons up to 50, and the Stein bound at all.
 
     Returns:
-        horizons [H'], log10_jacobian_state and log10_jacobian_action [H', S], the median over the start
-        states as for every model, and log10_stein_bound [H, S].
+        log10_stein_bound [H, S] and, where a horizon is at most 50, horizons [H'], log10_jacobian_state and
+        log10_jacobian_action [H', S], the median over the start states as for every model.
     """
     device = measurement_device(device)
     sigma = config.hf_noise_sigma
+    bound = [stein_bound(data.states[:, :, horizon], sigma).log10() for horizon in config.horizons]
+    measured = {"log10_stein_bound": torch.stack(bound)}
     short = [horizon for horizon in config.horizons if horizon <= MOLLIFIED_LONGEST]
+    if not short:
+        return measured
     few = data.states[:, : config.num_jacobian_states, 0].to(device)
     actions = data.actions[:, : config.num_jacobian_states, : max(short)].to(device)
     draws = generators(config.seeds, f"{system.name}/mollified")
@@ -268,13 +278,10 @@ def measure_mollified(
         torch.cat(parts, -1).median(-1).values for parts in zip(*chunks, strict=True)
     )
     rows = [horizon - 1 for horizon in short]
-    return {
+    return measured | {
         "horizons": torch.tensor(short),
         "log10_jacobian_state": 0.5 * state[rows].log10(),
         "log10_jacobian_action": 0.5 * action[rows].log10(),
-        "log10_stein_bound": torch.stack(
-            [stein_bound(data.states[:, :, horizon], sigma).log10() for horizon in config.horizons]
-        ),
     }
 
 
@@ -290,7 +297,7 @@ def action_gradient(levels: Sequence[Level], starts: Tensor, actions: Tensor, go
     return torch.autograd.grad(energy, actions)[0]
 
 
-@uses("seeds", "gradient_horizons", "gradient_noise", "num_jacobian_states")
+@uses(*EVALUATION_FIELDS, "gradient_noise")
 def measure_gradient_agreement(
     system: System,
     models: Mapping[str, nn.Module],
@@ -336,7 +343,7 @@ def measure_gradient_agreement(
 SHOWN_STEPS = 100
 
 
-@uses("seeds", "horizons", "num_error_states")
+@uses(*EVALUATION_FIELDS)
 def sample_rollouts(
     system: System,
     models: Mapping[str, nn.Module],
@@ -394,6 +401,8 @@ def record_growth(
 ) -> None:
     """Growth rates of true and flat beside the Lyapunov exponent; flat's relative deviation from it."""
     results.add(f"{system.name}/true/lyapunov_exponent", exponent, "log10/step")
+    if sum(horizon >= FAR for horizon in horizons) < 2:
+        return  # a slope needs two points
     for arm in ("true", "flat"):
         rate = growth_rate(spectra[arm]["log10_jacobian_state"], horizons)
         results.add(f"{system.name}/{arm}/growth_rate", rate, "log10/step")
@@ -420,27 +429,29 @@ def record_linear(results: Results, system: LinearSystem, config: Exp1Config) ->
         results.add(f"linear/{name}/predicted/T={horizon}", [predicted] * len(log10))
 
 
-FAR = 50  # horizons from here on count as far
-
-
 def record_ablation(results: Results, system: System, horizons: Sequence[int]) -> None:
-    """The worst NRMSE over T >= 50 of HELM and of each arm that lacks one part.
+    """The worst NRMSE over T >= 50 of HELM with one part changed, and the synergy of its two main parts.
 
-    Metrics {system}/{arm}/far_nrmse, and {system}/best_single_component/far_nrmse for the better of the
-    bounded latent without multi-step loss and the multi-step loss without bounded latent.
+    Metrics {system}/{arm}/far_nrmse; {system}/best_single_component/far_nrmse for the better of the bounded
+    latent alone and the multi-step loss alone; {system}/synergy/log10_far_nrmse, by how much both parts
+    together lower log10 far_nrmse beyond the sum of what each lowers it alone (above 0: synergy).
     """
     far = [horizon for horizon in horizons if horizon >= FAR]
     if not far:
         return
-    worst = {}
-    for arm in ("helm", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step"):
+    worst: dict[str, list[float]] = {}
+    for arm in ("helm", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step", "helm_neither"):
         per_horizon = [results.metrics[f"{system.name}/{arm}/nrmse/T={horizon}"]["values"] for horizon in far]
         worst[arm] = [
             math.inf if None in values else max(values) for values in zip(*per_horizon, strict=True)
         ]
         results.add(f"{system.name}/{arm}/far_nrmse", worst[arm])
-    best = [min(pair) for pair in zip(worst["helm_one_step"], worst["helm_unbounded"], strict=True)]
+    alone = [worst["helm_one_step"], worst["helm_unbounded"]]
+    best = [min(pair) for pair in zip(*alone, strict=True)]
     results.add(f"{system.name}/best_single_component/far_nrmse", best)
+    together = torch.tensor([worst["helm"], worst["helm_neither"], *alone], dtype=torch.float64).log10()
+    synergy = together[2] + together[3] - together[0] - together[1]
+    results.add(f"{system.name}/synergy/log10_far_nrmse", synergy, "log10")
 
 
 def record_mollified(
@@ -448,13 +459,12 @@ def record_mollified(
 ) -> None:
     """Metrics {system}/mollified_true/log10_{jacobian_state,jacobian_action,stein_bound}/T={T}."""
     prefix = f"{system.name}/mollified_true"
-    short = measured["horizons"].tolist()
-    results.add_array(f"{prefix}/horizons", measured["horizons"])
-    for quantity, rows in (
-        ("log10_jacobian_state", short),
-        ("log10_jacobian_action", short),
-        ("log10_stein_bound", horizons),
-    ):
+    rows_of = {"log10_stein_bound": horizons}
+    if "horizons" in measured:
+        short = measured["horizons"].tolist()
+        rows_of |= {"log10_jacobian_state": short, "log10_jacobian_action": short}
+        results.add_array(f"{prefix}/horizons", measured["horizons"])
+    for quantity, rows in rows_of.items():
         results.add_array(f"{prefix}/{quantity}", measured[quantity])
         for horizon, values in zip(rows, measured[quantity], strict=True):
             results.add(f"{prefix}/{quantity}/T={horizon}", values, "log10")

@@ -209,11 +209,16 @@ def training_trajectories(system: System, config: Exp1Config) -> Trajectories:
     return Trajectories(*simulate(system, count, length, draws)).to(torch.float32)
 
 
+# The fields that shape the evaluation trajectories: every phase that measures on them declares these.
+EVALUATION_FIELDS = ("seeds", "horizons", "gradient_horizons", "num_jacobian_states", "num_error_states")
+
+
 def evaluation_trajectories(system: System, config: Exp1Config) -> Trajectories:
     """Unseen trajectories of the longest horizon, on which every model of a seed is measured; float64."""
     draws = generators(config.seeds, f"{system.name}/evaluation")
     count = max(config.num_error_states, config.num_jacobian_states)
-    return Trajectories(*simulate(system, count, max(config.horizons), draws))
+    length = max(*config.horizons, *config.gradient_horizons)
+    return Trajectories(*simulate(system, count, length, draws))
 
 
 def draw_windows(

@@ -122,7 +122,7 @@ def segments(levels: Sequence[Level], horizon: int) -> list[tuple[Level, int]]:
     """
     assert min(level.stride for level in levels) == 1, "a hierarchy needs a level of stride 1"
     parts = []
-    for level in sorted(levels, key=lambda level: -level.stride):
+    for level in sorted(reversed(levels), key=lambda level: -level.stride):  # of equal strides, the last
         count, horizon = divmod(horizon, level.stride)
         if count:
             parts.append((level, count))

@@ -56,8 +56,7 @@ def compute(run: Run) -> None:
             record_linear(run.results, system, run.config)
             continue
         analyse_smoothing(run, system, models, evaluation)
-        if name == "lorenz":  # at dt 0.33 a gradient through 20 steps is already noise
-            plan(run, system, models)
+        plan(run, system, models)
 
 
 def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
@@ -79,8 +78,9 @@ def analyse_smoothing(run: Run, system: System, models: dict[str, nn.Module], da
     """What smoothing explains: the mollified true system, gradients that hold, rollouts on the attractor."""
     upstream = [f"{system.name}/{model}" for model in models]
     record_ablation(run.results, system, run.config.horizons)
-    mollified = run.measure(measure_mollified, f"{system.name}/mollified", system, data)
-    record_mollified(run.results, system, mollified, run.config.horizons)
+    if run.config.hf_noise_sigma > 0:
+        mollified = run.measure(measure_mollified, f"{system.name}/mollified", system, data)
+        record_mollified(run.results, system, mollified, run.config.horizons)
     cosines = run.measure(
         measure_gradient_agreement, f"{system.name}/gradients", system, models, data, upstream=upstream
     )

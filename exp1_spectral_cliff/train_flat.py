@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP1_PRESETS, LAMBDA_SPECTRAL_PUBLISHED, Exp1Config
-from common.experiment import Run, start_run
+from common.experiment import Run, run_training
 from common.regularizers import spectral_penalty
 from common.training import fit
 from exp1_spectral_cliff.dataset import (
@@ -58,7 +58,7 @@ def flat_arms(system: System, config: Exp1Config) -> dict[str, FlatArm]:
     return arms
 
 
-@uses("seeds", "hidden_dim", "batch_size", "learning_rate", "checkpoint_every",
+@uses("seeds", "hidden_dim", "batch_size", "learning_rate",
       "num_trajectories", "trajectory_length")  # fmt: skip
 def train_flat(
     system: System,
@@ -114,7 +114,6 @@ def train_flat(
         stream=stream,
         clip_norm=CLIP_NORM,
         checkpoint=checkpoint,
-        checkpoint_every=config.checkpoint_every,
     )
     return model, history
 
@@ -124,12 +123,12 @@ def train_flat_arms(run: Run, system: System, data: Trajectories) -> dict[str, n
     return run.train_arms(train_flat, system.name, system, data, arms=flat_arms(system, run.config))
 
 
-def main() -> None:
-    run = start_run("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS)
+def train_every_system(run: Run) -> None:
+    """The flat arms of every system of the configuration."""
     for name in run.config.systems:
         system = make_system(name)
         train_flat_arms(run, system, training_trajectories(system, run.config))
 
 
 if __name__ == "__main__":
-    main()
+    run_training("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_every_system)

@@ -27,7 +27,7 @@ def train(checkpoint, stop_at=None, seeds=SEEDS, iterations=60):
 
     history = fit(
         module, loss, seeds=seeds, iterations=iterations, learning_rate=1e-2, label="test", stream="test",
-        clip_norm=1.0, checkpoint=checkpoint, checkpoint_every=10,
+        clip_norm=1.0, checkpoint=checkpoint,
     )  # fmt: skip
     return module.state_dict(), history
 
@@ -35,7 +35,7 @@ def train(checkpoint, stop_at=None, seeds=SEEDS, iterations=60):
 @pytest.mark.parametrize("stop_at", [3, 10, 37, 59])
 def test_an_interrupted_training_resumes_to_the_bit(tmp_path, stop_at):
     expected, expected_history = train(None)
-    checkpoint = Checkpoint(tmp_path / "a.pt", "mark")
+    checkpoint = Checkpoint(tmp_path / "a.pt", "mark", every=10)
     with pytest.raises(KeyboardInterrupt):
         train(checkpoint, stop_at)
     weights, history = train(checkpoint)
@@ -164,6 +164,15 @@ def test_every_field_belongs_to_a_phase_or_to_the_run():
         "iterations", "flat_long_iterations", "lambda_spectral", "lambda_spectral_linear", "spectral_sweep",
         "hf_noise_sigma", "coarse_stride", "macro_rollouts", "cascade_stride",
     }  # fmt: skip
-    of_the_run = {"preset", "device", "output_dir", "replot", "fresh", "strict", "systems"}
+    of_the_run = {
+        "preset",
+        "device",
+        "output_dir",
+        "replot",
+        "fresh",
+        "strict",
+        "systems",
+        "checkpoint_every",
+    }
     fields = {spec.name for spec in dataclasses.fields(Exp1Config)}
     assert fields == used | in_arms | of_the_run

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -139,7 +138,7 @@ def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
         while process.poll() is None and len(list(tmp_path.glob("checkpoints/*.pt"))) < wanted:
             time.sleep(0.02)
         if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()  # SIGKILL
             kills += 1
         process.wait()
     assert kills >= 2, "the run ended before it could be killed"
@@ -151,16 +150,11 @@ def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
 
 
-def test_an_interrupt_stops_at_once_and_says_how_to_go_on(tmp_path):
-    command = [
-        sys.executable,
-        str(ROOT / SCRIPT),
-        *TINY,
-        "--iterations",
-        "100000",
-        "--output-dir",
-        str(tmp_path),
-    ]
+@pytest.mark.skipif(sys.platform == "win32", reason="a console interrupt cannot be sent to one process")
+@pytest.mark.parametrize("script", ["run_experiment.py", "train_helm.py"])
+def test_an_interrupt_stops_at_once_and_says_how_to_go_on(tmp_path, script):
+    path = ROOT / "exp1_spectral_cliff" / script
+    command = [sys.executable, str(path), *TINY, "--iterations", "100000", "--output-dir", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(tmp_path.glob("checkpoints/*.pt")):
         time.sleep(0.05)
@@ -201,6 +195,8 @@ def test_a_failed_criterion_changes_the_exit_code_only_with_strict(tmp_path):
         (["--batch-size", "0"], "--batch-size"),
         (["--device", "mps"], "mps"),
         (["--replot"], "--replot"),
+        (["--seeds", "99999999999999999999"], "--seeds"),
+        (["--preset", "full", "--preset", "fast"], "--preset"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
@@ -213,6 +209,36 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, w
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and words in done.stderr
     assert not folder.exists()
+
+
+def test_a_changed_evaluation_field_measures_anew_as_a_fresh_run_would(tmp_path):
+    """Data reach a measurement from outside its fields; what shapes them must be among these."""
+    run_tiny(tmp_path / "reused")
+    for flags in (["--num-error-states", "9"], ["--num-jacobian-states", "9"], ["--horizons", "4", "60"]):
+        run_tiny(tmp_path / "reused", *flags)
+        run_tiny(tmp_path / "new", *flags, "--fresh")
+        reused, new = (load_results(tmp_path / name / "results")["metrics"] for name in ("reused", "new"))
+        assert reused == new
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--horizons", "60", "120", "--gradient-horizons", "5", "200"],
+        ["--horizons", "7", "--coarse-stride", "1", "--lambda-spectral", "0", "--hf-noise-sigma", "0"],
+        ["--horizons", "50", "--coarse-stride", "16", "--macro-rollouts", "1", "--spectral-sweep", "0.1"],
+    ],
+)
+def test_unusual_settings_run_to_the_end(tmp_path, flags):
+    arguments = [*TINY, "--systems", "lorenz", "--iterations", "10", "--output-dir", str(tmp_path), *flags]
+    done = subprocess.run([sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plots" / "exp1_spectral_cliff.png").exists()
+
+
+def test_a_diverging_training_is_one_line(tmp_path):
+    done = run_tiny(tmp_path, "--learning-rate", "1e30", code=1)
+    assert "Traceback" not in done.stderr and "not finite" in done.stderr
 
 
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path):

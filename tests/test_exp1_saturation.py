@@ -7,7 +7,7 @@ import torch
 
 from common.config import Exp1Config
 from common.criteria import SATURATION, evaluate_all
-from common.results import Results
+from common.results import Results, summarise
 from exp1_spectral_cliff.analyze_spectrum import measure_spectrum, record_spectrum
 from exp1_spectral_cliff.dataset import evaluation_trajectories, make_system
 
@@ -63,6 +63,13 @@ def flat_spectrum(data):
     return measure_spectrum(SYSTEM, {"flat": ExactModel()}, "flat", data, config=CONFIG, device=CPU)
 
 
+class BlindModel(ExactModel):
+    """Answers to the recent actions and knows nothing of the start."""
+
+    def step(self, latents, blocks):
+        return 0.0 * latents + 0.55 * blocks
+
+
 def verdicts(model, data, flat_spectrum):
     """The saturation criteria with a model in HELM's place."""
     results = Results("test", CONFIG.seeds)
@@ -70,18 +77,32 @@ def verdicts(model, data, flat_spectrum):
     spectrum = measure_spectrum(SYSTEM, {"flat": model}, "flat", data, config=CONFIG, device=CPU)
     record_spectrum(results, SYSTEM, "helm", spectrum, CONFIG.horizons)
     rows = evaluate_all(SATURATION, results.metrics)
-    return {row["id"].rpartition("/")[2]: row["passed"] for row in rows}
+    return {row["id"].removeprefix("lorenz/saturation").strip("/") or "whole": row["passed"] for row in rows}
 
 
 def test_a_constant_model_fails(data, flat_spectrum):
     found = verdicts(ConstantModel(), data, flat_spectrum)
     assert found["error_T4"] is False and found["error_T50"] is False and found["responds"] is False
+    assert found["whole"] is False
 
 
 def test_exact_then_mean_fails(data, flat_spectrum):
     found = verdicts(ExactThenMean(), data, flat_spectrum)
     assert found["error_T4"] is True, "it is exact where it is easy"
     assert found["error_T50"] is False and found["responds"] is False
+    assert found["whole"] is False
+
+
+def test_a_model_that_only_answers_to_recent_actions_fails(data, flat_spectrum):
+    found = verdicts(BlindModel(), data, flat_spectrum)
+    assert found["responds"] is True
+    assert found["error_T4"] is False and found["whole"] is False
+
+
+def test_saturation_is_not_claimed_where_the_far_horizons_were_not_measured():
+    small = {"log10_jacobian_state": 0.1, "log10_jacobian_action": 0.1, "nrmse": 0.1}
+    metrics = {f"lorenz/helm/{name}/T=4": summarise([value], "1") for name, value in small.items()}
+    assert evaluate_all(SATURATION, metrics)[-1]["passed"] is None
 
 
 def test_an_exact_model_fails_by_exploding(data, flat_spectrum):

@@ -24,6 +24,7 @@ from exp1_spectral_cliff.models import FlatModel, HelmModel, TrueLevel, cascade_
 
 TINY = Exp1Config(
     horizons=(1, 4, 7, 60, 120),
+    gradient_horizons=(5,),
     num_trajectories=4,
     trajectory_length=200,
     num_jacobian_states=3,
@@ -126,6 +127,11 @@ def test_segments_cover_every_horizon(horizon, strides):
     coarsest = max(level.stride for level in levels)
     taken = sum(count for level, count in parts if level.stride == coarsest)
     assert taken == horizon // coarsest
+
+
+def test_of_equal_strides_the_last_level_counts():
+    levels = [Stride(1), Stride(1)]
+    assert segments(levels, 7) == [(levels[1], 7)]
 
 
 def test_the_cascade_adds_a_level_beyond_each_switch():
