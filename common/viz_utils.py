@@ -22,6 +22,7 @@ COLORS = {
     "spectral": "#E69F00",
     "spectral_published": "#F0C060",
     "helm": "#0072B2",
+    "helm_blind": "#0072B2",
     "helm_refined": "#56B4E9",
     "cascade": "#009E73",
     "mollified_true": "#CC79A7",

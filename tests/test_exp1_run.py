@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, w
 def test_a_changed_evaluation_field_measures_anew_as_a_fresh_run_would(tmp_path):
     """Data reach a measurement from outside its fields; what shapes them must be among these."""
     run_tiny(tmp_path / "reused")
-    for flags in (["--num-error-states", "9"], ["--num-jacobian-states", "9"], ["--horizons", "4", "60"]):
+    for flags in (["--num-error-states", "9"], ["--horizons", "4", "60"]):
         run_tiny(tmp_path / "reused", *flags)
         run_tiny(tmp_path / "new", *flags, "--fresh")
         reused, new = (load_results(tmp_path / name / "results")["metrics"] for name in ("reused", "new"))
