@@ -216,6 +216,7 @@ def draw_ablation(system: str, arrays: Arrays, horizons: np.ndarray) -> Figure:
         axis.set_ylabel(rf"$\Vert {symbol} \Vert_F$, median state")
     axes[0, 2].axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
     axes[0, 2].set_yscale("log")
+    axes[0, 2].set_ylim(0.04, 100)  # one-step loss without bound leaves it
     axes[0, 2].set_ylabel("prediction error (NRMSE, dotted: predicting the mean)")
     axes[0, 0].set_title("Start Jacobian")
     axes[0, 1].set_title("Action Jacobian")
@@ -240,8 +241,8 @@ def draw_pareto(results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray
         axis.plot(
             *np.array(points).T, color=COLORS["spectral"], linewidth=1, label="one-step penalty, weight λ"
         )
-        for weight, point in zip(sorted(weights), points, strict=True):
-            offset = (6, -4) if weight > 0 else (6, -16)  # flat and the published weight coincide
+        for number, (weight, point) in enumerate(zip(sorted(weights), points, strict=True)):
+            offset = (6, 7 if number % 2 else -14)  # neighbours nearly coincide
             axis.annotate(f"λ = {weight:g}", point, xytext=offset, textcoords="offset points", fontsize=8)
         for arm, marker in (("helm", "s"), ("cascade", "D")):
             _pareto_point(axis, arrays, f"lorenz/{arm}", index, COLORS[arm], marker, LABELS[arm])
@@ -379,8 +380,7 @@ def draw_training(results: Mapping[str, Any], arrays: Arrays) -> Figure:
             else:
                 axis.set_axis_off()
                 axis.set_title("")
-                axis.text(
-                    0.0, 0.5, "no HELM arm: smoothing cannot change a linear map's Jacobian", fontsize=9
-                )
+                note = f"{system}: no HELM arm,\nsmoothing cannot change a linear map's Jacobian"
+                axis.text(0.5, 0.5, note, ha="center", va="center", transform=axis.transAxes)
     figure.suptitle("Training", fontweight="bold")
     return figure
