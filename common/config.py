@@ -247,11 +247,11 @@ class Exp2Config(RunConfig):
     # frequency of the SIREN's sines [rad per unit]; raw MLPs underfit ripples and look mollified
     omega0: float = bounded(10.0, above=0.0)
     # samples in a batch
-    batch_size: int = bounded(512, low=1)
+    batch_size: int = bounded(256, low=1)
     # optimiser steps of every landscape model
-    iterations: int = bounded(2000, low=1)
+    iterations: int = bounded(1200, low=1)
     # the same for the test functions
-    function_iterations: int = bounded(2000, low=1)
+    function_iterations: int = bounded(1000, low=1)
     # peak learning rate of Adam, one-cycle
     learning_rate: float = bounded(1.5e-3, above=0.0)
 
@@ -265,6 +265,10 @@ class Exp2Config(RunConfig):
     lambda_second_difference: float = bounded(40.0, low=0.0)
     # standard deviation of its delta [length]
     second_difference_sigma: float = bounded(0.1, low=0.0)
+    # the same two for the test functions, whose ripples are larger beside their basin
+    function_lambda: float = bounded(100.0, low=0.0)
+    # standard deviation of its delta [length]
+    function_sigma: float = bounded(0.2, low=0.0)
     # baseline `noised_inputs`: standard deviation of the noise on training points [length]
     input_noise_sigma: float = bounded(0.2, low=0.0)
     # baseline `gradient_penalty`: weight of |dE/da|^2
@@ -273,7 +277,8 @@ class Exp2Config(RunConfig):
     # --- basin coverage ---------------------------------------------------------------------
     # starts a side of the square
     grid_size: int = bounded(100, low=2)
-    # distance within which a minimum counts as reached; starts this near are left out [length]
+    # distance within which a minimum counts as reached by the descents of the basin maps; starts this
+    # near are left out [length]
     tolerance: float = bounded(0.1, above=0.0)
     # step of gradient descent, divided by the model's shrink; the longest step is 0.05
     descent_step: float = bounded(0.01, above=0.0)
@@ -299,6 +304,9 @@ class Exp2Config(RunConfig):
     hop_sigma: float = bounded(0.6, above=0.0)
     # rounds of hops, each from the best point so far
     hop_rounds: int = bounded(4, low=1)
+    # a point that a hop found is believed where it lowers the learned energy by more than so many times the
+    # flat model's held-out error (RMSE): the lowest of many learned energies is the lowest of many errors
+    hop_margin: float = bounded(3.0, low=0.0)
     # post-hoc smoothing of the flat model: first noise level, annealed to a tenth [length]
     smoothing_sigma: float = bounded(1.0, above=0.0)
     # its gradient steps, each averaging as many samples as the budget allows
@@ -306,11 +314,17 @@ class Exp2Config(RunConfig):
     # its descents, from the start and from random points
     smoothing_starts: int = bounded(2, low=1)
     # share of the budget that it spends before it hops
-    smoothing_share: float = bounded(0.2, above=0.0, high=0.9)
+    smoothing_share: float = bounded(0.4, above=0.0, high=0.9)
+    # its hop_margin; at 3 it does worse, for it hops from a ripple's bottom and not from a smoothed minimum
+    smoothing_margin: float = bounded(1.0, low=0.0)
+    # distance within which a planner has reached a landscape's minimum [length]
+    plan_tolerance: float = bounded(0.05, above=0.0)
+    # distance for each coordinate (RMS) within which it has reached a test function's [length]
+    function_tolerance: float = bounded(0.1, above=0.0)
     # starts a side of the square on the landscapes
     plan_grid: int = bounded(20, low=2)
     # random landscapes to plan on
-    num_landscapes: int = bounded(2, low=0)
+    num_landscapes: int = bounded(0, low=0)
 
     # --- test functions ---------------------------------------------------------------------
     # which
@@ -320,7 +334,7 @@ class Exp2Config(RunConfig):
     # random starts of each function and seed
     function_starts: int = bounded(64, low=1)
     # those that CMA-ES runs from, the first so many
-    cma_starts: int = bounded(8, low=1)
+    cma_starts: int = bounded(4, low=1)
 
     # --- the map over lambda and sigma --------------------------------------------------------
     # weights of L_HF
@@ -342,7 +356,18 @@ class Exp2Config(RunConfig):
 
 EXP2_PRESETS = {
     "quick": Exp2Config(seeds=(0, 1, 2)),
-    "full": Exp2Config(preset="full", seeds=(0, 1, 2, 3, 4)),
+    "full": Exp2Config(
+        preset="full",
+        seeds=(0, 1, 2, 3, 4),
+        iterations=2000,
+        function_iterations=2000,
+        function_samples=65536,
+        budget_sweep=(600, 1200, 2400, 6000, 12000),
+        num_landscapes=10,
+        functions=("ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"),
+        dimensions=(2, 5),
+        train_map=True,
+    ),
 }
 
 # ----------------------------------------------------------------------------------------------

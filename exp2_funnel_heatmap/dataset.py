@@ -35,7 +35,9 @@ def uniform_points(count: int, dimension: int, half_width: float, draws: Sequenc
     return (2 * torch.stack(uniform) - 1) * half_width
 
 
-def sample_energies(energies: Sequence[Energy], seeds: Sequence[int], count: int, half_width: float) -> Samples:
+def sample_energies(
+    energies: Sequence[Energy], seeds: Sequence[int], count: int, half_width: float
+) -> Samples:
     """`count` samples of each energy and seed, float32."""
     points = torch.cat([
         uniform_points(count, energy.dimension, half_width, generators(seeds, f"{energy.name}/samples"))
@@ -51,7 +53,9 @@ def sample_energies(energies: Sequence[Energy], seeds: Sequence[int], count: int
 def draw_batch(data: Samples, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
     """Points [S, count, d] and standardised energies [S, count], drawn with replacement."""
     size = data.points.shape[1]
-    index = torch.stack([torch.randint(size, (count,), generator=draw) for draw in draws]).to(data.points.device)
+    index = torch.stack([torch.randint(size, (count,), generator=draw) for draw in draws]).to(
+        data.points.device
+    )
     points = data.points.gather(1, index[..., None].expand(-1, -1, data.points.shape[-1]))
     return points, (data.energies.gather(1, index) - data.mean) / data.std
 

@@ -96,7 +96,7 @@ class RippledBasin:
         return torch.eye(self.dimension).to(points) - ripples
 
     def mollified(self, sigma: float) -> "RippledBasin":
-        """E[E(a + sigma e)], e standard normal: each ripple damped by exp(-|w|^2 sigma^2 / 2), d sigma^2 / 2 added.
+        """E[E(a + sigma e)], e normal: ripples damped by exp(-|w|^2 sigma^2 / 2), d sigma^2 / 2 added.
 
         The Gaussian's characteristic function, and E|a - c + sigma e|^2 = |a - c|^2 + d sigma^2.
         """
@@ -109,14 +109,16 @@ class RippledBasin:
 
     @cached_property
     def minimisers(self) -> Tensor:
-        """The global minimiser in the box, [1, d]: a grid 0.01 apart, then Newton from its 64 lowest points."""
+        """The global minimiser in the box, [1, d]: a grid 0.01 apart, then Newton from its 64 lowest."""
         side = torch.linspace(-1, 1, round(2 * self.half_width / 0.01) + 1, dtype=torch.float64)
         grid = torch.cartesian_prod(*[side * self.half_width] * self.dimension)
         points = grid[self(grid).topk(64, largest=False).indices]
         for _ in range(50):
             curvature, directions = torch.linalg.eigh(self.hessian(points))
             # |curvature| and a bounded step keep Newton going downhill where the energy is not convex
-            step = (directions.mT @ self.gradient(points)[..., None]) / curvature.abs().clamp(min=1e-6)[..., None]
+            step = (directions.mT @ self.gradient(points)[..., None]) / curvature.abs().clamp(min=1e-6)[
+                ..., None
+            ]
             points = points - (directions @ step)[..., 0].clamp(-0.01, 0.01)
         return points[self(points).argmin()][None]
 
@@ -207,7 +209,9 @@ def himmelblau(x: Tensor) -> Tensor:
     return (first.square() + second - 11).square() + (first + second.square() - 7).square()
 
 
-RIPPLE_AMPLITUDE = 20.0  # of rippled Himmelblau: its slope, 20 * 2 pi, exceeds Himmelblau's between the minima
+RIPPLE_AMPLITUDE = (
+    20.0  # of rippled Himmelblau: its slope, 20 * 2 pi, exceeds Himmelblau's between the minima
+)
 
 
 def rippled_himmelblau(x: Tensor) -> Tensor:

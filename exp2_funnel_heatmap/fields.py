@@ -60,7 +60,7 @@ class Table:
     A basin map asks for ten million gradients of one model; the table needs 90 thousand.
     """
 
-    exact: Callable[[Tensor], Tensor]  # the energy itself, [S, B, 2] -> [S, B]
+    exact: EnergyModel | Energy  # the energy itself, [S, B, 2] -> [S, B]
     energies: Tensor  # [S, G, G], rows along the second coordinate
     gradients: Tensor  # [S, 2, G, G]
     half_width: float
@@ -73,6 +73,10 @@ class Table:
         grid = (points / self.half_width)[:, None]  # [S, 1, B, 2]
         values = F.grid_sample(self.gradients, grid, padding_mode="border", align_corners=False)
         return values[:, :, 0].transpose(1, 2)
+
+    def member(self, index: int) -> Callable[[Tensor], Tensor]:
+        """One member's exact energy: [1, B, 2] -> [1, B]."""
+        return self.exact.member(index)
 
     def argmin(self) -> Tensor:
         """Centre of the lowest cell: [S, 2]."""
@@ -154,9 +158,4 @@ def filtered(energy: Energy, gain: Callable[[Tensor], Tensor], half_width: float
     ]
     smooth, *slopes = (image.float() for image in images)
     gradients = torch.stack(slopes)[None]
-    table = Table(_missing_energy, smooth[None], gradients.contiguous(), half_width)
-    return table
-
-
-def _missing_energy(points: Tensor) -> Tensor:
-    raise NotImplementedError("a filtered energy is known at the cells only")
+    return Table(energy, smooth[None], gradients.contiguous(), half_width)

@@ -3,6 +3,7 @@
 Shapes: S members, B points, d coordinates.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ class Siren(nn.Module):
     def __init__(self, seeds: Sequence[int], sizes: Sequence[int], stream: str, omega0: float):
         super().__init__()
         draws = generators(seeds, stream)
-        pairs = list(zip(sizes[:-1], sizes[1:], strict=True))
+        pairs = list(itertools.pairwise(sizes))
         self.layers = nn.ModuleList(EnsembleLinear(n_in, n_out, draws) for n_in, n_out in pairs)
         self.omega0 = omega0
         with torch.no_grad():  # from uniform in +-1/sqrt(n) to the paper's +-1/n and +-sqrt(6/n)/omega0
@@ -77,6 +78,11 @@ class EnergyModel(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         return self.mean + self.std * self.standardised(points)
+
+    def member(self, index: int) -> Callable[[Tensor], Tensor]:
+        """One member's energy alone: [1, B, d] -> [1, B]."""
+        state = {name: value[index : index + 1] for name, value in self.state_dict().items()}
+        return lambda points: torch.func.functional_call(self, state, (points,))
 
     def gradient(self, points: Tensor) -> Tensor:
         """dE/da: [S, B, d] -> [S, B, d]."""

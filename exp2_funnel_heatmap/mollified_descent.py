@@ -51,6 +51,7 @@ class Setting:
     smoothing_starts: int  # its descents
     smoothing_share: float  # of the budget, that post-hoc smoothing with a hop spends before it hops
     half_width: float
+    margin: Tensor  # by how much a hop must lower the learned energy to be believed, [S]
     draws: Sequence[torch.Generator]  # one a member
 
     @property
@@ -63,13 +64,14 @@ class Setting:
         return torch.stack([torch.randn(count, dimension, generator=draw) for draw in self.draws]).to(like)
 
 
-def setting(config: Exp2Config, members: int, stream: str) -> Setting:
-    """The configuration's setting; `stream` names the random numbers."""
-    seeds = [*config.seeds] * (members // len(config.seeds))
+def setting(config: Exp2Config, margin: Tensor, stream: str) -> Setting:
+    """The configuration's setting; `margin` as in Setting, `stream` names the random numbers."""
+    seeds = [*config.seeds] * (len(margin) // len(config.seeds))
     return Setting(
-        config.smooth_steps, config.smooth_rate, config.smooth_starts, config.polish_steps, config.polish_rate,
-        config.hop_sigma, config.hop_rounds, config.smoothing_sigma, config.smoothing_steps,
-        config.smoothing_starts, config.smoothing_share, config.domain_range, generators(seeds, stream),
+        config.smooth_steps, config.smooth_rate, config.smooth_starts, config.polish_steps,
+        config.polish_rate, config.hop_sigma, config.hop_rounds, config.smoothing_sigma,
+        config.smoothing_steps, config.smoothing_starts, config.smoothing_share, config.domain_range,
+        margin, generators(seeds, stream),
     )  # fmt: skip
 
 
@@ -103,33 +105,40 @@ def adam_descent(
 
 
 def _polish(flat: Field, candidates: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Descend on the flat model and keep each start's best: [S, B, N, d] -> points [S, B, d], energies [S, B]."""
+    """Descend on the flat model, keep each start's lowest: [S, B, N, d] -> [S, B, d], energies [S, B]."""
     shape = candidates.shape
     ends = adam_descent(
-        lambda points, _: flat.gradient(points), candidates.flatten(1, 2), setting.polish_steps, setting.polish_rate, setting.half_width
+        lambda points, _: flat.gradient(points),
+        candidates.flatten(1, 2),
+        setting.polish_steps,
+        setting.polish_rate,
+        setting.half_width,
     )
     energies = flat(ends).view(shape[:3])
-    best = energies.argmin(-1, keepdim=True)
-    points = ends.view(shape).gather(2, best[..., None].expand(-1, -1, -1, shape[-1]))
-    return points[:, :, 0], energies.gather(-1, best)[..., 0]
+    lowest, index = energies.min(-1)
+    return _pick(ends.view(shape), index), lowest
 
 
-def _hop(flat: Field, bases: Tensor, budget: int, setting: Setting) -> Plan:
-    """Polish the bases and perturbations of them, in rounds; keep the lowest flat energy.
+def _hop(flat: Field, bases: Tensor, ranks: Tensor, budget: int, setting: Setting) -> Plan:
+    """Polish the bases and perturbations of them, in rounds; leave the best base only for a credible gain.
 
-    The first round perturbs every base in turn, the later ones the best point so far.
+    The first round perturbs every base in turn, the later ones the lowest point so far. The lowest of
+    many learned energies is the lowest of many errors, so it replaces the best base only where it lies
+    lower by more than `setting.margin`.
 
     Args:
         flat: the flat model.
         bases: [S, B, K, d].
+        ranks: what bases are compared by, the lowest is best, [S, B, K].
         budget: evaluations a start.
-        setting: hops, rounds, random numbers.
+        setting: hops, rounds, margin, random numbers.
     """
     members, batch, kept, dimension = bases.shape
-    count = max(kept, budget // setting.polish_cost)
+    count = max(kept, (budget - kept - 1) // setting.polish_cost)
     points, energies = _polish(flat, bases, setting)
     for index in range(setting.hop_rounds):
-        share = (count - kept) * (index + 1) // setting.hop_rounds - (count - kept) * index // setting.hop_rounds
+        share = (count - kept) * (index + 1) // setting.hop_rounds
+        share -= (count - kept) * index // setting.hop_rounds
         if share == 0:
             continue
         turns = torch.arange(share, device=bases.device) % kept
@@ -140,7 +149,15 @@ def _hop(flat: Field, bases: Tensor, budget: int, setting: Setting) -> Plan:
         better = lowest < energies
         points = torch.where(better[..., None], found, points)
         energies = torch.where(better, lowest, energies)
-    return Plan(points, count * setting.polish_cost)
+    anchor = _pick(bases, ranks.argmin(-1))
+    credible = energies < flat(anchor) - setting.margin.to(energies)[:, None]
+    return Plan(torch.where(credible[..., None], points, anchor), count * setting.polish_cost + kept + 1)
+
+
+def _pick(candidates: Tensor, index: Tensor) -> Tensor:
+    """Each start's chosen candidate: [S, B, N, d], [S, B] -> [S, B, d]."""
+    chosen = index[..., None, None].expand(-1, -1, 1, candidates.shape[-1])
+    return candidates.gather(2, chosen)[:, :, 0]
 
 
 def _with_fresh_starts(starts: Tensor, count: int, setting: Setting) -> Tensor:
@@ -150,10 +167,8 @@ def _with_fresh_starts(starts: Tensor, count: int, setting: Setting) -> Tensor:
     return torch.cat((starts[:, :, None], fresh.view(members, batch, count - 1, dimension)), 2)
 
 
-def smoothed_gradient(
-    flat: Field, points: Tensor, sigma: float, samples: int, setting: Setting
-) -> Tensor:
-    """Monte-Carlo gradient of the Gaussian-smoothed energy, mean_m dE(a + sigma e_m): [S, B, d] -> [S, B, d]."""
+def smoothed_gradient(flat: Field, points: Tensor, sigma: float, samples: int, setting: Setting) -> Tensor:
+    """Monte-Carlo gradient of the Gaussian-smoothed energy, mean_m dE(a + sigma e_m): [S, B, d]."""
     members, count, dimension = points.shape
     noise = setting.normal(count * samples, dimension, points).view(members, count, samples, dimension)
     around = (points[:, :, None] + sigma * noise).clamp(-setting.half_width, setting.half_width)
@@ -203,7 +218,8 @@ def mollified_descent(smooth: Field, flat: Field, starts: Tensor, budget: int, s
         lambda points, _: smooth.gradient(points), bases.flatten(1, 2), setting.smooth_steps,
         setting.smooth_rate, setting.half_width,
     ).view(bases.shape)  # fmt: skip
-    plan = _hop(flat, bases, budget - count * cost, setting)
+    ranks = smooth(bases.flatten(1, 2)).view(bases.shape[:3])
+    plan = _hop(flat, bases, ranks, budget - count * cost, setting)
     return Plan(plan.points, count * cost + plan.evaluations)
 
 
@@ -220,7 +236,8 @@ def smoothed_flat_hop(flat: Field, starts: Tensor, budget: int, setting: Setting
     bases = _with_fresh_starts(starts, count, setting)
     share = int(setting.smoothing_share * budget) // count
     points, used = _anneal(flat, bases.flatten(1, 2), share, setting)
-    plan = _hop(flat, points.view(bases.shape), budget - count * used, setting)
+    ranks = flat(points).view(bases.shape[:3])
+    plan = _hop(flat, points.view(bases.shape), ranks, budget - count * used, setting)
     return Plan(plan.points, count * used + plan.evaluations)
 
 
@@ -234,7 +251,9 @@ def multi_start(flat: Field, starts: Tensor, budget: int, setting: Setting) -> P
 def single_descent(field: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
     """One descent with the whole budget as its steps, at most ten smoothings long."""
     steps = min(budget // GRADIENT_COST, 10 * setting.smooth_steps)
-    points = adam_descent(lambda points, _: field.gradient(points), starts, steps, setting.polish_rate, setting.half_width)
+    points = adam_descent(
+        lambda points, _: field.gradient(points), starts, steps, setting.polish_rate, setting.half_width
+    )
     return Plan(points, GRADIENT_COST * steps)
 
 
@@ -243,27 +262,25 @@ def cma_es(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
 
     The restarts (IPOP, Auger & Hansen, 2005) begin at uniform random points and spend the whole budget.
     """
-    members, batch, dimension = starts.shape
     found, most = torch.empty_like(starts), 0
-    for member in range(members):
-        for index in range(batch):
-            start = starts[member, index].double().cpu().numpy()
-            random = np.random.default_rng(int(torch.randint(1 << 31, (1,), generator=setting.draws[member])))
-            point, used = _cma_run(_member_energy(flat, member, starts), start, budget, setting, random)
+    for member, draw in enumerate(setting.draws):
+        energy = _as_function(flat.member(member), starts)
+        for index, start in enumerate(starts[member].double().cpu().numpy()):
+            random = np.random.default_rng(int(torch.randint(1 << 31, (1,), generator=draw)))
+            point, used = _cma_run(energy, start, budget, setting, random)
             found[member, index] = torch.as_tensor(point).to(starts)
             most = max(most, used)
     return Plan(found, most)
 
 
-def _member_energy(flat: Field, member: int, like: Tensor) -> Callable[[np.ndarray], list[float]]:
-    """One member's energies of candidates [N, d]."""
+def _as_function(energy: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[np.ndarray], list[float]]:
+    """One member's energy as the cma package calls it: of candidates [N, d]."""
 
-    def energy(candidates: np.ndarray) -> list[float]:
-        points = torch.as_tensor(candidates).to(like)
+    def values(candidates: np.ndarray) -> list[float]:
         with torch.no_grad():
-            return flat(points.expand(len(like), -1, -1))[member].tolist()
+            return energy(torch.as_tensor(candidates).to(like)[None])[0].tolist()
 
-    return energy
+    return values
 
 
 def _cma_run(

@@ -11,6 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,30 +28,30 @@ from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model, perturbatio
 CLIP_NORM = 10.0
 
 
+SMOOTHER = "helm_second_difference"  # the arm that mollified descent descends on
+
+
 def helm_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
-    """HELM in both forms; on the two standard landscapes also as published, and on a net that underfits."""
-    arms = {
-        "helm": Arm("hf_invariance", config.lambda_hf, config.hf_noise_sigma),
-        "helm_second_difference": Arm(
-            "second_difference", config.lambda_second_difference, config.second_difference_sigma
-        ),
-    }
+    """The second difference; on the two standard landscapes L_HF too, and L_HF as published."""
+    weight, sigma = config.lambda_second_difference, config.second_difference_sigma
+    if task.name.startswith("functions"):
+        weight, sigma = config.function_lambda, config.function_sigma
+    arms = {SMOOTHER: Arm("second_difference", weight, sigma)}
     published = Arm("hf_invariance", LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED)
     if task.name in ("aligned", "misaligned"):
+        arms["helm"] = Arm("hf_invariance", config.lambda_hf, config.hf_noise_sigma)
         arms["helm_published"] = published
     if task.name == "aligned":
-        arms["helm_published_silu"] = Arm(
-            "hf_invariance", published.weight, published.sigma, architecture="silu"
-        )
+        arms["helm_published_silu"] = replace(published, architecture="silu")
     return arms
 
 
 def map_arms(config: Exp2Config) -> dict[str, Arm]:
-    """L_HF at every point of the map over lambda and sigma."""
+    """L_HF at every point of the map over lambda and sigma, by its indices in both."""
     return {
-        f"map/lambda={weight:g},sigma={sigma:g}": Arm("hf_invariance", weight, sigma)
-        for weight in config.map_lambdas
-        for sigma in config.map_sigmas
+        f"{row}-{column}": Arm("hf_invariance", weight, sigma)
+        for row, weight in enumerate(config.map_lambdas)
+        for column, sigma in enumerate(config.map_sigmas)
     }
 
 
@@ -118,6 +119,11 @@ def train_helm(
 def train_helm_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
     """Every HELM arm of a task, by name."""
     return run.train_arms(train_helm, task.name, task, arms=helm_arms(task, run.config))
+
+
+def train_map_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """A model for every point of the map over lambda and sigma."""
+    return run.train_arms(train_helm, f"map/{task.name}", task, arms=map_arms(run.config))
 
 
 def main() -> None:

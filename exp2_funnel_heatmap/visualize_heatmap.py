@@ -8,7 +8,7 @@ longer than LONGEST_STEP (no barrier is jumped over), and the target is not the 
 Shapes: S members (seeds), B starts, n evaluation points, K ripples, M minimisers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -118,7 +118,7 @@ def decompose(values: Tensor, points: Tensor, landscape: RippledBasin) -> tuple[
         landscape: whose basin and ripples.
 
     Returns:
-        shrink [S], the coefficient of the basin, and gains [S, K], those of the ripples; 1 for the true energy.
+        shrink [S], the coefficient of the basin, and gains [S, K], those of the ripples: 1 for the truth.
     """
     shifted = RippledBasin(
         "quadrature", landscape.centre, landscape.frequencies, landscape.amplitudes,
@@ -140,7 +140,7 @@ def mean_gain(gains: Tensor, landscape: RippledBasin) -> Tensor:
 
 
 def fit_quality(values: Tensor, points: Tensor, landscape: RippledBasin) -> dict[str, Tensor]:
-    """r2, ripple_r2 (error over the RIPPLES' variance), shrink and ripple_gain of energies [S, n]: each [S]."""
+    """r2, ripple_r2 (error over the RIPPLES' variance), shrink, ripple_gain of energies [S, n]: each [S]."""
     true, ripples = landscape(points), landscape.ripples(points).sum(-1)
     error = (values.to(points) - true).square().mean(-1)
     shrink, _ = decompose(values, points, landscape)
@@ -234,9 +234,7 @@ def _paths(table: Table, shrink: Tensor, config: Exp2Config) -> Tensor:
 
 
 @uses("domain_range", "grid_size", "tolerance", "descent_step", "descent_steps", "map_lambdas", "map_sigmas")
-def measure_predicted_map(
-    task: Task, *, config: Exp2Config, device: torch.device
-) -> dict[str, Tensor]:
+def measure_predicted_map(task: Task, *, config: Exp2Config, device: torch.device) -> dict[str, Tensor]:
     """The map over lambda and sigma as the closed-form filter predicts it, without any training.
 
     Returns:
@@ -265,3 +263,69 @@ def predict(landscape: RippledBasin, weight: float, sigma: float, config: Exp2Co
         "shrink": shrink[0],
         "ripple_gain": mean_gain(gains, landscape),
     }
+
+
+# ----------------------------------------------------------------------------------------------
+# From arrays to metrics
+# ----------------------------------------------------------------------------------------------
+
+UNITS = {"endpoint_error": "length", "argmin_error": "length"}
+QUANTITIES = (
+    "coverage", "own_coverage", "endpoint_error", "argmin_error", "shrink", "r2", "ripple_r2", "ripple_gain",
+    "gradient_cosine",
+)  # fmt: skip
+
+
+def record_landscape(results: Results, task: Task, config: Exp2Config) -> None:
+    """Arrays {landscape}/true/{energy, paths, reached}, {landscape}/{minimiser, centre}, for the figures."""
+    (landscape,) = task.energies
+    table = filtered(landscape, torch.ones_like, config.domain_range)
+    shrink = torch.ones(1, dtype=torch.float64)
+    ends = measure_table(table, landscape, shrink, config)["ends"]
+    reached = distance_to_minimum(ends[0], landscape.minimisers).view(config.grid_size, -1)
+    results.add_array(f"{task.name}/true/reached", reached)
+    results.add_array(f"{task.name}/true/energy", table.energies[0])
+    results.add_array(f"{task.name}/true/paths", _paths(table, shrink, config)[0])
+    results.add_array(f"{task.name}/minimiser", landscape.minimisers[0])
+    results.add_array(f"{task.name}/centre", landscape.centre)
+
+
+def record_basins(results: Results, task: Task, name: str, arm: Arm, measured: Mapping[str, Tensor]) -> None:
+    """Metrics {landscape}/{arm}/{QUANTITIES}, and ripple_gain_predicted of the closed-form filter."""
+    (landscape,) = task.energies
+    prefix = f"{task.name}/{name}"
+    for quantity in QUANTITIES:
+        results.add(f"{prefix}/{quantity}", measured[quantity], UNITS.get(quantity, "1"))
+    if arm.architecture == "siren":
+        squared = landscape.frequencies.square().sum(-1)
+        gain = mean_gain(predicted_gain(arm.penalty, squared, arm.weight, arm.sigma), landscape).item()
+        results.add(f"{prefix}/ripple_gain_predicted", [gain] * len(results.seeds))
+    for drawn in ("energy", "reached", "paths"):
+        results.add_array(f"{prefix}/{drawn}", measured[drawn])
+
+
+MAPPED = ("coverage", "argmin_error", "shrink", "ripple_gain")
+
+
+def record_map(
+    results: Results,
+    predicted: Mapping[str, Tensor],
+    trained: Mapping[str, Mapping[str, Tensor]],
+    config: Exp2Config,
+) -> None:
+    """Arrays map/{predicted, trained}/{MAPPED} [lambda, sigma(, S)], and how well the prediction holds."""
+    shape = (len(config.map_lambdas), len(config.map_sigmas), -1)
+    for quantity in MAPPED:
+        results.add_array(f"map/predicted/{quantity}", predicted[quantity])
+    if not trained:
+        return
+    values = {
+        quantity: torch.stack([found[quantity] for found in trained.values()]).view(shape)
+        for quantity in MAPPED
+    }
+    for quantity in MAPPED:
+        results.add_array(f"map/trained/{quantity}", values[quantity])
+    error = (values["ripple_gain"] - predicted["ripple_gain"][..., None]).abs()
+    results.add("map/ripple_gain_error", error.amax((0, 1)), "of the ripples' amplitude")
+    same_side = (values["coverage"] > 0.5) == (predicted["coverage"][..., None] > 0.5)
+    results.add("map/coverage_agreement", same_side.double().mean((0, 1)))

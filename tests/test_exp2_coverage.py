@@ -50,7 +50,9 @@ def _measure(formula, landscape, config=CONFIG):
 def _half_rippled(points):
     """The aligned landscape with its ripples to the left of a = -1 only: coverage well between 0 and 1."""
     landscape = aligned_landscape()
-    return landscape.basin(points) + torch.sigmoid(-8 * (points[..., 0] + 1)) * landscape.ripples(points).sum(-1)
+    return landscape.basin(points) + torch.sigmoid(-8 * (points[..., 0] + 1)) * landscape.ripples(points).sum(
+        -1
+    )
 
 
 def test_the_basin_without_ripples_scores_one_and_the_true_energy_almost_nothing():
@@ -91,7 +93,7 @@ def test_an_underfitted_network_is_told_from_a_mollified_one():
 
 @pytest.mark.parametrize("tolerance", [0.1, 0.3])
 def test_starts_beside_the_minimum_do_not_count(tolerance):
-    """A funnel of the tolerance's radius, flat elsewhere: every start in it reaches the minimum, none counts."""
+    """A funnel of the tolerance's radius: every start in it reaches the minimum, none counts."""
     target = torch.tensor([[0.5, -0.3]])
     starts = cell_centres(100, 3.0).float()
     near = (starts - target).square().sum(-1).sqrt() <= tolerance

@@ -112,7 +112,9 @@ def test_normalised_functions_have_their_minimum_where_they_say(name, dimension)
     assert (values > lowest).all()
     draw = torch.Generator().manual_seed(2)
     for radius in (0.3, 0.03, 0.003):
-        around = energy.minimisers + radius * torch.randn(2000, dimension, generator=draw, dtype=torch.float64)
+        around = energy.minimisers + radius * torch.randn(
+            2000, dimension, generator=draw, dtype=torch.float64
+        )
         assert (energy(around.clamp(-3, 3)) >= lowest - 1e-6).all()
 
 
