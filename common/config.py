@@ -358,14 +358,14 @@ EXP2_PRESETS = {
     "quick": Exp2Config(seeds=(0, 1, 2)),
     "full": Exp2Config(
         preset="full",
-        seeds=(0, 1, 2, 3, 4),
-        iterations=2000,
+        seeds=(0, 1, 2),
+        iterations=1500,
         function_iterations=2000,
         function_samples=65536,
         budget_sweep=(600, 1200, 2400, 6000, 12000),
         num_landscapes=10,
         functions=("ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"),
-        dimensions=(2, 5),
+        dimensions=(2, 5, 10),
         train_map=True,
     ),
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.checkpoint import uses
 from common.config import Exp2Config
-from common.results import Results
+from common.results import Results, summarise
 from common.runtime import Progress, generators
 from exp2_funnel_heatmap.dataset import Task, uniform_points
 from exp2_funnel_heatmap.energy_functions import distance_to_minimum
@@ -177,24 +177,29 @@ def record_landscape_planning(
     """Metrics {prefix}/{planner}/{metric, endpoint_error, evaluations}, and the paired differences.
 
     Members of several landscapes are averaged, seed by seed. A difference is mollified descent's success
-    minus a baseline's on the same flat models and starts: its interval is over seeds.
+    minus a baseline's on the same flat models and starts; with five landscapes or more its 95% interval
+    over them (Student's t, seeds averaged first) is recorded as difference_low and difference_high.
     """
     seeds = len(config.seeds)
     results.add_array(f"{prefix}/budgets", torch.tensor(budgets(config)))
     here = {}
     for planner, found in measured.items():
-        by_seed = found["success"].unflatten(1, (-1, seeds))  # [G, L, seeds]
-        results.add_array(f"{prefix}/{planner}/success_by_budget", by_seed.mean(1))
-        results.add_array(f"{prefix}/{planner}/success_by_landscape", found["success_here"].view(-1, seeds))
-        here[planner] = found["success_here"].view(-1, seeds).mean(0)
-        results.add(f"{prefix}/{planner}/{metric}", here[planner])
+        here[planner] = found["success_here"].view(-1, seeds)  # [L, seeds]
+        by_budget = found["success"].unflatten(1, (-1, seeds)).mean(1)
+        results.add_array(f"{prefix}/{planner}/success_by_budget", by_budget)
+        results.add_array(f"{prefix}/{planner}/success_by_landscape", here[planner])
+        results.add(f"{prefix}/{planner}/{metric}", here[planner].mean(0))
         error = found["endpoint_error"].view(-1, seeds).mean(0)
         results.add(f"{prefix}/{planner}/endpoint_error", error, "length")
         spent = [found["evaluations_here"].item()] * seeds
         results.add(f"{prefix}/{planner}/evaluations", spent, "model evaluations")
     for baseline in BASELINES:
+        name = f"{prefix}/mollified_descent_minus_{baseline}"
         difference = here["mollified_descent"] - here[baseline]
-        results.add(f"{prefix}/mollified_descent_minus_{baseline}/{metric}", difference)
+        results.add(f"{name}/{metric}", difference.mean(0))
+        interval = summarise(difference.mean(1).tolist(), "1").get("ci95")
+        for end, value in zip(("low", "high"), interval or (), strict=False):
+            results.add(f"{name}/difference_{end}", [value] * seeds)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ LINES = {
     "multi_start": "#777777",
 }
 REACHED, MISSED = "#0072B2", "#F2D8C9"
-ENERGY_LEVELS = np.linspace(-2.0, 16.0, 37)
+ENERGY_LEVELS = np.linspace(-2.0, 13.0, 31)
 
 
 def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure]:
