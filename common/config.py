@@ -269,10 +269,11 @@ class Exp2Config(RunConfig):
     function_lambda: float = bounded(100.0, low=0.0)
     # standard deviation of its delta [length]
     function_sigma: float = bounded(0.2, low=0.0)
-    # baseline `noised_inputs`: standard deviation of the noise on training points [length]
-    input_noise_sigma: float = bounded(0.2, low=0.0)
-    # baseline `gradient_penalty`: weight of |dE/da|^2
-    lambda_gradient: float = bounded(0.02, low=0.0)
+    # baseline `noised_inputs`: standard deviation of the noise on training points [length]; this and the
+    # next leave as much of the largest ripples as `helm` does, 0.07
+    input_noise_sigma: float = bounded(0.33, low=0.0)
+    # baseline `gradient_penalty`: weight of |dE/da|^2; lambda_hf sigma^2, of which L_HF is the finite form
+    lambda_gradient: float = bounded(0.25, low=0.0)
 
     # --- basin coverage ---------------------------------------------------------------------
     # starts a side of the square

@@ -73,6 +73,11 @@ class Task:
     def dimension(self) -> int:
         return self.energies[0].dimension
 
+    @property
+    def contents(self) -> str:
+        """The names of several energies; empty for a single one, whose name the task has."""
+        return " ".join(energy.name for energy in self.energies) if len(self.energies) > 1 else ""
+
 
 def landscape_task(name: str, energies: Sequence[Energy], config: Exp2Config) -> Task:
     """Rippled basins: config.num_samples of each."""

@@ -151,6 +151,11 @@ def random_landscape(index: int) -> RippledBasin:
     return _rippled(f"random_{index}", _random_phases(draw), centre.tolist())
 
 
+def random_landscapes(count: int) -> list[RippledBasin]:
+    """The first `count` random landscapes."""
+    return [random_landscape(index) for index in range(count)]
+
+
 def make_landscape(name: str) -> RippledBasin:
     """'aligned' or 'misaligned'."""
     return {"aligned": aligned_landscape, "misaligned": misaligned_landscape}[name]()

@@ -210,7 +210,7 @@ def draw_triplet(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) ->
 def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
     """The three energies of the aligned landscape as surfaces."""
     width = config["domain_range"]
-    figure = Figure(figsize=(13.0, 4.9))
+    figure = Figure(figsize=(13.0, 5.1))
     for column, arm in enumerate(("true", "flat", "helm"), start=1):
         energy = arrays[f"aligned/{arm}/energy"][::2, ::2]
         side = (np.arange(len(energy)) + 0.5) * (2 * width / len(energy)) - width
@@ -218,18 +218,18 @@ def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -
         axis.plot_surface(*np.meshgrid(side, side), energy, cmap="viridis", vmin=-2, vmax=12, rcount=110,
                           ccount=110, linewidth=0, antialiased=True)  # fmt: skip
         minimiser = arrays["aligned/minimiser"]
-        axis.plot([minimiser[0]] * 2, [minimiser[1]] * 2, [energy.min(), 16], color="#E8352E", linewidth=1.5)
-        axis.set(xlabel="$a_1$", ylabel="$a_2$", zlim=(-3, 16))
-        axis.set_zlabel("E", labelpad=-4)
+        axis.plot([minimiser[0]] * 2, [minimiser[1]] * 2, [energy.min(), 14], color="#E8352E", linewidth=1.5)
+        axis.set(xlabel="$a_1$ [length]", ylabel="$a_2$ [length]", zlim=(-3, 14))
         axis.tick_params(labelsize=7, pad=-1)
         axis.view_init(elev=38, azim=-58)
         text = "" if arm == "true" else f"\ncoverage {_mean(metrics, f'aligned/{arm}/coverage'):.2f}"
-        axis.set_title(f"{LABELS[arm]}{text}", loc="center", y=0.98)
+        axis.set_title(f"{LABELS[arm]}{text}", loc="center", y=1.0)
     figure.suptitle(
-        "Mollification at a glance: HELM removes the ripples and keeps the basin (line: true minimum)",
+        "Mollification at a glance: HELM removes the ripples and keeps the basin "
+        "(height: energy E; line: true minimum)",
         fontweight="bold", x=0.5, ha="center",
     )  # fmt: skip
-    figure.subplots_adjust(left=0.0, right=0.98, bottom=0.02, top=0.86, wspace=0.02)
+    figure.subplots_adjust(left=0.0, right=0.98, bottom=0.02, top=0.80, wspace=0.02)
     return figure
 
 

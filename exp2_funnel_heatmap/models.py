@@ -99,6 +99,7 @@ class Arm:
     weight: float = 0.0  # lambda
     sigma: float = 0.0  # standard deviation of the perturbation [length]
     architecture: Architecture = "siren"
+    energies: str = ""  # what is learned, where the task's name does not tell it (a checkpoint must)
 
 
 def make_model(

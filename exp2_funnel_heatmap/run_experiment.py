@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.config import EXP2_PRESETS
 from common.experiment import Run, run_experiment
 from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task
-from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscape
+from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscapes
 from exp2_funnel_heatmap.evaluate_planning import (
     FUNCTION_PLANNERS,
     LANDSCAPE_PLANNERS,
@@ -45,24 +45,17 @@ def compute(run: Run) -> None:
     for name in ("aligned", "misaligned"):
         task = landscape_task(name, [make_landscape(name)], config)
         record_landscape(run.results, task, config)
-        models = train(run, task)
+        models = train_flat_arms(run, task) | train_helm_arms(run, task)
         heatmaps(run, task, models)
         plan(run, task, models, LANDSCAPE_PLANNERS, "coverage")
         if name == "aligned":
             lambda_sigma_map(run, task)
     if config.num_landscapes:
-        energies = [random_landscape(index) for index in range(config.num_landscapes)]
-        task = landscape_task("random_landscapes", energies, config)
-        plan(run, task, train(run, task), RANDOM_PLANNERS, "success")
+        task = landscape_task("random_landscapes", random_landscapes(config.num_landscapes), config)
+        plan(run, task, train_flat_arms(run, task) | train_helm_arms(run, task), RANDOM_PLANNERS, "success")
     for dimension in config.dimensions:
-        task = function_task(dimension, config)
-        if task is not None:
-            benchmark(run, task, train(run, task))
-
-
-def train(run: Run, task: Task) -> dict[str, EnergyModel]:
-    """Every arm of a task."""
-    return train_flat_arms(run, task) | train_helm_arms(run, task)
+        if (task := function_task(dimension, config)) is not None:
+            benchmark(run, task, train_flat_arms(run, task) | train_helm_arms(run, task))
 
 
 def heatmaps(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
@@ -106,12 +99,14 @@ def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
     upstream = [f"{task.name}/{arm}" for arm in models]
     fields = Fields(task, models, run.config.domain_range)
     fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields, upstream=upstream)
-    measured = {}
-    for planner in FUNCTION_PLANNERS:
-        name = f"{task.name}/planning/{planner}"
-        measured[planner] = run.measure(
-            measure_function_planner, name, task, fields, planner, upstream=upstream
+    measured = {
+        planner: run.measure(
+            measure_function_planner, f"{task.name}/planning/{planner}",
+            task, fields, planner,
+            upstream=upstream,
         )
+        for planner in FUNCTION_PLANNERS
+    }  # fmt: skip
     record_functions(run.results, task, measured, fit)
 
 

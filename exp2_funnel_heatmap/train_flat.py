@@ -28,7 +28,7 @@ CLIP_NORM = 10.0
 
 def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
     """The flat SIREN; on the two standard landscapes also the baselines and the other networks."""
-    arms = {"flat": Arm()}
+    arms = {"flat": Arm(energies=task.contents)}
     if task.name in ("aligned", "misaligned"):
         arms["noised_inputs"] = Arm("noised_inputs", 1.0, config.input_noise_sigma)
         arms["gradient_penalty"] = Arm("gradient", config.lambda_gradient)

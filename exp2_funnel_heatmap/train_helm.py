@@ -36,7 +36,7 @@ def helm_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
     weight, sigma = config.lambda_second_difference, config.second_difference_sigma
     if task.name.startswith("functions"):
         weight, sigma = config.function_lambda, config.function_sigma
-    arms = {SMOOTHER: Arm("second_difference", weight, sigma)}
+    arms = {SMOOTHER: Arm("second_difference", weight, sigma, energies=task.contents)}
     published = Arm("hf_invariance", LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED)
     if task.name in ("aligned", "misaligned"):
         arms["helm"] = Arm("hf_invariance", config.lambda_hf, config.hf_noise_sigma)

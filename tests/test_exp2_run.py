@@ -1,6 +1,7 @@
 """Experiment 2 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
 
 import math
+import shutil
 import subprocess
 import sys
 
@@ -107,24 +108,25 @@ def test_the_criteria_are_evaluated_and_sixty_steps_do_not_meet_them(finished):
     assert verdict["exp2/rastrigin-2/reached"] is None
 
 
-def test_a_second_run_trains_nothing_and_changes_nothing(finished):
-    before = load_results(finished[0] / "results")
-    plots = {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()}
-    done = run(finished[0])
+def test_replot_draws_the_same_figures_from_saved_results(finished):
+    before = {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()}
+    for path in (finished[0] / "plots").iterdir():
+        path.unlink()
+    done = run(finished[0], "--replot")
     assert "loss=" not in done.stderr and "measured in" not in done.stderr
-    assert load_results(finished[0] / "results")["metrics"] == before["metrics"]
-    assert {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()} == plots
+    assert {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()} == before
 
 
-def test_a_changed_hop_plans_anew_but_trains_and_maps_nothing(finished, tmp_path):
-    import shutil
-
+def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
+    """One function for another: its models and plans anew, the landscapes as they were."""
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
-    done = run(tmp_path, "--hop-sigma", "0.5")
-    assert "loss=" not in done.stderr
-    assert (
-        "planning/mollified_descent: measured" in done.stderr and "basins/flat: measured" not in done.stderr
-    )
+    done = run(tmp_path, "--functions", "griewank", "himmelblau", "--dimensions", "2")
+    again = [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "loss=" in line]
+    assert sorted(again) == ["functions/d=2/flat", "functions/d=2/helm_second_difference"]
+    before, after = (load_results(folder / "results")["metrics"] for folder in (finished[0], tmp_path))
+    kept = [name for name in before if not name.startswith("functions/")]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert "functions/griewank-2/flat/success" in after
 
 
 @pytest.mark.parametrize(
