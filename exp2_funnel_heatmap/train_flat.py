@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP2_PRESETS, Exp2Config
-from common.experiment import Run, start_run
+from common.experiment import Run, run_training
 from common.training import fit
 from exp2_funnel_heatmap.dataset import Task, draw_batch, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
@@ -38,7 +38,7 @@ def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
 
 
 @uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "function_iterations", "learning_rate",
-      "checkpoint_every", "num_samples", "function_samples", "domain_range")  # fmt: skip
+      "num_samples", "function_samples", "domain_range")  # fmt: skip
 def train_flat(
     task: Task,
     *,
@@ -93,7 +93,6 @@ def train_flat(
         stream=task.name,
         clip_norm=CLIP_NORM,
         checkpoint=checkpoint,
-        checkpoint_every=config.checkpoint_every,
     )
     return model, history
 
@@ -103,11 +102,11 @@ def train_flat_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
     return run.train_arms(train_flat, task.name, task, arms=flat_arms(task, run.config))
 
 
-def main() -> None:
-    run = start_run("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS)
+def train_all(run: Run) -> None:
+    """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
         train_flat_arms(run, landscape_task(name, [make_landscape(name)], run.config))
 
 
 if __name__ == "__main__":
-    main()
+    run_training("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
-from common.experiment import Run, start_run
+from common.experiment import Run, run_training
 from common.regularizers import hf_invariance, second_difference
 from common.training import fit
 from exp2_funnel_heatmap.dataset import Task, draw_batch, landscape_task
@@ -56,7 +56,7 @@ def map_arms(config: Exp2Config) -> dict[str, Arm]:
 
 
 @uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "function_iterations", "learning_rate",
-      "checkpoint_every", "num_samples", "function_samples", "domain_range")  # fmt: skip
+      "num_samples", "function_samples", "domain_range")  # fmt: skip
 def train_helm(
     task: Task,
     *,
@@ -111,7 +111,6 @@ def train_helm(
         stream=task.name,
         clip_norm=CLIP_NORM,
         checkpoint=checkpoint,
-        checkpoint_every=config.checkpoint_every,
     )
     return model, history
 
@@ -126,11 +125,11 @@ def train_map_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
     return run.train_arms(train_helm, f"map/{task.name}", task, arms=map_arms(run.config))
 
 
-def main() -> None:
-    run = start_run("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS)
+def train_all(run: Run) -> None:
+    """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
         train_helm_arms(run, landscape_task(name, [make_landscape(name)], run.config))
 
 
 if __name__ == "__main__":
-    main()
+    run_training("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)
