@@ -170,10 +170,11 @@ def draw_basin(arm: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, 
             f"{landscape}: coverage {_spread(metrics, f'{landscape}/{arm}/coverage')}\n"
             f"of the model's own minimum {_spread(metrics, f'{landscape}/{arm}/own_coverage')}"
         )
-    name = "flat model: descent stops in the nearest ripple" if arm == "flat" else (
-        "HELM: a funnel, to the true minimum only where that is the smoothed one"
-    )  # fmt: skip
-    figure.suptitle(f"Basin of the true minimum (star) on the {name}", fontweight="bold")
+    finding = {
+        "flat": "Flat: descent stops in the nearest ripple",
+        "helm": "HELM: a funnel, but its bottom need not be the true minimum",
+    }[arm]
+    figure.suptitle(f"{finding} (star)", fontweight="bold")
     figure.supxlabel(
         f"blue: descent ends within {tolerance:g} of the true minimum; black: descent paths and their ends; "
         "brackets: range over seeds",
@@ -222,14 +223,15 @@ def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -
         axis.set(xlabel="$a_1$ [length]", ylabel="$a_2$ [length]", zlim=(-3, 14))
         axis.tick_params(labelsize=7, pad=-1)
         axis.view_init(elev=38, azim=-58)
+        axis.set_box_aspect(None, zoom=0.94)
         text = "" if arm == "true" else f"\ncoverage {_mean(metrics, f'aligned/{arm}/coverage'):.2f}"
-        axis.set_title(f"{LABELS[arm]}{text}", loc="center", y=1.0)
+        axis.set_title(f"{LABELS[arm]}{text}", loc="center", y=0.99)
     figure.suptitle(
         "Mollification at a glance: HELM removes the ripples and keeps the basin "
         "(height: energy E; line: true minimum)",
         fontweight="bold", x=0.5, ha="center",
     )  # fmt: skip
-    figure.subplots_adjust(left=0.0, right=0.98, bottom=0.02, top=0.80, wspace=0.02)
+    figure.subplots_adjust(left=0.0, right=0.98, bottom=0.03, top=0.88, wspace=0.04)
     return figure
 
 
@@ -271,11 +273,11 @@ def draw_map(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Fig
             axis.set(xlabel=r"noise $\sigma$ [length]", ylabel=r"weight $\lambda$")
             origin = "closed-form filter" if kind == "predicted" else "trained, mean of seeds"
             axis.set_title(f"{title}\n({origin})")
-    _draw_gains(axes[0, 3], metrics, arrays)
-    for axis in axes[1:, 3]:
-        axis.set_axis_off()
+    for axis in axes[:, 3]:
+        axis.remove()
+    _draw_gains(figure.add_subplot(axes[0, 3].get_gridspec()[:, 3]), metrics, arrays)
     figure.suptitle(
-        r"$L_{HF}$ removes ripples only in a narrow window, $\lambda\sigma^2$ = 0.25 .. 0.75 "
+        r"$L_{HF}$ opens the funnel only in a narrow window, $\lambda\sigma^2$ about 0.25 to 1 "
         r"(aligned landscape; published: $\lambda$ = 1, $\sigma$ = 0.05)",
         fontweight="bold",
     )
@@ -333,7 +335,8 @@ def draw_misaligned(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any])
         axis.set_ylabel(f"starts that end within {config['plan_tolerance']:g} of the minimum")
         best = _mean(metrics, f"{landscape}/mollified_descent/coverage")
         axis.set_title(f"{landscape}: mollified descent reaches {best:.3f}")
-    axes[0, 2].legend(loc="center right", bbox_to_anchor=(1.0, 0.42), frameon=True, framealpha=0.9)
+    handles, labels = axes[0, 2].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(planners))
     figure.suptitle(
         "A smoothed minimum is not the true minimum: descend on HELM, hop, polish on flat, keep the lowest "
         "learned energy",
@@ -468,4 +471,4 @@ def _draw_architectures(axis: Axes, metrics: Metrics) -> None:
     axis.set_xlim(-1, 1.05)
     axis.set_xlabel("aligned landscape, mean and range over seeds")
     axis.set_title("A SiLU net looks mollified because it underfits")
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper left")
