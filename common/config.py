@@ -249,9 +249,9 @@ class Exp2Config(RunConfig):
     # samples in a batch
     batch_size: int = bounded(256, low=1)
     # optimiser steps of every landscape model
-    iterations: int = bounded(1200, low=1)
+    iterations: int = bounded(1500, low=1)
     # the same for the test functions
-    function_iterations: int = bounded(1000, low=1)
+    function_iterations: int = bounded(2000, low=1)
     # peak learning rate of Adam, one-cycle
     learning_rate: float = bounded(1.5e-3, above=0.0)
 
@@ -290,7 +290,7 @@ class Exp2Config(RunConfig):
     # model evaluations that a planner may spend on one start; a gradient counts as three
     plan_evaluations: int = bounded(6000, low=300)
     # further budgets, for the curve of success over evaluations
-    budget_sweep: tuple[int, ...] = bounded((600, 1200, 2400, 6000), low=300, rising=True)
+    budget_sweep: tuple[int, ...] = bounded((600, 1200, 2400, 6000, 12000), low=300, rising=True)
     # gradient steps on the smoothed energy
     smooth_steps: int = bounded(100, low=1)
     # first rate of their Adam, about the length of a step [length]
@@ -356,14 +356,18 @@ class Exp2Config(RunConfig):
 
 
 EXP2_PRESETS = {
-    "quick": Exp2Config(seeds=(0, 1, 2)),
+    "quick": Exp2Config(
+        seeds=(0, 1, 2),
+        hidden_dim=96,
+        iterations=1000,
+        function_iterations=700,
+        budget_sweep=(1200, 6000),
+        cma_starts=2,
+    ),
     "full": Exp2Config(
         preset="full",
         seeds=(0, 1, 2),
-        iterations=1500,
-        function_iterations=2000,
         function_samples=65536,
-        budget_sweep=(600, 1200, 2400, 6000, 12000),
         num_landscapes=10,
         functions=("ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"),
         dimensions=(2, 5, 10),
