@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -49,6 +50,9 @@ LINES = {
 }
 REACHED, MISSED = "#0072B2", "#F2D8C9"
 ENERGY_LEVELS = np.linspace(-2.0, 13.0, 31)
+ENERGY_COLORS = colormaps["viridis"].resampled(
+    len(ENERGY_LEVELS) - 1
+)  # steps show the shape, and keep files small
 
 
 def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure]:
@@ -108,7 +112,13 @@ def _argmin(energy: np.ndarray, half_width: float) -> np.ndarray:
 def _show_energy(axis: Axes, energy: np.ndarray, half_width: float, contours: bool = False) -> Any:
     extent = (-half_width, half_width, -half_width, half_width)
     image = axis.imshow(
-        energy, origin="lower", extent=extent, cmap="viridis", vmin=ENERGY_LEVELS[0], vmax=ENERGY_LEVELS[-1]
+        energy,
+        origin="lower",
+        extent=extent,
+        cmap=ENERGY_COLORS,
+        interpolation="nearest",
+        vmin=ENERGY_LEVELS[0],
+        vmax=ENERGY_LEVELS[-1],
     )
     if contours:
         axis.contour(
@@ -186,7 +196,7 @@ def draw_basin(arm: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, 
 def draw_triplet(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
     """True, flat and HELM with descent paths from the same starts, on both landscapes."""
     width = config["domain_range"]
-    figure, axes = new_figure(2, 3, (12.6, 8.6))
+    figure, axes = new_figure(2, 3, (11.4, 7.8))
     for row, landscape in zip(axes, LANDSCAPES, strict=True):
         for axis, arm in zip(row, ("true", "flat", "helm"), strict=True):
             image = _show_energy(axis, arrays[f"{landscape}/{arm}/energy"], width, contours=arm == "helm")
@@ -195,14 +205,14 @@ def draw_triplet(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) ->
                 axis.plot(*path[0], marker="o", markersize=4, color="white", markeredgecolor="black")
                 axis.plot(*path[-1], marker="X", markersize=6, color="#E8352E", markeredgecolor="white")
             _star(axis, arrays[f"{landscape}/minimiser"])
-            title = f"{landscape}, {LABELS[arm]}"
+            title = f"{landscape}, {'HELM' if arm == 'helm' else LABELS[arm]}"
             if arm != "true":
                 title += f": coverage {_mean(metrics, f'{landscape}/{arm}/coverage'):.2f}"
             axis.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="energy E(a)", shrink=0.6)
     figure.suptitle(
-        "Descent from the same starts: trapped by ripples, or led down a funnel whose bottom "
-        "need not be the true minimum (star)",
+        "Descent from the same starts: trapped by ripples (flat), or down a funnel (HELM),\n"
+        "whose bottom need not be the true minimum (star)",
         fontweight="bold",
     )
     return figure
@@ -211,9 +221,9 @@ def draw_triplet(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) ->
 def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
     """The three energies of the aligned landscape as surfaces."""
     width = config["domain_range"]
-    figure = Figure(figsize=(13.0, 5.1))
+    figure = Figure(figsize=(11.0, 4.4))
     for column, arm in enumerate(("true", "flat", "helm"), start=1):
-        energy = arrays[f"aligned/{arm}/energy"][::2, ::2]
+        energy = arrays[f"aligned/{arm}/energy"][::4, ::4]
         side = (np.arange(len(energy)) + 0.5) * (2 * width / len(energy)) - width
         axis = figure.add_subplot(1, 3, column, projection="3d", computed_zorder=False)
         axis.plot_surface(*np.meshgrid(side, side), energy, cmap="viridis", vmin=-2, vmax=12, rcount=110,
@@ -312,7 +322,7 @@ def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
 def draw_misaligned(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
     """Why a funnel is not enough, and what reaches the minimum all the same, over the budget."""
     width = config["domain_range"]
-    figure, axes = new_figure(1, 3, (15.0, 4.9), width_ratios=(1, 1.15, 1.15))
+    figure, axes = new_figure(1, 3, (14.0, 4.6), width_ratios=(1, 1.15, 1.15))
     _draw_hop(axes[0, 0], arrays, config, width)
     planners = (
         "mollified_descent",
