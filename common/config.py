@@ -218,6 +218,164 @@ EXP1_PRESETS = {
 }
 
 # ----------------------------------------------------------------------------------------------
+# Experiment 2
+# ----------------------------------------------------------------------------------------------
+
+# The documents' L_HF. It is an arm of its own (`helm_published`), which no setting changes, because at
+# this weight it leaves the ripples: its gain on them is at least 1 / (1 + 2 lambda).
+LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED = 1.0, 0.05
+
+Exp2Function = Literal["ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"]
+
+
+@dataclass(frozen=True)
+class Exp2Config(RunConfig):
+    """Experiment 2, funnel heatmap: how much of a rugged energy leads to its minimum, flat against HELM."""
+
+    # half the side of the square that energies live on [length]; ripple periods are 0.9 and 0.56
+    domain_range: float = bounded(3.0, above=0.5)
+
+    # --- data -------------------------------------------------------------------------------
+    # training samples (point and energy) of each landscape and seed
+    num_samples: int = bounded(16384, low=16)
+    # the same for each test function
+    function_samples: int = bounded(16384, low=16)
+
+    # --- models and training ----------------------------------------------------------------
+    # width of the two hidden layers
+    hidden_dim: int = bounded(128, low=1)
+    # frequency of the SIREN's sines [rad per unit]; raw MLPs underfit ripples and look mollified
+    omega0: float = bounded(10.0, above=0.0)
+    # samples in a batch
+    batch_size: int = bounded(256, low=1)
+    # optimiser steps of every landscape model
+    iterations: int = bounded(1500, low=1)
+    # the same for the test functions
+    function_iterations: int = bounded(2000, low=1)
+    # peak learning rate of Adam, one-cycle
+    learning_rate: float = bounded(1.5e-3, above=0.0)
+
+    # --- what HELM adds ---------------------------------------------------------------------
+    # weight of L_HF = (E(a) - E(a + delta))^2 in the `helm` arm. The documents' 1.0 cannot remove a
+    # ripple (gain 0.89) and stays as the arm `helm_published`; what works is lambda sigma^2 = 0.25 .. 0.75
+    lambda_hf: float = bounded(100.0, low=0.0)
+    # standard deviation of delta [length]; the documents' 0.05
+    hf_noise_sigma: float = bounded(0.05, low=0.0)
+    # weight of (E(a + delta) + E(a - delta) - 2 E(a))^2 in the `helm_second_difference` arm
+    lambda_second_difference: float = bounded(40.0, low=0.0)
+    # standard deviation of its delta [length]
+    second_difference_sigma: float = bounded(0.1, low=0.0)
+    # the same two for the test functions, whose ripples are larger beside their basin
+    function_lambda: float = bounded(100.0, low=0.0)
+    # standard deviation of its delta [length]
+    function_sigma: float = bounded(0.2, low=0.0)
+    # baseline `noised_inputs`: standard deviation of the noise on training points [length]; this and the
+    # next leave as much of the largest ripples as `helm` does, 0.07
+    input_noise_sigma: float = bounded(0.33, low=0.0)
+    # baseline `gradient_penalty`: weight of |dE/da|^2; lambda_hf sigma^2, of which L_HF is the finite form
+    lambda_gradient: float = bounded(0.25, low=0.0)
+
+    # --- basin coverage ---------------------------------------------------------------------
+    # starts a side of the square
+    grid_size: int = bounded(100, low=2)
+    # distance within which a minimum counts as reached by the descents of the basin maps; starts this
+    # near are left out [length]
+    tolerance: float = bounded(0.1, above=0.0)
+    # step of gradient descent, divided by the model's shrink; the longest step is 0.05
+    descent_step: float = bounded(0.01, above=0.0)
+    # most steps of a descent
+    descent_steps: int = bounded(1500, low=1)
+
+    # --- planning: mollified_descent and its baselines ---------------------------------------
+    # model evaluations that a planner may spend on one start; a gradient counts as three
+    plan_evaluations: int = bounded(6000, low=300)
+    # further budgets, for the curve of success over evaluations
+    budget_sweep: tuple[int, ...] = bounded((600, 1200, 2400, 6000, 12000), low=300, rising=True)
+    # gradient steps on the smoothed energy
+    smooth_steps: int = bounded(100, low=1)
+    # first rate of their Adam, about the length of a step [length]
+    smooth_rate: float = bounded(0.1, above=0.0)
+    # descents on the smoothed energy, from the start and from random points
+    smooth_starts: int = bounded(4, low=1)
+    # gradient steps of one polish on the flat model
+    polish_steps: int = bounded(25, low=1)
+    # first rate of their Adam [length]
+    polish_rate: float = bounded(0.05, above=0.0)
+    # standard deviation of a hop [length]
+    hop_sigma: float = bounded(0.6, above=0.0)
+    # rounds of hops, each from the best point so far
+    hop_rounds: int = bounded(4, low=1)
+    # a point that a hop found is believed where it lowers the learned energy by more than so many times the
+    # flat model's held-out error (RMSE): the lowest of many learned energies is the lowest of many errors
+    hop_margin: float = bounded(3.0, low=0.0)
+    # post-hoc smoothing of the flat model: first noise level, annealed to a tenth [length]
+    smoothing_sigma: float = bounded(1.0, above=0.0)
+    # its gradient steps, each averaging as many samples as the budget allows
+    smoothing_steps: int = bounded(200, low=1)
+    # its descents, from the start and from random points
+    smoothing_starts: int = bounded(2, low=1)
+    # share of the budget that it spends before it hops
+    smoothing_share: float = bounded(0.4, above=0.0, high=0.9)
+    # its hop_margin; at 3 it does worse, for it hops from a ripple's bottom and not from a smoothed minimum
+    smoothing_margin: float = bounded(1.0, low=0.0)
+    # distance within which a planner has reached a landscape's minimum [length]
+    plan_tolerance: float = bounded(0.05, above=0.0)
+    # distance for each coordinate (RMS) within which it has reached a test function's [length]
+    function_tolerance: float = bounded(0.1, above=0.0)
+    # starts a side of the square on the landscapes
+    plan_grid: int = bounded(20, low=2)
+    # random landscapes to plan on
+    num_landscapes: int = bounded(0, low=0)
+
+    # --- test functions ---------------------------------------------------------------------
+    # which
+    functions: tuple[Exp2Function, ...] = ("ackley", "rastrigin", "griewank", "levy")
+    # in how many dimensions each (eggholder and himmelblau: 2 only)
+    dimensions: tuple[Literal[2, 5, 10, 20], ...] = (2,)
+    # random starts of each function and seed
+    function_starts: int = bounded(64, low=1)
+    # those that CMA-ES runs from, the first so many
+    cma_starts: int = bounded(4, low=1)
+
+    # --- the map over lambda and sigma --------------------------------------------------------
+    # weights of L_HF
+    map_lambdas: tuple[float, ...] = bounded((1.0, 10.0, 30.0, 100.0, 300.0), low=0.0, rising=True)
+    # noise levels [length]
+    map_sigmas: tuple[float, ...] = bounded((0.05, 0.1, 0.2, 0.35), above=0.0, rising=True)
+    # train a model at every point of the map; otherwise it holds the closed-form filter's prediction only
+    train_map: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("functions", "dimensions"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                reject(name, values, "each value once")
+        if self.plan_evaluations < 3 * (self.smooth_steps + self.polish_steps) + 1:
+            reject("plan_evaluations", self.plan_evaluations, "at least one descent and one polish")
+
+
+EXP2_PRESETS = {
+    "quick": Exp2Config(
+        seeds=(0, 1, 2),
+        hidden_dim=96,
+        iterations=1000,
+        function_iterations=700,
+        budget_sweep=(1200, 6000),
+        cma_starts=2,
+    ),
+    "full": Exp2Config(
+        preset="full",
+        seeds=(0, 1, 2),
+        function_samples=65536,
+        num_landscapes=10,
+        functions=("ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"),
+        dimensions=(2, 5, 10),
+        train_map=True,
+    ),
+}
+
+# ----------------------------------------------------------------------------------------------
 # Command line
 # ----------------------------------------------------------------------------------------------
 

@@ -104,6 +104,8 @@ class Run:
             self.results.add_array(f"{name}/history/{term}", values)
             if term != "iteration":
                 last = values[-max(1, len(values) // 10) :].double().mean(0)
+                # an ensemble over several tasks has members task by task: average these, seed by seed
+                last = last.view(-1, len(self.config.seeds)).mean(0)
                 self.results.add(f"{name}/training/{term}", last, "mean over the last tenth")
 
     def measure(

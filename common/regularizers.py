@@ -22,3 +22,21 @@ def spectral_penalty_stochastic(step: Step, states: Tensor, actions: Tensor, pro
     """Unbiased estimate of `spectral_penalty` from P random probes [P, ..., B, d_out]: [..., B]."""
     state, action = step_squared_norms_stochastic(step, states, actions, probes, create_graph=True)
     return state + action
+
+
+def hf_invariance(centre: Tensor, perturbed: Tensor) -> Tensor:
+    """(E(a) - E(a + delta))^2, the documents' L_HF, from the energies at a and at a + delta: [...].
+
+    With weight lambda beside a squared error and delta ~ N(0, sigma^2 I) its minimiser damps the
+    frequency w by H = 1 / (1 + 2 lambda (1 - exp(-w^2 sigma^2 / 2))), so never below 1 / (1 + 2 lambda).
+    """
+    return (centre - perturbed).square()
+
+
+def second_difference(centre: Tensor, plus: Tensor, minus: Tensor) -> Tensor:
+    """(E(a + delta) + E(a - delta) - 2 E(a))^2 from the three energies: [...].
+
+    Zero on linear energies and small on quadratic ones, so it removes ripples and leaves the basin: with
+    s = w^2 sigma^2 its minimiser damps w by H = 1 / (1 + lambda (6 - 8 exp(-s / 2) + 2 exp(-2 s))).
+    """
+    return (plus + minus - 2 * centre).square()

@@ -1,0 +1,287 @@
+"""Mollified descent and its baselines on every landscape and function, at equal evaluations.
+
+Shapes: S members (L landscapes x seeds, landscape-major), B starts, G budgets, d coordinates.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import uses
+from common.config import Exp2Config
+from common.results import Results, summarise
+from common.runtime import Progress, generators
+from exp2_funnel_heatmap.dataset import Task, uniform_points
+from exp2_funnel_heatmap.energy_functions import distance_to_minimum
+from exp2_funnel_heatmap.fields import Field, TrueField, cell_centres, tabulate
+from exp2_funnel_heatmap.models import EnergyModel
+from exp2_funnel_heatmap.mollified_descent import (
+    Plan,
+    adam_descent,
+    cma_es,
+    mollified_descent,
+    multi_start,
+    setting,
+    single_descent,
+    smoothed_flat,
+    smoothed_flat_hop,
+)
+from exp2_funnel_heatmap.train_helm import SMOOTHER
+
+LANDSCAPE_PLANNERS = (
+    "mollified_descent",
+    "mollified_descent_hf",
+    "smoothed_flat",
+    "smoothed_flat_hop",
+    "multi_start",
+)
+RANDOM_PLANNERS = ("mollified_descent", "smoothed_flat", "smoothed_flat_hop", "multi_start")
+FUNCTION_PLANNERS = (
+    "flat",
+    "helm",
+    "mollified_descent",
+    "smoothed_flat_hop",
+    "multi_start",
+    "cma_es",
+    "true_energy",
+)
+HELD_OUT_POINTS = 4096
+BASELINES = ("smoothed_flat", "smoothed_flat_hop", "multi_start")
+
+PLAN_FIELDS = (
+    "seeds", "domain_range", "budget_sweep", "plan_evaluations", "smooth_steps", "smooth_rate",
+    "smooth_starts", "polish_steps", "polish_rate", "hop_sigma", "hop_rounds", "hop_margin",
+    "smoothing_sigma", "smoothing_steps", "smoothing_starts", "smoothing_share", "smoothing_margin",
+)  # fmt: skip
+
+
+class Fields(dict[str, Field]):
+    """A task's models as planners see them, tabulated where d = 2 when first asked for; and 'true'."""
+
+    def __init__(self, task: Task, models: Mapping[str, EnergyModel], half_width: float):
+        super().__init__(true=TrueField(task.energies))
+        self.task, self.models, self.half_width = task, models, half_width
+
+    def __missing__(self, name: str) -> Field:
+        model = self.models[name]
+        self[name] = tabulate(model, self.half_width) if self.task.dimension == 2 else model
+        return self[name]
+
+
+def held_out_error(task: Task, flat: EnergyModel, config: Exp2Config) -> Tensor:
+    """RMSE of the flat model on fresh samples, which a planner may know: [S]."""
+    seeds = [*config.seeds] * len(task.energies)
+    draws = generators(seeds, f"{task.name}/held out")
+    points = uniform_points(HELD_OUT_POINTS, task.dimension, config.domain_range, draws).to(flat.mean)
+    with torch.no_grad():
+        return (flat(points) - TrueField(task.energies)(points)).square().mean(1).sqrt()
+
+
+def run_planner(
+    name: str,
+    fields: Fields,
+    starts: Tensor,
+    budget: int,
+    config: Exp2Config,
+    error: Tensor,
+    stream: str,
+) -> Plan:
+    """One planner on starts [S, B, d].
+
+    true_energy is smoothed_flat_hop on the true energy: what is left to learn if it does better.
+
+    Args:
+        name: of the planner.
+        fields: what it may descend on.
+        starts: [S, B, d].
+        budget: evaluations a start.
+        config: its setting.
+        error: of the flat model, [S].
+        stream: names its random numbers.
+    """
+    factor = {"true_energy": 0.0, "smoothed_flat_hop": config.smoothing_margin}.get(name, config.hop_margin)
+    shared = setting(config, factor * error, f"{stream}/{name}")
+    if name in ("mollified_descent", "mollified_descent_hf"):
+        smooth = fields["helm" if name == "mollified_descent_hf" else SMOOTHER]
+        return mollified_descent(smooth, fields["flat"], starts, budget, shared)
+    if name in ("flat", "helm"):
+        return single_descent(fields["flat" if name == "flat" else SMOOTHER], starts, budget, shared)
+    planner = {
+        "smoothed_flat": smoothed_flat,
+        "smoothed_flat_hop": smoothed_flat_hop,
+        "true_energy": smoothed_flat_hop,
+        "multi_start": multi_start,
+        "cma_es": cma_es,
+    }[name]
+    return planner(fields["true" if name == "true_energy" else "flat"], starts, budget, shared)
+
+
+def errors(task: Task, points: Tensor) -> Tensor:
+    """Distance of points [S, B, d] to their own energy's nearest global minimum: [S, B]."""
+    parts = points.tensor_split(len(task.energies))
+    pairs = zip(task.energies, parts, strict=True)
+    return torch.cat([distance_to_minimum(part, energy.minimisers) for energy, part in pairs])
+
+
+def budgets(config: Exp2Config) -> list[int]:
+    """The budgets of the curve, the configuration's own among them."""
+    return sorted({*config.budget_sweep, config.plan_evaluations})
+
+
+# ----------------------------------------------------------------------------------------------
+# Landscapes
+# ----------------------------------------------------------------------------------------------
+
+
+@uses(*PLAN_FIELDS, "plan_grid", "plan_tolerance")
+def measure_landscape_planner(
+    task: Task, fields: Fields, planner: str, *, config: Exp2Config, device: torch.device
+) -> dict[str, Tensor]:
+    """One planner from a grid of starts; those beside the minimum do not count.
+
+    Returns:
+        success [G, S] (fraction of starts that end within plan_tolerance) and evaluations [G], over the
+        budgets; at the configuration's own: success_here, endpoint_error (median) [S], evaluations_here [].
+    """
+    members = len(task.energies) * len(config.seeds)
+    starts = cell_centres(config.plan_grid, config.domain_range).to(device, torch.float32)
+    starts = starts.expand(members, -1, -1)
+    counted = errors(task, starts) > config.plan_tolerance
+    error = held_out_error(task, fields.models["flat"], config)
+    measured: dict[str, Tensor] = {}
+    rows, spent = [], []
+    for budget in budgets(config):
+        plan = run_planner(planner, fields, starts, budget, config, error, f"{task.name}/planning")
+        distance = errors(task, plan.points)
+        rows.append(((distance <= config.plan_tolerance) & counted).sum(-1) / counted.sum(-1).clamp(min=1))
+        spent.append(plan.evaluations)
+        if budget == config.plan_evaluations:
+            away = torch.where(counted, distance, torch.nan)
+            measured |= {
+                "success_here": rows[-1],
+                "endpoint_error": away.nanmedian(-1).values,
+                "evaluations_here": torch.tensor(plan.evaluations),
+            }
+    return {**measured, "success": torch.stack(rows), "evaluations": torch.tensor(spent)}
+
+
+def record_landscape_planning(
+    results: Results,
+    prefix: str,
+    measured: Mapping[str, Mapping[str, Tensor]],
+    config: Exp2Config,
+    metric: str,
+) -> None:
+    """Metrics {prefix}/{planner}/{metric, endpoint_error, evaluations}, and the paired differences.
+
+    Members of several landscapes are averaged, seed by seed. A difference is mollified descent's success
+    minus a baseline's on the same flat models and starts; with five landscapes or more its 95% interval
+    over them (Student's t, seeds averaged first) is recorded as difference_low and difference_high.
+    """
+    seeds = len(config.seeds)
+    results.add_array(f"{prefix}/budgets", torch.tensor(budgets(config)))
+    here = {}
+    for planner, found in measured.items():
+        here[planner] = found["success_here"].view(-1, seeds)  # [L, seeds]
+        by_budget = found["success"].unflatten(1, (-1, seeds)).mean(1)
+        results.add_array(f"{prefix}/{planner}/success_by_budget", by_budget)
+        results.add_array(f"{prefix}/{planner}/success_by_landscape", here[planner])
+        results.add(f"{prefix}/{planner}/{metric}", here[planner].mean(0))
+        error = found["endpoint_error"].view(-1, seeds).mean(0)
+        results.add(f"{prefix}/{planner}/endpoint_error", error, "length")
+        spent = [found["evaluations_here"].item()] * seeds
+        results.add(f"{prefix}/{planner}/evaluations", spent, "model evaluations")
+    for baseline in BASELINES:
+        name = f"{prefix}/mollified_descent_minus_{baseline}"
+        difference = here["mollified_descent"] - here[baseline]
+        results.add(f"{name}/{metric}", difference.mean(0))
+        interval = summarise(difference.mean(1).tolist(), "1").get("ci95")
+        for end, value in zip(("low", "high"), interval or (), strict=False):
+            results.add(f"{name}/difference_{end}", [value] * seeds)
+
+
+# ----------------------------------------------------------------------------------------------
+# Test functions
+# ----------------------------------------------------------------------------------------------
+
+
+def function_starts(task: Task, config: Exp2Config) -> Tensor:
+    """Uniform random starts, the same for every planner: [S, B, d]."""
+    draws = generators([*config.seeds] * len(task.energies), f"{task.name}/starts")
+    points = uniform_points(config.function_starts, task.dimension, config.domain_range, draws)
+    return points.to(torch.float32)
+
+
+@uses(*PLAN_FIELDS, "function_starts", "function_tolerance", "cma_starts")
+def measure_function_planner(
+    task: Task, fields: Fields, planner: str, *, config: Exp2Config, device: torch.device
+) -> dict[str, Tensor]:
+    """One planner on every function of a dimension, at the configuration's budget.
+
+    Returns:
+        success [L, seeds], the fraction of starts whose end is within function_tolerance a coordinate
+        (RMS) of a global minimum; evaluations [].
+    """
+    starts = function_starts(task, config).to(device)
+    if planner == "cma_es":  # one run at a time, so from fewer starts
+        starts = starts[:, : config.cma_starts]
+    progress = Progress(1, f"{task.name}/{planner}")
+    error = held_out_error(task, fields.models["flat"], config)
+    plan = run_planner(
+        planner, fields, starts, config.plan_evaluations, config, error, f"{task.name}/planning"
+    )
+    reached = errors(task, plan.points) <= config.function_tolerance * math.sqrt(task.dimension)
+    success = reached.double().mean(-1).view(len(task.energies), len(config.seeds))
+    progress.update()
+    progress.close(f"success={success.mean().item():.2f}")
+    return {"success": success, "evaluations": torch.tensor(plan.evaluations)}
+
+
+@uses("seeds", "domain_range")
+def measure_function_fit(
+    task: Task, fields: Fields, *, config: Exp2Config, device: torch.device
+) -> dict[str, Tensor]:
+    """How well the flat models fit, and whether the true minimum is a minimum of theirs.
+
+    Returns:
+        r2 on fresh points, and minimum_error, how far a descent that begins AT the true minimum leads away
+        from it (RMS of a coordinate): [L, seeds].
+    """
+    flat = fields.models["flat"]
+    shape = (len(task.energies), len(config.seeds))
+    error = held_out_error(task, flat, config)
+    spread = task.data.std[:, 0].to(device)
+    minima = [energy.minimisers[:1].expand(shape[1], -1) for energy in task.energies]
+    minima = torch.cat(minima).to(flat.mean)[:, None]  # [S, 1, d]
+    ends = adam_descent(lambda points, _: flat.gradient(points), minima, 50, 0.05, config.domain_range)
+    return {
+        "r2": (1 - (error / spread).square()).view(shape),
+        "minimum_error": (errors(task, ends)[:, 0] / math.sqrt(task.dimension)).view(shape),
+    }
+
+
+def record_functions(
+    results: Results, task: Task, measured: Mapping[str, Mapping[str, Tensor]], fit: Mapping[str, Tensor]
+) -> None:
+    """Metrics functions/{name}-{d}/{planner}/{success, evaluations}, flat/{r2, minimum_error}."""
+    seeds = len(results.seeds)
+    for index, energy in enumerate(task.energies):
+        prefix = f"functions/{energy.name}"
+        for planner, found in measured.items():
+            results.add(f"{prefix}/{planner}/success", found["success"][index])
+            spent = [found["evaluations"].item()] * seeds
+            results.add(f"{prefix}/{planner}/evaluations", spent, "model evaluations")
+        results.add(f"{prefix}/flat/r2", fit["r2"][index])
+        results.add(f"{prefix}/flat/minimum_error", fit["minimum_error"][index], "length")
+        for baseline in ("cma_es", "smoothed_flat_hop", "multi_start"):
+            difference = (
+                measured["mollified_descent"]["success"][index] - measured[baseline]["success"][index]
+            )
+            results.add(f"{prefix}/mollified_descent_minus_{baseline}/success", difference)
+
+
+def tested_functions(tasks: Sequence[Task]) -> list[str]:
+    """Names like ackley-2 of every function of the tasks."""
+    return [energy.name for task in tasks for energy in task.energies]

@@ -1,0 +1,118 @@
+"""Energy models: the SIREN that learns every ripple, and the networks that do not.
+
+Shapes: S members, B points, d coordinates.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.networks import EnsembleLinear, EnsembleMLP
+from common.runtime import generators
+
+
+class Siren(nn.Module):
+    """sin(omega0 (W a + b)) layers with a linear end (Sitzmann et al., 2020, equations 5 and 3.2)."""
+
+    def __init__(self, seeds: Sequence[int], sizes: Sequence[int], stream: str, omega0: float):
+        super().__init__()
+        draws = generators(seeds, stream)
+        pairs = list(itertools.pairwise(sizes))
+        self.layers = nn.ModuleList(EnsembleLinear(n_in, n_out, draws) for n_in, n_out in pairs)
+        self.omega0 = omega0
+        with torch.no_grad():  # from uniform in +-1/sqrt(n) to the paper's +-1/n and +-sqrt(6/n)/omega0
+            self.layers[0].weight.mul_(1 / math.sqrt(sizes[0]))
+            for layer in self.layers[1:]:
+                layer.weight.mul_(math.sqrt(6) / omega0)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            inputs = torch.sin(self.omega0 * layer(inputs))
+        return self.layers[-1](inputs)
+
+
+class FourierMLP(nn.Module):
+    """A SiLU network on cos and sin of fixed random projections (Tancik et al., 2020)."""
+
+    def __init__(self, seeds: Sequence[int], sizes: Sequence[int], stream: str, frequency: float):
+        """`frequency` is the projections' standard deviation [rad per unit]; sizes[1] of them."""
+        super().__init__()
+        draws = generators(seeds, f"{stream}/projections")
+        projections = [frequency * torch.randn(sizes[0], sizes[1] // 2, generator=draw) for draw in draws]
+        self.register_buffer("projections", torch.stack(projections))
+        self.network = EnsembleMLP(seeds, (2 * (sizes[1] // 2), *sizes[1:]), stream)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        angles = inputs @ self.projections
+        return self.network(torch.cat((torch.cos(angles), torch.sin(angles)), -1))
+
+
+Architecture = str  # a key of ARCHITECTURES
+
+ARCHITECTURES: dict[Architecture, Callable[..., nn.Module]] = {
+    "siren": Siren,
+    "fourier": FourierMLP,
+    "silu": lambda seeds, sizes, stream, _: EnsembleMLP(seeds, sizes, stream, F.silu),
+    "relu": lambda seeds, sizes, stream, _: EnsembleMLP(seeds, sizes, stream, F.relu),
+}
+
+
+class EnergyModel(nn.Module):
+    """S learned energies mean + std * network(a): [S, B, d] -> [S, B]."""
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor):
+        """`mean` and `std` [S, 1] standardise the training energies."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def standardised(self, points: Tensor) -> Tensor:
+        """The network's own output, on which losses act: [S, B, d] -> [S, B]."""
+        return self.network(points).squeeze(-1)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.mean + self.std * self.standardised(points)
+
+    def member(self, index: int) -> Callable[[Tensor], Tensor]:
+        """One member's energy alone: [1, B, d] -> [1, B]."""
+        state = {name: value[index : index + 1] for name, value in self.state_dict().items()}
+        return lambda points: torch.func.functional_call(self, state, (points,))
+
+    def gradient(self, points: Tensor) -> Tensor:
+        """dE/da: [S, B, d] -> [S, B, d]."""
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            return torch.autograd.grad(self(points).sum(), points)[0]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What distinguishes one training from its siblings."""
+
+    penalty: str = "none"  # none, hf_invariance, second_difference, gradient or noised_inputs
+    weight: float = 0.0  # lambda
+    sigma: float = 0.0  # standard deviation of the perturbation [length]
+    architecture: Architecture = "siren"
+    energies: str = ""  # what is learned, where the task's name does not tell it (a checkpoint must)
+
+
+def make_model(
+    arm: Arm, seeds: Sequence[int], dimension: int, hidden_dim: int, omega0: float, mean: Tensor, std: Tensor,
+    stream: str,
+) -> EnergyModel:  # fmt: skip
+    """An ensemble of two hidden layers; arms of one architecture start from the same weights."""
+    sizes = (dimension, hidden_dim, hidden_dim, 1)
+    network = ARCHITECTURES[arm.architecture](seeds, sizes, f"{stream}/{arm.architecture}", omega0)
+    return EnergyModel(network, mean, std)
+
+
+def perturbations(points: Tensor, sigma: float, draws: Sequence[torch.Generator]) -> Tensor:
+    """N(0, sigma^2) noise of the points' shape [S, B, d], each member's from its own generator."""
+    noise = torch.stack([torch.randn(points.shape[1:], generator=draw) for draw in draws])
+    return sigma * noise.to(points.device)

@@ -1,0 +1,310 @@
+"""Mollified descent, and the planners that it has to beat at an equal number of model evaluations.
+
+A planner sees learned energies only: it descends on them, and of what it found it keeps the point of
+lowest LEARNED energy. It may spend `budget` evaluations on each start, a gradient counting as three (a
+forward pass, and a backward one at twice its cost). All take the same steps: Adam, its rate falling to 0.
+
+Shapes: S members (landscapes x seeds), B starts, N candidates of a start, d coordinates.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cma
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.config import Exp2Config
+from common.runtime import generators
+from exp2_funnel_heatmap.dataset import uniform_points
+from exp2_funnel_heatmap.fields import Field
+
+GRADIENT_COST = 3  # evaluations
+SMOOTHING_TRAVEL = 10.0  # of an annealed descent: its steps times half its first rate [length]
+LONGEST_RATE = 0.2  # of one of its steps, where a small budget leaves few [length]
+SMOOTHING_FALL = 0.1  # the last noise level over the first
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where each start's plan ended [S, B, d], and the evaluations that it spent."""
+
+    points: Tensor
+    evaluations: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What planners share."""
+
+    smooth_steps: int  # gradient steps on the smoothed energy
+    smooth_rate: float  # their first rate [length]
+    smooth_starts: int  # descents on it, from the start and from random points
+    polish_steps: int  # gradient steps of one polish on the flat model
+    polish_rate: float  # their first rate [length]
+    hop_sigma: float  # standard deviation of a hop [length]
+    hop_rounds: int  # rounds of hops, each from the best point so far
+    smoothing_sigma: float  # first noise level of post-hoc smoothing [length]
+    smoothing_steps: int  # gradient steps of post-hoc smoothing
+    smoothing_starts: int  # its descents
+    smoothing_share: float  # of the budget, that post-hoc smoothing with a hop spends before it hops
+    half_width: float
+    margin: Tensor  # by how much a hop must lower the learned energy to be believed, [S]
+    draws: Sequence[torch.Generator]  # one a member
+
+    @property
+    def polish_cost(self) -> int:
+        """Of one candidate: its polish, and the energy it is judged by."""
+        return GRADIENT_COST * self.polish_steps + 1
+
+    def normal(self, count: int, dimension: int, like: Tensor) -> Tensor:
+        """Standard normal [S, count, d]."""
+        return torch.stack([torch.randn(count, dimension, generator=draw) for draw in self.draws]).to(like)
+
+
+def setting(config: Exp2Config, margin: Tensor, stream: str) -> Setting:
+    """The configuration's setting; `margin` as in Setting, `stream` names the random numbers."""
+    seeds = [*config.seeds] * (len(margin) // len(config.seeds))
+    return Setting(
+        config.smooth_steps, config.smooth_rate, config.smooth_starts, config.polish_steps,
+        config.polish_rate, config.hop_sigma, config.hop_rounds, config.smoothing_sigma,
+        config.smoothing_steps, config.smoothing_starts, config.smoothing_share, config.domain_range,
+        margin, generators(seeds, stream),
+    )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------
+# Steps
+# ----------------------------------------------------------------------------------------------
+
+
+def adam_descent(
+    gradient: Callable[[Tensor, int], Tensor], points: Tensor, steps: int, rate: float, half_width: float
+) -> Tensor:
+    """`steps` steps of Adam (Kingma & Ba, 2015) within the box, the rate falling to 0 as half a cosine.
+
+    Args:
+        gradient: of points [S, B, d] and the step's index.
+        points: where to begin, [S, B, d].
+        steps: how many.
+        rate: the first, about the length of a step.
+        half_width: of the box.
+    """
+    first, second = torch.zeros_like(points), torch.zeros_like(points)
+    for index in range(steps):
+        slope = gradient(points, index)
+        first = 0.9 * first + 0.1 * slope
+        second = 0.99 * second + 0.01 * slope.square()
+        unbiased = first / (1 - 0.9 ** (index + 1))
+        spread = (second / (1 - 0.99 ** (index + 1))).sqrt() + 1e-8
+        now = rate * 0.5 * (1 + math.cos(math.pi * index / steps))
+        points = (points - now * unbiased / spread).clamp(-half_width, half_width)
+    return points
+
+
+def _polish(flat: Field, candidates: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Descend on the flat model, keep each start's lowest: [S, B, N, d] -> [S, B, d], energies [S, B]."""
+    shape = candidates.shape
+    ends = adam_descent(
+        lambda points, _: flat.gradient(points),
+        candidates.flatten(1, 2),
+        setting.polish_steps,
+        setting.polish_rate,
+        setting.half_width,
+    )
+    energies = flat(ends).view(shape[:3])
+    lowest, index = energies.min(-1)
+    return _pick(ends.view(shape), index), lowest
+
+
+def _hop(flat: Field, bases: Tensor, ranks: Tensor, budget: int, setting: Setting) -> Plan:
+    """Polish the bases and perturbations of them, in rounds; leave the best base only for a credible gain.
+
+    The first round perturbs every base in turn, the later ones the lowest point so far. The lowest of
+    many learned energies is the lowest of many errors, so it replaces the best base only where it lies
+    lower by more than `setting.margin`.
+
+    Args:
+        flat: the flat model.
+        bases: [S, B, K, d].
+        ranks: what bases are compared by, the lowest is best, [S, B, K].
+        budget: evaluations a start.
+        setting: hops, rounds, margin, random numbers.
+    """
+    members, batch, kept, dimension = bases.shape
+    count = max(kept, (budget - kept - 1) // setting.polish_cost)
+    points, energies = _polish(flat, bases, setting)
+    for index in range(setting.hop_rounds):
+        share = (count - kept) * (index + 1) // setting.hop_rounds
+        share -= (count - kept) * index // setting.hop_rounds
+        if share == 0:
+            continue
+        turns = torch.arange(share, device=bases.device) % kept
+        centres = bases[:, :, turns] if index == 0 else points[:, :, None]
+        noise = setting.normal(batch * share, dimension, bases).view(members, batch, share, dimension)
+        candidates = (centres + setting.hop_sigma * noise).clamp(-setting.half_width, setting.half_width)
+        found, lowest = _polish(flat, candidates, setting)
+        better = lowest < energies
+        points = torch.where(better[..., None], found, points)
+        energies = torch.where(better, lowest, energies)
+    anchor = _pick(bases, ranks.argmin(-1))
+    credible = energies < flat(anchor) - setting.margin.to(energies)[:, None]
+    return Plan(torch.where(credible[..., None], points, anchor), count * setting.polish_cost + kept + 1)
+
+
+def _pick(candidates: Tensor, index: Tensor) -> Tensor:
+    """Each start's chosen candidate: [S, B, N, d], [S, B] -> [S, B, d]."""
+    chosen = index[..., None, None].expand(-1, -1, 1, candidates.shape[-1])
+    return candidates.gather(2, chosen)[:, :, 0]
+
+
+def _with_fresh_starts(starts: Tensor, count: int, setting: Setting) -> Tensor:
+    """Each start and count - 1 uniform random points: [S, B, d] -> [S, B, count, d]."""
+    members, batch, dimension = starts.shape
+    fresh = uniform_points(batch * (count - 1), dimension, setting.half_width, setting.draws).to(starts)
+    return torch.cat((starts[:, :, None], fresh.view(members, batch, count - 1, dimension)), 2)
+
+
+def smoothed_gradient(flat: Field, points: Tensor, sigma: float, samples: int, setting: Setting) -> Tensor:
+    """Monte-Carlo gradient of the Gaussian-smoothed energy, mean_m dE(a + sigma e_m): [S, B, d]."""
+    members, count, dimension = points.shape
+    noise = setting.normal(count * samples, dimension, points).view(members, count, samples, dimension)
+    around = (points[:, :, None] + sigma * noise).clamp(-setting.half_width, setting.half_width)
+    return flat.gradient(around.flatten(1, 2)).view(around.shape).mean(2)
+
+
+def _anneal(flat: Field, starts: Tensor, budget: int, setting: Setting) -> tuple[Tensor, int]:
+    """Descend on the flat model smoothed by ever less noise, which falls geometrically.
+
+    Returns:
+        points [S, B, d], and the evaluations spent on each.
+    """
+    steps = max(1, min(setting.smoothing_steps, budget // GRADIENT_COST))
+    samples = max(1, budget // (GRADIENT_COST * steps))
+
+    def gradient(points: Tensor, index: int) -> Tensor:
+        sigma = setting.smoothing_sigma * SMOOTHING_FALL ** (index / steps)
+        return smoothed_gradient(flat, points, sigma, samples, setting)
+
+    rate = min(LONGEST_RATE, 2 * SMOOTHING_TRAVEL / steps)
+    points = adam_descent(gradient, starts, steps, rate, setting.half_width)
+    return points, GRADIENT_COST * steps * samples
+
+
+# ----------------------------------------------------------------------------------------------
+# Planners
+# ----------------------------------------------------------------------------------------------
+
+
+def mollified_descent(smooth: Field, flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """Descend on the smoothed model, polish on the flat one, hop, keep the lowest flat energy.
+
+    The smoothed minimum lies in the right region but seldom in the right ripple; the hop looks at the
+    ripples around it. A trained smoothed model gives its gradient for the price of one.
+
+    Args:
+        smooth: HELM's model.
+        flat: the flat model of the same energy.
+        starts: [S, B, d].
+        budget: evaluations a start.
+        setting: steps, hops, random numbers.
+    """
+    cost = GRADIENT_COST * setting.smooth_steps
+    count = max(1, min(setting.smooth_starts, budget // (4 * cost)))
+    bases = _with_fresh_starts(starts, count, setting)
+    bases = adam_descent(
+        lambda points, _: smooth.gradient(points), bases.flatten(1, 2), setting.smooth_steps,
+        setting.smooth_rate, setting.half_width,
+    ).view(bases.shape)  # fmt: skip
+    ranks = smooth(bases.flatten(1, 2)).view(bases.shape[:3])
+    plan = _hop(flat, bases, ranks, budget - count * cost, setting)
+    return Plan(plan.points, count * cost + plan.evaluations)
+
+
+def smoothed_flat(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """Post-hoc smoothing, annealed, the whole budget on it; then one polish. No HELM, no hop."""
+    points, used = _anneal(flat, starts, budget - setting.polish_cost, setting)
+    points, _ = _polish(flat, points[:, :, None], setting)
+    return Plan(points, used + setting.polish_cost)
+
+
+def smoothed_flat_hop(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """Post-hoc smoothing, annealed, with a share of the budget; the rest on the same hops as HELM's."""
+    count = setting.smoothing_starts
+    bases = _with_fresh_starts(starts, count, setting)
+    share = int(setting.smoothing_share * budget) // count
+    points, used = _anneal(flat, bases.flatten(1, 2), share, setting)
+    ranks = flat(points).view(bases.shape[:3])
+    plan = _hop(flat, points.view(bases.shape), ranks, budget - count * used, setting)
+    return Plan(plan.points, count * used + plan.evaluations)
+
+
+def multi_start(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """Best of N descents on the flat model: from the start, and from uniform random points."""
+    count = budget // setting.polish_cost
+    points, _ = _polish(flat, _with_fresh_starts(starts, count, setting), setting)
+    return Plan(points, count * setting.polish_cost)
+
+
+def single_descent(field: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """One descent with the whole budget as its steps, at most ten smoothings long."""
+    steps = min(budget // GRADIENT_COST, 10 * setting.smooth_steps)
+    points = adam_descent(
+        lambda points, _: field.gradient(points), starts, steps, setting.polish_rate, setting.half_width
+    )
+    return Plan(points, GRADIENT_COST * steps)
+
+
+def cma_es(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """CMA-ES of the cma package (Hansen, 2016) on the flat energy, restarted with twice the population.
+
+    The restarts (IPOP, Auger & Hansen, 2005) begin at uniform random points and spend the whole budget.
+    """
+    found, most = torch.empty_like(starts), 0
+    for member, draw in enumerate(setting.draws):
+        energy = _as_function(flat.member(member), starts)
+        for index, start in enumerate(starts[member].double().cpu().numpy()):
+            random = np.random.default_rng(int(torch.randint(1 << 31, (1,), generator=draw)))
+            point, used = _cma_run(energy, start, budget, setting, random)
+            found[member, index] = torch.as_tensor(point).to(starts)
+            most = max(most, used)
+    return Plan(found, most)
+
+
+def _as_function(energy: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[np.ndarray], list[float]]:
+    """One member's energy as the cma package calls it: of candidates [N, d]."""
+
+    def values(candidates: np.ndarray) -> list[float]:
+        with torch.no_grad():
+            return energy(torch.as_tensor(candidates).to(like)[None])[0].tolist()
+
+    return values
+
+
+def _cma_run(
+    energy: Callable[[np.ndarray], list[float]],
+    start: np.ndarray,
+    budget: int,
+    setting: Setting,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, int]:
+    """One start's best point and evaluations."""
+    width, used = setting.half_width, 0
+    population = 4 + int(3 * math.log(len(start)))  # the package's default
+    best, lowest = start, math.inf
+    while used + population <= budget:
+        options = {
+            "bounds": [-width, width], "popsize": population, "maxfevals": budget - used, "verbose": -9,
+            "seed": int(random.integers(1, 1 << 31)), "tolx": 1e-4, "tolfun": 1e-7,
+        }  # fmt: skip
+        search = cma.CMAEvolutionStrategy(start, width / 3, options)
+        while not search.stop() and used + population <= budget:
+            candidates = search.ask()
+            search.tell(candidates, energy(np.stack(candidates)))
+            used += population
+        if search.result.fbest < lowest:
+            best, lowest = search.result.xbest, search.result.fbest
+        start, population = random.uniform(-width, width, len(start)), 2 * population
+    return best, used

@@ -1,0 +1,116 @@
+"""Experiment 2, funnel heatmap: how much of a rugged energy leads to its minimum, flat against HELM.
+
+    python run_experiment.py                  quick preset, minutes on a laptop
+    python run_experiment.py --preset full    more seeds, landscapes and functions: what the README reports
+
+writes results/results.json, results/arrays.npz and plots/*.png; --help lists every setting.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.config import EXP2_PRESETS
+from common.experiment import Run, run_experiment
+from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task
+from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscapes
+from exp2_funnel_heatmap.evaluate_planning import (
+    FUNCTION_PLANNERS,
+    LANDSCAPE_PLANNERS,
+    RANDOM_PLANNERS,
+    Fields,
+    measure_function_fit,
+    measure_function_planner,
+    measure_landscape_planner,
+    record_functions,
+    record_landscape_planning,
+)
+from exp2_funnel_heatmap.figures import draw_figures
+from exp2_funnel_heatmap.models import EnergyModel
+from exp2_funnel_heatmap.train_flat import flat_arms, train_flat_arms
+from exp2_funnel_heatmap.train_helm import helm_arms, train_helm_arms, train_map_arms
+from exp2_funnel_heatmap.visualize_heatmap import (
+    measure_basins,
+    measure_predicted_map,
+    record_basins,
+    record_landscape,
+    record_map,
+)
+
+
+def compute(run: Run) -> None:
+    """The two standard landscapes, the map over lambda and sigma, random landscapes, test functions."""
+    config = run.config
+    for name in ("aligned", "misaligned"):
+        task = landscape_task(name, [make_landscape(name)], config)
+        record_landscape(run.results, task, config)
+        models = train_flat_arms(run, task) | train_helm_arms(run, task)
+        heatmaps(run, task, models)
+        plan(run, task, models, LANDSCAPE_PLANNERS, "coverage")
+        if name == "aligned":
+            lambda_sigma_map(run, task)
+    if config.num_landscapes:
+        task = landscape_task("random_landscapes", random_landscapes(config.num_landscapes), config)
+        plan(run, task, train_flat_arms(run, task) | train_helm_arms(run, task), RANDOM_PLANNERS, "success")
+    for dimension in config.dimensions:
+        if (task := function_task(dimension, config)) is not None:
+            benchmark(run, task, train_flat_arms(run, task) | train_helm_arms(run, task))
+
+
+def heatmaps(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
+    """Basin coverage of every arm, and what stands beside it."""
+    arms = flat_arms(task, run.config) | helm_arms(task, run.config)
+    for arm, model in models.items():
+        name = f"{task.name}/basins/{arm}"
+        measured = run.measure(measure_basins, name, task, model, upstream=[f"{task.name}/{arm}"])
+        record_basins(run.results, task, arm, arms[arm], measured)
+
+
+def lambda_sigma_map(run: Run, task: Task) -> None:
+    """Coverage, bias and shrink over lambda and sigma: predicted, and where the preset says so, trained."""
+    predicted = run.measure(measure_predicted_map, "map/predicted", task)
+    trained = {}
+    for arm, model in (train_map_arms(run, task) if run.config.train_map else {}).items():
+        name = f"map/basins/{arm}"
+        trained[arm] = run.measure(measure_basins, name, task, model, upstream=[f"map/{task.name}/{arm}"])
+    record_map(run.results, predicted, trained, run.config)
+
+
+def plan(
+    run: Run, task: Task, models: dict[str, EnergyModel], planners: tuple[str, ...], metric: str
+) -> None:
+    """Mollified descent and its baselines at equal evaluations."""
+    upstream = [f"{task.name}/{arm}" for arm in models]
+    fields = Fields(task, models, run.config.domain_range)
+    measured = {
+        planner: run.measure(
+            measure_landscape_planner, f"{task.name}/planning/{planner}",
+            task, fields, planner,
+            upstream=upstream,
+        )
+        for planner in planners
+    }  # fmt: skip
+    record_landscape_planning(run.results, task.name, measured, run.config, metric)
+
+
+def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
+    """Every planner on the test functions of one dimension."""
+    upstream = [f"{task.name}/{arm}" for arm in models]
+    fields = Fields(task, models, run.config.domain_range)
+    fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields, upstream=upstream)
+    measured = {
+        planner: run.measure(
+            measure_function_planner, f"{task.name}/planning/{planner}",
+            task, fields, planner,
+            upstream=upstream,
+        )
+        for planner in FUNCTION_PLANNERS
+    }  # fmt: skip
+    record_functions(run.results, task, measured, fit)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_experiment("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, compute, draw_figures)
+    )

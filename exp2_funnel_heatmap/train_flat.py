@@ -1,0 +1,112 @@
+"""Train the flat energy models: the SIREN, other networks, and the baselines that smooth without HELM.
+
+    python train_flat.py [--preset full] ...
+
+trains the landscape models that run_experiment.py would, and leaves them where it finds them.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP2_PRESETS, Exp2Config
+from common.experiment import Run, run_training
+from common.training import fit
+from exp2_funnel_heatmap.dataset import Task, draw_batch, landscape_task
+from exp2_funnel_heatmap.energy_functions import make_landscape
+from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model, perturbations
+
+CLIP_NORM = 10.0
+
+
+def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
+    """The flat SIREN; on the two standard landscapes also the baselines and the other networks."""
+    arms = {"flat": Arm(energies=task.contents)}
+    if task.name in ("aligned", "misaligned"):
+        arms["noised_inputs"] = Arm("noised_inputs", 1.0, config.input_noise_sigma)
+        arms["gradient_penalty"] = Arm("gradient", config.lambda_gradient)
+    if task.name == "aligned":
+        arms |= {f"flat_{name}": Arm(architecture=name) for name in ("fourier", "silu", "relu")}
+    return arms
+
+
+@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "function_iterations", "learning_rate",
+      "num_samples", "function_samples", "domain_range")  # fmt: skip
+def train_flat(
+    task: Task,
+    *,
+    arm: Arm,
+    config: Exp2Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "flat",
+) -> tuple[EnergyModel, dict[str, Tensor]]:
+    """A model of every energy and seed: E (E^(a) - E(a))^2, standardised, plus what a baseline adds.
+
+    noised_inputs: the model is asked at a + sigma e for the energy at a; its minimiser is E smoothed by
+    the Gaussian, with gain exp(-w^2 sigma^2 / 2). gradient: + lambda |dE^/da|^2, gain 1 / (1 + lambda w^2).
+
+    Args:
+        task: energies, samples and optimiser steps.
+        arm: penalty, weight and architecture. Arms share initial weights and batches.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the ensemble [S members], and the training history (see common.training.fit).
+    """
+    data = task.data.to(device)
+    members = [*config.seeds] * len(task.energies)
+    model = make_model(
+        arm, members, task.dimension, config.hidden_dim, config.omega0, data.mean, data.std, task.name
+    ).to(device)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        points, energies = draw_batch(data, draws, config.batch_size)
+        if arm.penalty == "noised_inputs":
+            points = points + perturbations(points, arm.sigma, draws)
+        if arm.penalty != "gradient":
+            return {"loss": (model.standardised(points) - energies).square().mean(-1)}
+        points.requires_grad_()
+        predicted = model.standardised(points)
+        fitted = (predicted - energies).square().mean(-1)
+        (slope,) = torch.autograd.grad(predicted.sum(), points, create_graph=True)
+        penalty = slope.square().sum(-1).mean(-1)
+        return {"loss": fitted + arm.weight * penalty, "fit": fitted, "penalty": penalty}
+
+    history = fit(
+        model,
+        loss,
+        seeds=members,
+        iterations=task.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=task.name,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+    )
+    return model, history
+
+
+def train_flat_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """Every flat arm of a task, by name."""
+    return run.train_arms(train_flat, task.name, task, arms=flat_arms(task, run.config))
+
+
+def train_all(run: Run) -> None:
+    """Both standard landscapes."""
+    for name in ("aligned", "misaligned"):
+        train_flat_arms(run, landscape_task(name, [make_landscape(name)], run.config))
+
+
+if __name__ == "__main__":
+    run_training("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)

@@ -1,0 +1,135 @@
+"""Train HELM's energy models: the published L_HF, the strength that works, and the second difference.
+
+    python train_helm.py [--preset full] ...
+
+trains the landscape models that run_experiment.py would, and leaves them where it finds them.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
+from common.experiment import Run, run_training
+from common.regularizers import hf_invariance, second_difference
+from common.training import fit
+from exp2_funnel_heatmap.dataset import Task, draw_batch, landscape_task
+from exp2_funnel_heatmap.energy_functions import make_landscape
+from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model, perturbations
+
+CLIP_NORM = 10.0
+
+
+SMOOTHER = "helm_second_difference"  # the arm that mollified descent descends on
+
+
+def helm_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
+    """The second difference; on the two standard landscapes L_HF too, and L_HF as published."""
+    weight, sigma = config.lambda_second_difference, config.second_difference_sigma
+    if task.name.startswith("functions"):
+        weight, sigma = config.function_lambda, config.function_sigma
+    arms = {SMOOTHER: Arm("second_difference", weight, sigma, energies=task.contents)}
+    published = Arm("hf_invariance", LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED)
+    if task.name in ("aligned", "misaligned"):
+        arms["helm"] = Arm("hf_invariance", config.lambda_hf, config.hf_noise_sigma)
+        arms["helm_published"] = published
+    if task.name == "aligned":
+        arms["helm_published_silu"] = replace(published, architecture="silu")
+    return arms
+
+
+def map_arms(config: Exp2Config) -> dict[str, Arm]:
+    """L_HF at every point of the map over lambda and sigma, by its indices in both."""
+    return {
+        f"{row}-{column}": Arm("hf_invariance", weight, sigma)
+        for row, weight in enumerate(config.map_lambdas)
+        for column, sigma in enumerate(config.map_sigmas)
+    }
+
+
+@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "function_iterations", "learning_rate",
+      "num_samples", "function_samples", "domain_range")  # fmt: skip
+def train_helm(
+    task: Task,
+    *,
+    arm: Arm,
+    config: Exp2Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "helm",
+) -> tuple[EnergyModel, dict[str, Tensor]]:
+    """A model of every energy and seed: E (E^(a) - E(a))^2 + lambda HF(a), standardised.
+
+    HF is (E^(a) - E^(a + delta))^2, the documents' L_HF, or the second difference
+    (E^(a + delta) + E^(a - delta) - 2 E^(a))^2; delta ~ N(0, sigma^2 I). common/regularizers.py has
+    the filter that each of them is.
+
+    Args:
+        task: energies, samples and optimiser steps.
+        arm: form, lambda, sigma and architecture. Arms share initial weights, batches and noise.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the ensemble [S members], and the training history (see common.training.fit).
+    """
+    data = task.data.to(device)
+    members = [*config.seeds] * len(task.energies)
+    model = make_model(
+        arm, members, task.dimension, config.hidden_dim, config.omega0, data.mean, data.std, task.name
+    ).to(device)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        points, energies = draw_batch(data, draws, config.batch_size)
+        delta = perturbations(points, arm.sigma, draws)
+        asked = [points, points + delta]
+        if arm.penalty == "second_difference":
+            asked.append(points - delta)
+        centre, *around = model.standardised(torch.cat(asked, 1)).chunk(len(asked), 1)
+        form = second_difference if arm.penalty == "second_difference" else hf_invariance
+        fitted = (centre - energies).square().mean(-1)
+        penalty = form(centre, *around).mean(-1)
+        return {"loss": fitted + arm.weight * penalty, "fit": fitted, "penalty": penalty}
+
+    history = fit(
+        model,
+        loss,
+        seeds=members,
+        iterations=task.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=task.name,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+    )
+    return model, history
+
+
+def train_helm_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """Every HELM arm of a task, by name."""
+    return run.train_arms(train_helm, task.name, task, arms=helm_arms(task, run.config))
+
+
+def train_map_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """A model for every point of the map over lambda and sigma."""
+    return run.train_arms(train_helm, f"map/{task.name}", task, arms=map_arms(run.config))
+
+
+def train_all(run: Run) -> None:
+    """Both standard landscapes."""
+    for name in ("aligned", "misaligned"):
+        train_helm_arms(run, landscape_task(name, [make_landscape(name)], run.config))
+
+
+if __name__ == "__main__":
+    run_training("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)

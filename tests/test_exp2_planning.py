@@ -1,0 +1,169 @@
+"""Mollified descent and its baselines on energies with known minima, and what they may spend."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from common.config import Exp2Config
+from exp2_funnel_heatmap.dataset import Task
+from exp2_funnel_heatmap.energy_functions import (
+    BenchmarkFunction,
+    aligned_landscape,
+    distance_to_minimum,
+    misaligned_landscape,
+)
+from exp2_funnel_heatmap.evaluate_planning import FUNCTION_PLANNERS, Fields, errors, run_planner
+from exp2_funnel_heatmap.fields import TrueField, cell_centres
+from exp2_funnel_heatmap.mollified_descent import (
+    adam_descent,
+    cma_es,
+    mollified_descent,
+    multi_start,
+    setting,
+    single_descent,
+    smoothed_flat,
+    smoothed_flat_hop,
+    smoothed_gradient,
+)
+
+CONFIG = Exp2Config(seeds=(0,))
+MISALIGNED = misaligned_landscape()
+STARTS = cell_centres(8, 3.0)[None]
+
+
+class Counted:
+    """A field that counts what it is asked, a gradient as three."""
+
+    def __init__(self, energy):
+        self.field, self.spent = TrueField([energy]), 0
+
+    def __call__(self, points):
+        self.spent += points.shape[1]
+        return self.field(points)
+
+    def gradient(self, points):
+        self.spent += 3 * points.shape[1]
+        return self.field.gradient(points)
+
+    def member(self, index):
+        return self
+
+
+def _setting(margin: float = 0.0, config: Exp2Config = CONFIG, stream: str = "test"):
+    return setting(config, torch.full((1,), margin), stream)
+
+
+def _success(points):
+    return (distance_to_minimum(points, MISALIGNED.minimisers) < 0.05).double().mean().item()
+
+
+PLANNERS = {
+    "mollified_descent": lambda smooth, flat, *rest: mollified_descent(smooth, flat, *rest),
+    "smoothed_flat": lambda smooth, flat, *rest: smoothed_flat(flat, *rest),
+    "smoothed_flat_hop": lambda smooth, flat, *rest: smoothed_flat_hop(flat, *rest),
+    "multi_start": lambda smooth, flat, *rest: multi_start(flat, *rest),
+    "single": lambda smooth, flat, *rest: single_descent(flat, *rest),
+    "cma_es": lambda smooth, flat, *rest: cma_es(flat, *rest),
+}
+
+
+@pytest.mark.parametrize("budget", [700, 3001])
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_a_planner_reports_what_it_spent_and_keeps_to_the_budget(planner, budget):
+    smooth, flat = Counted(MISALIGNED.mollified(0.4)), Counted(MISALIGNED)
+    starts = STARTS[:, :3]
+    plan = PLANNERS[planner](smooth, flat, starts, budget, _setting())
+    assert plan.evaluations <= budget
+    spent = (smooth.spent + flat.spent) / starts.shape[1]
+    if planner == "cma_es":  # reports the most that a start has spent
+        assert 0.8 * plan.evaluations < spent <= plan.evaluations
+    else:
+        assert spent == plan.evaluations
+    assert plan.points.shape == starts.shape and (plan.points.abs() <= 3.0).all()
+
+
+def test_on_the_closed_form_landscape_the_hop_finds_what_the_funnel_misses():
+    """The smoothed minimum is half a ripple off; one descent on the rugged energy is trapped."""
+    smooth, flat = TrueField([MISALIGNED.mollified(0.5)]), TrueField([MISALIGNED])
+    assert _success(single_descent(smooth, STARTS, 6000, _setting()).points) == 0.0
+    assert _success(single_descent(flat, STARTS, 6000, _setting()).points) < 0.1
+    assert _success(mollified_descent(smooth, flat, STARTS, 6000, _setting()).points) >= 0.98
+
+
+def test_a_hop_that_no_margin_believes_leaves_the_smoothed_minimum():
+    smooth, flat = TrueField([MISALIGNED.mollified(0.5)]), TrueField([MISALIGNED])
+    config = dataclasses.replace(CONFIG, smooth_starts=1)
+    plan = mollified_descent(smooth, flat, STARTS, 6000, _setting(1e6, config))
+    assert (plan.points - MISALIGNED.mollified(0.5).minimisers).norm(dim=-1).max() < 0.1
+
+
+def test_a_planner_keeps_the_lowest_learned_energy_though_the_true_one_disagrees():
+    """The learned energy has a spurious well: honest planners fall for it, an oracle would not."""
+    well = torch.tensor([0.9, -0.6], dtype=torch.float64)
+
+    def learned(points):
+        return MISALIGNED(points) - 5 * torch.exp(-8 * (points - well).square().sum(-1))
+
+    smooth, flat = TrueField([MISALIGNED.mollified(0.5)]), TrueField([learned])
+    plan = mollified_descent(smooth, flat, STARTS, 6000, _setting())
+    assert _success(plan.points) == 0.0
+    assert ((plan.points - well).norm(dim=-1) < 0.15).double().mean() > 0.9
+
+
+def test_more_budget_helps_restarts():
+    flat = TrueField([MISALIGNED])
+    few, many = (multi_start(flat, STARTS, budget, _setting()).points for budget in (600, 6000))
+    assert _success(few) + 0.2 < _success(many)
+
+
+def test_post_hoc_smoothing_estimates_the_mollified_gradient():
+    """Mean of dE(a + sigma e): within Monte-Carlo error of the closed form, away from the border."""
+    points = STARTS[:, (STARTS[0].abs() < 1.5).all(-1)]
+    sigma, samples = 0.3, 20_000
+    estimate = smoothed_gradient(TrueField([MISALIGNED]), points, sigma, samples, _setting())
+    exact = MISALIGNED.mollified(sigma).gradient(points)
+    assert (estimate - exact).abs().max() < 5 * 8.0 / samples**0.5  # slopes deviate by less than 8
+
+
+def test_adam_descent_and_cma_es_solve_a_bowl():
+    bowl = TrueField([lambda points: (points - 1.0).square().sum(-1)])
+    ends = adam_descent(lambda points, _: bowl.gradient(points), STARTS, 200, 0.2, 3.0)
+    assert (ends - 1.0).abs().max() < 0.01
+    found = cma_es(Counted(lambda points: (points - 1.0).square().sum(-1)), STARTS[:, :2], 1500, _setting())
+    assert (found.points - 1.0).abs().max() < 0.01
+
+
+def test_random_numbers_are_the_seeds_and_the_streams():
+    flat = TrueField([MISALIGNED])
+    first, again = (multi_start(flat, STARTS, 1000, _setting()).points for _ in range(2))
+    other = multi_start(flat, STARTS, 1000, _setting(stream="other")).points
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_every_function_planner_runs_on_a_field_of_several_functions():
+    """Members are functions x seeds; an error is measured against the member's own minimum."""
+    energies = [BenchmarkFunction("ackley", 2), BenchmarkFunction("himmelblau", 2)]
+    task = Task("functions/d=2", energies, None, 0)
+    fields = Fields(task, {}, 3.0)
+    fields["flat"] = fields["helm_second_difference"] = Counted(lambda points: points.square().sum(-1))
+    config = dataclasses.replace(CONFIG, seeds=(0, 1))
+    starts = torch.zeros(4, 2, 2)
+    for planner in FUNCTION_PLANNERS:
+        plan = run_planner(planner, fields, starts, 400, config, torch.zeros(4), "test")
+        assert plan.points.shape == starts.shape
+    minima = torch.stack([energy.minimisers for energy in energies]).repeat_interleave(2, 0)
+    torch.testing.assert_close(errors(task, minima), torch.zeros(4, 1, dtype=torch.float64))
+    assert (errors(task, minima.flip(0)) > 0.5).all()
+
+
+def test_on_the_true_ackley_function_smoothing_and_hopping_reach_the_minimum():
+    """What is left to the learned model's error: on the true energy the planner succeeds."""
+    energy = BenchmarkFunction("ackley", 2)
+    plan = smoothed_flat_hop(TrueField([energy]), STARTS, 6000, _setting())
+    assert (distance_to_minimum(plan.points, energy.minimisers) < 0.14).double().mean() > 0.95
+
+
+def test_aligned_and_misaligned_share_their_basin():
+    points = cell_centres(10, 3.0)
+    torch.testing.assert_close(aligned_landscape().basin(points), MISALIGNED.basin(points))

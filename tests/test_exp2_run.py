@@ -1,0 +1,156 @@
+"""Experiment 2 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
+
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from common.checkpoint import ROOT
+from common.results import load_results
+
+SCRIPT = "exp2_funnel_heatmap/run_experiment.py"
+TINY = [
+    "--hidden-dim", "16", "--iterations", "30", "--function-iterations", "20", "--num-samples", "256",
+    "--function-samples", "256", "--batch-size", "32", "--grid-size", "12", "--descent-steps", "60",
+    "--plan-evaluations", "700", "--budget-sweep", "500", "--plan-grid", "4", "--smooth-steps", "20",
+    "--smoothing-steps", "20", "--polish-steps", "10", "--num-landscapes", "2", "--functions", "ackley",
+    "himmelblau", "--dimensions", "2", "5", "--function-starts", "3", "--cma-starts", "1", "--map-lambdas",
+    "1", "100", "--map-sigmas", "0.05", "--train-map", "--seeds", "0", "1", "--device", "cpu",
+]  # fmt: skip
+FIGURES = {
+    "exp2_true_energy.png", "exp2_flat_energy.png", "exp2_helm_energy.png", "exp2_flat_basin.png",
+    "exp2_helm_basin.png", "exp2_contour_triplet.png", "exp2_lambda_sigma.png", "exp2_misaligned.png",
+    "exp2_benchmarks.png", "exp2_3d.png", "exp2_training.png",
+}  # fmt: skip
+
+
+def run(folder, *more, cwd=ROOT, script=SCRIPT, code=0):
+    command = [sys.executable, script, *TINY, "--output-dir", str(folder), *more]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete tiny run with two seeds, from inside the experiment's folder."""
+    folder = tmp_path_factory.mktemp("exp2")
+    return folder, run(folder, cwd=ROOT / "exp2_funnel_heatmap", script="run_experiment.py")
+
+
+def promised_metrics():
+    """The names that issue 3 says must exist, for the tiny run's functions."""
+    basins = [
+        "coverage",
+        "own_coverage",
+        "endpoint_error",
+        "argmin_error",
+        "shrink",
+        "r2",
+        "ripple_r2",
+        "ripple_gain",
+    ]
+    arms = ("flat", "helm_published", "helm", "helm_second_difference")
+    planners = ("smoothed_flat", "smoothed_flat_hop", "mollified_descent", "multi_start")
+    names = set()
+    for landscape in ("aligned", "misaligned"):
+        names |= {f"{landscape}/{arm}/{name}" for arm in arms for name in basins}
+        names |= {
+            f"{landscape}/{planner}/{name}"
+            for planner in planners
+            for name in ("coverage", "endpoint_error", "evaluations")
+        }
+    names |= {
+        f"random_landscapes/{planner}/success" for planner in ("smoothed_flat_hop", "mollified_descent")
+    }
+    methods = [
+        "flat",
+        "helm",
+        "mollified_descent",
+        "smoothed_flat_hop",
+        "cma_es",
+        "multi_start",
+        "true_energy",
+    ]
+    functions = ("ackley-2", "himmelblau-2", "ackley-5")
+    return names | {f"functions/{name}/{method}/success" for name in functions for method in methods}
+
+
+def test_every_promised_metric_exists_and_is_finite(finished):
+    metrics = load_results(finished[0] / "results")["metrics"]
+    assert not promised_metrics() - set(metrics)
+    for name in promised_metrics():
+        values = metrics[name]["values"]
+        assert len(values) == 2 and all(value is not None and math.isfinite(value) for value in values), name
+        if name.endswith(("/coverage", "/success")):
+            assert all(0.0 <= value <= 1.0 for value in values), name
+        if name.endswith("/evaluations"):
+            assert all(0 < value <= 700 for value in values), name
+
+
+def test_every_figure_exists_and_shows_something(finished):
+    import matplotlib.image
+
+    plots = finished[0] / "plots"
+    assert {path.name for path in plots.iterdir()} == FIGURES
+    for name in FIGURES:
+        image = matplotlib.image.imread(plots / name)
+        assert min(image.shape[:2]) > 250 and image.std() > 0.05
+
+
+def test_the_criteria_are_evaluated_and_sixty_steps_do_not_meet_them(finished):
+    rows = load_results(finished[0] / "results")["criteria"]
+    assert {row["tier"] for row in rows} == {"minimum viable", "strong", "published", "beyond"}
+    verdict = {row["id"]: row["passed"] for row in rows}
+    assert verdict["exp2/mvp"] is False and verdict["exp2/ackley-2/reached"] is False
+    assert verdict["exp2/rastrigin-2/reached"] is None
+
+
+def test_replot_draws_the_same_figures_from_saved_results(finished):
+    before = {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()}
+    for path in (finished[0] / "plots").iterdir():
+        path.unlink()
+    done = run(finished[0], "--replot")
+    assert "loss=" not in done.stderr and "measured in" not in done.stderr
+    assert {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()} == before
+
+
+def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
+    """One function for another: its models and plans anew, the landscapes as they were."""
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    done = run(tmp_path, "--functions", "griewank", "himmelblau", "--dimensions", "2")
+    again = [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "loss=" in line]
+    assert sorted(again) == ["functions/d=2/flat", "functions/d=2/helm_second_difference"]
+    before, after = (load_results(folder / "results")["metrics"] for folder in (finished[0], tmp_path))
+    kept = [name for name in before if not name.startswith("functions/")]
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+    assert "functions/griewank-2/flat/success" in after
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--lambda-hf", "-1"], "--lambda-hf"),
+        (["--functions", "ackley", "ackley"], "each value once"),
+        (["--plan-evaluations", "301", "--smooth-steps", "100"], "--plan-evaluations"),
+        (["--dimensions", "3"], "3"),
+        (["--replot"], "--replot"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
+    folder = tmp_path / "new"
+    command = [sys.executable, str(ROOT / SCRIPT), "--output-dir", str(folder), *args]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and words in done.stderr
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
+def test_the_trainings_run_on_their_own(tmp_path, script):
+    run(tmp_path, cwd=ROOT / "exp2_funnel_heatmap", script=script)
+    names = {path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    wanted = "flat" if script == "train_flat.py" else "helm"
+    assert {f"aligned-{wanted}", f"misaligned-{wanted}"} <= names
