@@ -321,7 +321,7 @@ def draw_convergence(system: str, results: Mapping[str, Any], arrays: Arrays) ->
     axes[0, 0].set_title(f"Open loop, T = {horizons[middle]}")
     axes[0, 1].set_title("Open loop")
     axes[0, 2].set_title(f"Closed loop, {config['replans']} plans")
-    axes[0, 2].legend(loc="upper left")
+    figure.legend(*axes[0, 2].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.suptitle(
         f"{_system_title(system)}: plans of each model, executed in the true system (oracle: 0)",
         fontweight="bold",

@@ -310,7 +310,7 @@ def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
                       color=color, label=LABELS[arm])  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=(low, 1.3), ylim=(low, 1.3))
     axis.set(xlabel="gain of the closed-form filter", ylabel="measured ripple gain")
-    axis.set_title("Ripples left: theory holds")
+    axis.set_title("Ripples left: measured against theory")
     axis.legend(fontsize=7, loc="upper left")
 
 
