@@ -1,0 +1,429 @@
+"""Real MiniGrid as an exact table: every state that can be reached, found by the real step function.
+
+Shapes: N states, A actions, F features, G goal states.
+
+Nothing here knows the rules of a game. The state graph of one layout is enumerated breadth first by
+MiniGrid's own `step`, observations come from MiniGrid's own wrappers, and `verify_against_live` compares
+the table with an untouched environment. A table is for one layout seed and ignores the time limit.
+"""
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from minigrid.core.actions import Actions
+from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
+from minigrid.minigrid_env import MiniGridEnv
+from minigrid.wrappers import FullyObsWrapper, RGBImgObsWrapper
+from torch import Tensor
+
+from common.minigrid_state import Snapshot, StateKeeper, can_toggle, movable_objects
+
+Observation = Literal["full", "partial", "rgb"]
+
+# Features of a cell, one-hot: its object, its colour, its state (of a door; of the agent: the direction).
+CELL_FEATURES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), 4)
+EMPTY_CELL = (OBJECT_TO_IDX["empty"], 0, 0)
+
+# Other states of the random generator under which a step that drew random numbers is repeated.
+RESEEDINGS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class GridWorld:
+    """One layout of one MiniGrid environment, tabulated.
+
+    A state is a configuration of the grid, the agent and what it carries; a configuration in which the
+    episode has ended is a state of its own, one for success and one for failure. Ended states are
+    ABSORBING: every action stays there, with reward 0 and `terminated` set, whereas the environment
+    gives no data after its end.
+    """
+
+    name: str  # as results are named: the id without prefix and version
+    env_id: str
+    layout_seed: int
+    observation: Observation
+    action_names: tuple[str, ...]
+    next_state: Tensor  # [N, A] int64
+    reward: Tensor  # [N, A] float64, without the step-count factor 1 - .9 step / max_steps
+    terminated: Tensor  # [N, A] bool: the episode is over after this transition
+    terminal: Tensor  # [N] bool
+    goal_states: Tensor  # [G] int64: states in which an episode ended with a reward above 0
+    observations: Tensor  # [N, F] uint8: one-hot features, or bytes of an image (rgb)
+    image_shape: tuple[int, int, int]  # (width, height, cell features), or (height, width, 3) of rgb
+    position: Tensor  # [N, 2] int64, (column, row) of the agent
+    direction: Tensor  # [N] int64: 0 right, 1 down, 2 left, 3 up
+    carrying: Tensor  # [N, 2] int64: object and colour index of what the agent carries, -1 for nothing
+    max_steps: int  # the environment's own time limit [steps]
+    start_state: int  # where a reset puts the agent
+    _live: tuple[StateKeeper, list[Snapshot]] = field(repr=False)
+
+    @property
+    def num_states(self) -> int:
+        """N, ended states included."""
+        return len(self.next_state)
+
+    @property
+    def num_actions(self) -> int:
+        """A."""
+        return len(self.action_names)
+
+    @property
+    def varying_columns(self) -> Tensor:
+        """Indices of the features that are not the same in all states: [at most F] int64."""
+        return (self.observations != self.observations[0]).any(0).nonzero().squeeze(1)
+
+    def observe(self, states: Tensor) -> Tensor:
+        """Observations of `states` as network input in [0, 1]: [...] -> [..., F] float32."""
+        features = self.observations[states].float()
+        return features / 255 if self.observation == "rgb" else features
+
+    def render(self, state: int, tile: int = 16) -> np.ndarray:
+        """MiniGrid's own picture of a state, drawn without a display: [height, width, 3] uint8.
+
+        `tile` is the side of a cell [pixels].
+        """
+        keeper, snapshots = self._live
+        keeper.restore(snapshots[state])
+        return keeper.env.get_frame(highlight=False, tile_size=tile)
+
+
+# ----------------------------------------------------------------------------------------------
+# Names
+# ----------------------------------------------------------------------------------------------
+
+
+def registered_names() -> list[str]:
+    """Every MiniGrid id that gymnasium knows, shortened where that is unambiguous, sorted.
+
+    Prefix and version are left off; of several versions the newest has the short name. BabyAI's levels,
+    which MiniGrid brings along, keep their prefix.
+    """
+    shortest: dict[str, str] = {}
+    for alias, env_id in _aliases().items():
+        if env_id not in shortest or len(alias) < len(shortest[env_id]):
+            shortest[env_id] = alias
+    return sorted(shortest.values())
+
+
+def resolve_id(name: str) -> str:
+    """The gymnasium id of a short name ('Empty-8x8') or of the id itself ('MiniGrid-Empty-8x8-v0').
+
+    Raises:
+        ValueError: no such environment; the message has the closest names.
+    """
+    aliases = _aliases()
+    if name not in aliases:
+        close = difflib.get_close_matches(name, aliases, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
+        raise ValueError(
+            f"no MiniGrid environment {name!r}; close or known: {', '.join(close)}; allowed: any of the"
+            f" {len(registered_names())} names that common.minigrid_env.registered_names() lists"
+        )
+    return aliases[name]
+
+
+def _aliases() -> dict[str, str]:
+    """Every accepted name of every registered id, newest version last, so that it has the short name."""
+
+    def version(env_id: str) -> int:
+        return int(re.search(r"-v(\d+)$", env_id)[1])
+
+    known = [env_id for env_id in gymnasium.registry if re.match(r"(MiniGrid|BabyAI)-.*-v\d+$", env_id)]
+    aliases = {}
+    for env_id in sorted(known, key=version):
+        for alias in (env_id, env_id.removeprefix("MiniGrid-")):
+            aliases[alias] = env_id
+            aliases[alias.rpartition("-v")[0]] = env_id
+    return aliases
+
+
+# ----------------------------------------------------------------------------------------------
+# The live environment
+# ----------------------------------------------------------------------------------------------
+
+
+def _make(env_id: str, observation: Observation, layout_seed: int) -> gymnasium.Env:
+    """The live environment with the wrapper of its observation, reset to its layout."""
+    if observation not in get_args(Observation):
+        raise ValueError(f"observation = {observation!r}: allowed: {', '.join(get_args(Observation))}")
+    if layout_seed < 0:
+        raise ValueError(f"layout_seed = {layout_seed}: allowed: whole numbers >= 0")
+    spec: EnvSpec = gymnasium.registry[env_id]  # given as a spec, older versions raise no warning
+    try:
+        env = gymnasium.make(spec, disable_env_checker=True)
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        raise ValueError(f"{env_id} needs a package that requirements.txt does not have: {error}") from None
+    if observation == "full":
+        env = FullyObsWrapper(env)
+    elif observation == "rgb":
+        env = RGBImgObsWrapper(env)
+    _reset(env, layout_seed)
+    return env
+
+
+def _reset(env: gymnasium.Env, layout_seed: int) -> dict:
+    """Reset to the layout; BabyAI prints while it draws missions, which is of no use here."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        observation, _ = env.reset(seed=layout_seed)
+    return observation
+
+
+def _carried(core: MiniGridEnv) -> tuple[int, int, int]:
+    return core.carrying.encode() if core.carrying else EMPTY_CELL
+
+
+def _features(
+    observation: Observation, images: np.ndarray, carried: np.ndarray | None
+) -> np.ndarray:  # [N, ...] uint8, [N, 3] -> [N, F] uint8
+    """Observations as MiniGrid gives them, made into feature vectors.
+
+    full: the whole grid (FullyObsWrapper), each cell one-hot; where things can be picked up one more cell
+    shows what is carried, which FullyObsWrapper leaves out although MiniGrid's own view has it.
+    partial: the agent's 7x7 view, each cell one-hot. rgb: the rendered grid, as bytes.
+    """
+    if observation == "rgb":
+        return images.reshape(len(images), -1)
+    cells = images.reshape(len(images), -1, 3)
+    if observation == "full" and carried is not None:
+        cells = np.concatenate([cells, carried[:, None]], axis=1)
+    parts = [np.eye(size, dtype=np.uint8)[cells[..., part]] for part, size in enumerate(CELL_FEATURES)]
+    return np.concatenate(parts, axis=-1).reshape(len(images), -1)
+
+
+# ----------------------------------------------------------------------------------------------
+# The state graph
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Graph:
+    """The state graph while it is explored; rows of the lists are states, in the order of discovery."""
+
+    snapshots: list[Snapshot]
+    ended: list[bool | None]  # None: the episode goes on; else whether it ended with a reward above 0
+    next_state: list[list[int]] = field(default_factory=list)
+    reward: list[list[float]] = field(default_factory=list)
+
+
+def tabulate(
+    name: str,
+    *,
+    layout_seed: int = 0,
+    observation: Observation = "full",
+    actions: tuple[str, ...] | None = None,
+    max_states: int = 20000,
+) -> GridWorld:
+    """Explore one layout of a MiniGrid environment from its reset state into a table.
+
+    Actions by default: left, right, forward; toggle where the grid has doors or boxes; pickup and drop
+    where it has things to carry; and `done` where no reward can be had without it (GoToDoor).
+    Goal states are the states in which an episode really ended with a reward: at a goal cell that is the
+    agent there in each direction in which it can ARRIVE, since an episode ends before it could turn.
+
+    Raises:
+        ValueError: unknown name, action, observation or seed; a step whose outcome depends on chance
+            (looked for in gymnasium's generator of the environment, at every transition); more than
+            `max_states` states; an environment that needs a package that is not there.
+    """
+    env_id = resolve_id(name)
+    env = _make(env_id, observation, layout_seed)
+    core: MiniGridEnv = env.unwrapped
+    keeper, names = StateKeeper(core), _check_actions(core, actions or _possible_actions(core))
+    graph = _explore(keeper, keeper.save(), names, max_states, env_id)
+    if actions is None and True not in graph.ended and core.action_space.n > Actions.done:
+        with_done = (*names, "done")
+        graph_with_done = _explore(keeper, graph.snapshots[0], with_done, max_states, env_id)
+        if True in graph_with_done.ended:
+            names, graph = with_done, graph_with_done
+    short_name = min((alias for alias, known in _aliases().items() if known == env_id), key=len)
+    terminal = torch.tensor([ended is not None for ended in graph.ended])
+    next_state = torch.tensor(graph.next_state)
+    return GridWorld(
+        name=short_name,
+        env_id=env_id,
+        layout_seed=layout_seed,
+        observation=observation,
+        action_names=names,
+        next_state=next_state,
+        reward=torch.tensor(graph.reward, dtype=torch.float64),
+        terminated=terminal[next_state],
+        terminal=terminal,
+        goal_states=torch.tensor([i for i, ended in enumerate(graph.ended) if ended], dtype=torch.int64),
+        max_steps=core.max_steps,
+        start_state=0,
+        _live=(keeper, graph.snapshots),
+        **_describe_states(env, keeper, graph.snapshots, observation, "pickup" in names),
+    )
+
+
+def _possible_actions(core: MiniGridEnv) -> tuple[str, ...]:
+    """left, right, forward, and what the objects of the grid make possible."""
+    things = movable_objects(core)
+    carry = any(thing.can_pickup() for thing in things)
+    toggle = any(can_toggle(thing) for thing in things)
+    names = ["left", "right", "forward", *["pickup", "drop"] * carry, *["toggle"] * toggle]
+    return tuple(name for name in names if Actions[name] < core.action_space.n)
+
+
+def _check_actions(core: MiniGridEnv, names: Sequence[str]) -> tuple[str, ...]:
+    allowed = [action.name for action in Actions if action < core.action_space.n]
+    for name in names:
+        if name not in allowed or list(names).count(name) > 1:
+            raise ValueError(f"actions = {tuple(names)!r}: allowed: each once of {', '.join(allowed)}")
+    return tuple(names)
+
+
+def _explore(
+    keeper: StateKeeper, start: Snapshot, names: tuple[str, ...], max_states: int, env_id: str
+) -> _Graph:
+    """Breadth-first search by the real step function, without its observations (which cost 20 times it)."""
+    keeper.restore(start)
+    graph = _Graph([start], [None])
+    index = {(keeper.key(), None): 0}
+    keeper.env.gen_obs = dict  # on the instance: shadows the method
+    try:
+        for state, ended in enumerate(graph.ended):  # grows while it is read
+            if ended is not None:
+                graph.next_state.append([state] * len(names))
+                graph.reward.append([0.0] * len(names))
+                continue
+            transitions = [
+                _expand(keeper, graph, index, state, Actions[name], max_states, env_id) for name in names
+            ]
+            graph.next_state.append([following for following, _ in transitions])
+            graph.reward.append([reward for _, reward in transitions])
+    finally:
+        del keeper.env.gen_obs
+    return graph
+
+
+def _expand(
+    keeper: StateKeeper,
+    graph: _Graph,
+    index: dict[tuple, int],
+    state: int,
+    action: Actions,
+    max_states: int,
+    env_id: str,
+) -> tuple[int, float]:
+    """One transition: (next state, reward). A state that is new gets the next index."""
+    outcome, reward = _step(keeper, graph.snapshots[state], action, env_id)
+    following = index.setdefault(outcome, len(index))
+    if following == len(graph.snapshots):
+        if following == max_states:
+            raise ValueError(
+                f"{env_id} has more than max_states = {max_states} states; allowed: a smaller environment,"
+                " fewer actions (without drop there are far fewer states), or a higher max_states"
+            )
+        graph.snapshots.append(keeper.save())
+        graph.ended.append(outcome[1])
+    return following, reward
+
+
+def _step(
+    keeper: StateKeeper, snapshot: Snapshot, action: Actions, env_id: str
+) -> tuple[tuple[tuple, bool | None], float]:
+    """((configuration, how the episode ended), reward) of one real step from a snapshot.
+
+    A step that draws random numbers is repeated under other states of the generator.
+    """
+    generator = keeper.env.np_random.bit_generator
+
+    def outcome() -> tuple[tuple[tuple, bool | None], float]:
+        keeper.restore(snapshot)
+        _, reward, terminated, _, _ = keeper.env.step(action)
+        return (keeper.key(), reward > 0 if terminated else None), float(reward)
+
+    before = generator.state
+    result = outcome()
+    if generator.state != before:
+        for seed in range(RESEEDINGS):
+            generator.state = type(generator)(seed).state
+            if outcome() != result:
+                raise ValueError(
+                    f"{env_id} is stochastic: in one and the same state the action {action.name!r} has"
+                    " different outcomes; allowed: environments that are deterministic given the layout"
+                )
+    return result
+
+
+def _describe_states(
+    env: gymnasium.Env,
+    keeper: StateKeeper,
+    snapshots: list[Snapshot],
+    observation: Observation,
+    can_carry: bool,
+) -> dict:
+    """What GridWorld says of each state: observations, image_shape, position, direction, carrying."""
+    core = keeper.env
+    images, carried, poses = [], [], []
+    for snapshot in snapshots:
+        keeper.restore(snapshot)
+        images.append(_observe_live(env, core))
+        carried.append(_carried(core))
+        poses.append((*core.agent_pos, core.agent_dir))
+    images, carried, poses = np.stack(images), np.array(carried), torch.tensor(np.array(poses))
+    holding = torch.tensor(carried[:, :2]).where(torch.tensor(carried[:, :1]) != EMPTY_CELL[0], -1)
+    return {
+        "observations": torch.from_numpy(_features(observation, images, carried if can_carry else None)),
+        "image_shape": (*images.shape[1:3], 3 if observation == "rgb" else sum(CELL_FEATURES)),
+        "position": poses[:, :2],
+        "direction": poses[:, 2],
+        "carrying": holding,
+    }
+
+
+def _observe_live(env: gymnasium.Env, core: MiniGridEnv) -> np.ndarray:
+    """The image part of what the wrapped environment shows in its present state."""
+    view = core.gen_obs()
+    return (env.observation(view) if isinstance(env, gymnasium.ObservationWrapper) else view)["image"]
+
+
+# ----------------------------------------------------------------------------------------------
+# The check against the environment itself
+# ----------------------------------------------------------------------------------------------
+
+
+def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, int]:
+    """Walk a fresh, untouched environment and the table side by side under uniformly random actions.
+
+    The environment is reset when an episode ends or its time is up. Returns `steps`, `episodes`, `states`
+    (how many different ones were visited) and the numbers of mismatches: `observation`, `reward` (with
+    the step-count factor, compared exactly) and `terminated`.
+    """
+    env = _make(world.env_id, world.observation, world.layout_seed)
+    core, random = env.unwrapped, np.random.default_rng(seed)
+    codes = [int(Actions[name]) for name in world.action_names]
+    can_carry = "pickup" in world.action_names
+
+    def same(image: np.ndarray, state: int) -> bool:
+        carried = np.array([_carried(core)]) if can_carry else None
+        live = _features(world.observation, image[None], carried)
+        return np.array_equal(live[0], world.observations[state].numpy())
+
+    counts = dict.fromkeys(("steps", "episodes", "states", "observation", "reward", "terminated"), 0)
+    visited, over = set(), True
+    while counts["steps"] < steps:
+        if over:
+            state = world.start_state
+            counts["observation"] += not same(_reset(env, world.layout_seed)["image"], state)
+            counts["episodes"] += 1
+        action = int(random.integers(len(codes)))
+        view, reward, terminated, truncated, _ = env.step(codes[action])
+        expected = float(world.reward[state, action]) * (1 - 0.9 * (core.step_count / core.max_steps))
+        counts["reward"] += reward != expected
+        counts["terminated"] += terminated != bool(world.terminated[state, action])
+        state = int(world.next_state[state, action])
+        counts["observation"] += not same(view["image"], state)
+        counts["steps"] += 1
+        visited.add(state)
+        over = terminated or truncated
+    return counts | {"states": len(visited)}
