@@ -107,11 +107,11 @@ def registered_names() -> list[str]:
     Prefix and version are left off; of several versions the newest has the short name. BabyAI's levels,
     which MiniGrid brings along, keep their prefix.
     """
-    shortest: dict[str, str] = {}
-    for alias, env_id in _aliases().items():
-        if env_id not in shortest or len(alias) < len(shortest[env_id]):
-            shortest[env_id] = alias
-    return sorted(shortest.values())
+    return sorted({_short_name(env_id) for env_id in _aliases().values()})
+
+
+def _short_name(env_id: str) -> str:
+    return min((alias for alias, known in _aliases().items() if known == env_id), key=len)
 
 
 def resolve_id(name: str) -> str:
@@ -203,14 +203,72 @@ def _features(
 # ----------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Graph:
-    """The state graph while it is explored; rows of the lists are states, in the order of discovery."""
+class _StateGraph:
+    """The state graph of one layout, explored breadth first by the real step function.
 
-    snapshots: list[Snapshot]
-    ended: list[bool | None]  # None: the episode goes on; else whether it ended with a reward above 0
-    next_state: list[list[int]] = field(default_factory=list)
-    reward: list[list[float]] = field(default_factory=list)
+    Its lists have one entry a state, in the order of discovery: `snapshots`, `next_state` and `reward`
+    (one entry an action), and `outcomes`: None while the episode goes on, else whether it ended with a
+    reward above 0.
+    """
+
+    def __init__(
+        self, keeper: StateKeeper, start: Snapshot, names: tuple[str, ...], max_states: int, env_id: str
+    ):
+        self.keeper, self.names, self.max_states, self.env_id = keeper, names, max_states, env_id
+        self.snapshots: list[Snapshot] = [start]
+        self.outcomes: list[bool | None] = [None]
+        self.next_state: list[list[int]] = []
+        self.reward: list[list[float]] = []
+        keeper.restore(start)
+        self._index = {(keeper.key(), None): 0}
+        self._explore()
+
+    def _explore(self) -> None:
+        self.keeper.env.gen_obs = dict  # on the instance, over the method: views cost 20 times the step
+        try:
+            for state, outcome in enumerate(self.outcomes):  # grows while it is read
+                if outcome is None:
+                    transitions = [self._expand(state, Actions[name]) for name in self.names]
+                else:
+                    transitions = [(state, 0.0)] * len(self.names)
+                self.next_state.append([following for following, _ in transitions])
+                self.reward.append([reward for _, reward in transitions])
+        finally:
+            del self.keeper.env.gen_obs
+
+    def _expand(self, state: int, action: Actions) -> tuple[int, float]:
+        """(next state, reward) of one transition; a state that is new gets the next index.
+
+        A step that draws random numbers is repeated under other states of the generator.
+        """
+        generator = self.keeper.env.np_random.bit_generator
+        before = generator.state
+        result = self._step(state, action)
+        for seed in range(RESEEDINGS if generator.state != before else 0):
+            generator.state = type(generator)(seed).state
+            if self._step(state, action) != result:
+                raise ValueError(
+                    f"{self.env_id} is stochastic: in one and the same state the action {action.name} has"
+                    " different outcomes; allowed: environments that are deterministic given the layout"
+                )
+        configuration, outcome, reward = result
+        following = self._index.setdefault((configuration, outcome), len(self._index))
+        if following == len(self.snapshots):
+            if following == self.max_states:
+                raise ValueError(
+                    f"{self.env_id} has more than max_states = {self.max_states} states under"
+                    f" {', '.join(self.names)}; allowed: a smaller environment, fewer actions (drop"
+                    " multiplies the states), or a higher max_states"
+                )
+            self.snapshots.append(self.keeper.save())
+            self.outcomes.append(outcome)
+        return following, reward
+
+    def _step(self, state: int, action: Actions) -> tuple[tuple, bool | None, float]:
+        """(configuration, outcome, reward) of one real step."""
+        self.keeper.restore(self.snapshots[state])
+        _, reward, terminated, _, _ = self.keeper.env.step(action)
+        return self.keeper.key(), (reward > 0 if terminated else None), float(reward)
 
 
 def tabulate(
@@ -237,30 +295,28 @@ def tabulate(
     env = _make(env_id, observation, layout_seed)
     core: MiniGridEnv = env.unwrapped
     keeper, names = StateKeeper(core), _check_actions(core, actions or _possible_actions(core))
-    graph = _explore(keeper, keeper.save(), names, max_states, env_id)
-    if actions is None and True not in graph.ended and core.action_space.n > Actions.done:
-        with_done = (*names, "done")
-        graph_with_done = _explore(keeper, graph.snapshots[0], with_done, max_states, env_id)
-        if True in graph_with_done.ended:
-            names, graph = with_done, graph_with_done
-    short_name = min((alias for alias, known in _aliases().items() if known == env_id), key=len)
-    terminal = torch.tensor([ended is not None for ended in graph.ended])
+    graph = _StateGraph(keeper, keeper.save(), names, max_states, env_id)
+    if actions is None and True not in graph.outcomes and core.action_space.n > Actions.done:
+        with_done = _StateGraph(keeper, graph.snapshots[0], (*names, "done"), max_states, env_id)
+        graph = with_done if True in with_done.outcomes else graph
+    terminal = torch.tensor([outcome is not None for outcome in graph.outcomes])
     next_state = torch.tensor(graph.next_state)
+    goals = [state for state, outcome in enumerate(graph.outcomes) if outcome]
     return GridWorld(
-        name=short_name,
+        name=_short_name(env_id),
         env_id=env_id,
         layout_seed=layout_seed,
         observation=observation,
-        action_names=names,
+        action_names=graph.names,
         next_state=next_state,
         reward=torch.tensor(graph.reward, dtype=torch.float64),
         terminated=terminal[next_state],
         terminal=terminal,
-        goal_states=torch.tensor([i for i, ended in enumerate(graph.ended) if ended], dtype=torch.int64),
+        goal_states=torch.tensor(goals, dtype=torch.int64),
         max_steps=core.max_steps,
         start_state=0,
         _live=(keeper, graph.snapshots),
-        **_describe_states(env, keeper, graph.snapshots, observation, "pickup" in names),
+        **_describe_states(env, keeper, graph.snapshots, observation, "pickup" in graph.names),
     )
 
 
@@ -279,80 +335,6 @@ def _check_actions(core: MiniGridEnv, names: Sequence[str]) -> tuple[str, ...]:
         if name not in allowed or list(names).count(name) > 1:
             raise ValueError(f"actions = {tuple(names)!r}: allowed: each once of {', '.join(allowed)}")
     return tuple(names)
-
-
-def _explore(
-    keeper: StateKeeper, start: Snapshot, names: tuple[str, ...], max_states: int, env_id: str
-) -> _Graph:
-    """Breadth-first search by the real step function, without its observations (which cost 20 times it)."""
-    keeper.restore(start)
-    graph = _Graph([start], [None])
-    index = {(keeper.key(), None): 0}
-    keeper.env.gen_obs = dict  # on the instance: shadows the method
-    try:
-        for state, ended in enumerate(graph.ended):  # grows while it is read
-            if ended is not None:
-                graph.next_state.append([state] * len(names))
-                graph.reward.append([0.0] * len(names))
-                continue
-            transitions = [
-                _expand(keeper, graph, index, state, Actions[name], max_states, env_id) for name in names
-            ]
-            graph.next_state.append([following for following, _ in transitions])
-            graph.reward.append([reward for _, reward in transitions])
-    finally:
-        del keeper.env.gen_obs
-    return graph
-
-
-def _expand(
-    keeper: StateKeeper,
-    graph: _Graph,
-    index: dict[tuple, int],
-    state: int,
-    action: Actions,
-    max_states: int,
-    env_id: str,
-) -> tuple[int, float]:
-    """One transition: (next state, reward). A state that is new gets the next index."""
-    outcome, reward = _step(keeper, graph.snapshots[state], action, env_id)
-    following = index.setdefault(outcome, len(index))
-    if following == len(graph.snapshots):
-        if following == max_states:
-            raise ValueError(
-                f"{env_id} has more than max_states = {max_states} states; allowed: a smaller environment,"
-                " fewer actions (without drop there are far fewer states), or a higher max_states"
-            )
-        graph.snapshots.append(keeper.save())
-        graph.ended.append(outcome[1])
-    return following, reward
-
-
-def _step(
-    keeper: StateKeeper, snapshot: Snapshot, action: Actions, env_id: str
-) -> tuple[tuple[tuple, bool | None], float]:
-    """((configuration, how the episode ended), reward) of one real step from a snapshot.
-
-    A step that draws random numbers is repeated under other states of the generator.
-    """
-    generator = keeper.env.np_random.bit_generator
-
-    def outcome() -> tuple[tuple[tuple, bool | None], float]:
-        keeper.restore(snapshot)
-        _, reward, terminated, _, _ = keeper.env.step(action)
-        return (keeper.key(), reward > 0 if terminated else None), float(reward)
-
-    before = generator.state
-    result = outcome()
-    if generator.state != before:
-        for seed in range(RESEEDINGS):
-            generator.state = type(generator)(seed).state
-            if outcome() != result:
-                raise ValueError(
-                    f"{env_id} is stochastic: in one and the same state the action {action.name!r} has"
-                    " different outcomes; allowed: environments that are deterministic given the layout"
-                )
-    return result
 
 
 def _describe_states(
@@ -383,8 +365,8 @@ def _describe_states(
 
 def _observe_live(env: gymnasium.Env, core: MiniGridEnv) -> np.ndarray:
     """The image part of what the wrapped environment shows in its present state."""
-    view = core.gen_obs()
-    return (env.observation(view) if isinstance(env, gymnasium.ObservationWrapper) else view)["image"]
+    wrapped = isinstance(env, gymnasium.ObservationWrapper)  # it makes its image from the grid alone
+    return (env.observation({}) if wrapped else core.gen_obs())["image"]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -393,37 +375,52 @@ def _observe_live(env: gymnasium.Env, core: MiniGridEnv) -> np.ndarray:
 
 
 def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, int]:
-    """Walk a fresh, untouched environment and the table side by side under uniformly random actions.
+    """Step a fresh, untouched environment and the table side by side.
 
-    The environment is reset when an episode ends or its time is up. Returns `steps`, `episodes`, `states`
-    (how many different ones were visited) and the numbers of mismatches: `observation`, `reward` (with
-    the step-count factor, compared exactly) and `terminated`.
+    Half of the steps are uniformly random from the reset until the episode ends or its time is up. The
+    others first go to a state drawn from all, so that rare ones are compared too, and on at random from
+    there. Returns `steps`, `episodes`, `states` (how many different ones were entered) and the numbers of
+    mismatches: `observation`, `reward` (with the step-count factor, compared exactly) and `terminated`.
     """
     env = _make(world.env_id, world.observation, world.layout_seed)
     core, random = env.unwrapped, np.random.default_rng(seed)
-    codes = [int(Actions[name]) for name in world.action_names]
     can_carry = "pickup" in world.action_names
 
-    def same(image: np.ndarray, state: int) -> bool:
+    def differs(image: np.ndarray, state: int) -> bool:
         carried = np.array([_carried(core)]) if can_carry else None
-        live = _features(world.observation, image[None], carried)
-        return np.array_equal(live[0], world.observations[state].numpy())
+        live = _features(world.observation, image[None], carried)[0]
+        return not np.array_equal(live, world.observations[state].numpy())
 
     counts = dict.fromkeys(("steps", "episodes", "states", "observation", "reward", "terminated"), 0)
-    visited, over = set(), True
+    entered = set()
     while counts["steps"] < steps:
-        if over:
-            state = world.start_state
-            counts["observation"] += not same(_reset(env, world.layout_seed)["image"], state)
-            counts["episodes"] += 1
-        action = int(random.integers(len(codes)))
-        view, reward, terminated, truncated, _ = env.step(codes[action])
-        expected = float(world.reward[state, action]) * (1 - 0.9 * (core.step_count / core.max_steps))
-        counts["reward"] += reward != expected
-        counts["terminated"] += terminated != bool(world.terminated[state, action])
-        state = int(world.next_state[state, action])
-        counts["observation"] += not same(view["image"], state)
-        counts["steps"] += 1
-        visited.add(state)
-        over = terminated or truncated
-    return counts | {"states": len(visited)}
+        counts["episodes"] += 1
+        if counts["steps"] < steps // 2:
+            plan = random.integers(world.num_actions, size=world.max_steps).tolist()
+        else:
+            plan = _route(world, int(random.integers(world.num_states)))
+            plan += random.integers(world.num_actions, size=20).tolist()
+        state = world.start_state
+        counts["observation"] += differs(_reset(env, world.layout_seed)["image"], state)
+        for action in plan[: steps - counts["steps"]]:
+            view, reward, terminated, truncated, _ = env.step(int(Actions[world.action_names[action]]))
+            expected = float(world.reward[state, action]) * (1 - 0.9 * (core.step_count / core.max_steps))
+            counts["reward"] += reward != expected
+            counts["terminated"] += terminated != bool(world.terminated[state, action])
+            state = int(world.next_state[state, action])
+            counts["observation"] += differs(view["image"], state)
+            counts["steps"] += 1
+            entered.add(state)
+            if terminated or truncated:
+                break
+    return counts | {"states": len(entered)}
+
+
+def _route(world: GridWorld, state: int) -> list[int]:
+    """The actions from the reset to a state by which the breadth-first search discovered it."""
+    actions: list[int] = []
+    while state != world.start_state:
+        first = int((world.next_state == state).flatten().nonzero()[0])
+        state, action = divmod(first, world.num_actions)
+        actions.insert(0, action)
+    return actions
