@@ -50,7 +50,7 @@ class Helm(StraightThrough):
         return self.finish(problem, chain)
 
     def _coarse_stage(self, problem: PlanningProblem, generator: torch.Generator) -> Chain:
-        """The chain that the fine stage runs on: coarse logits, and the best coarse plan by the fine model."""
+        """The chain that the fine stage runs on: coarse logits, and the best coarse plan, scored finely."""
         jumpy = self.coarse == "jumpy" and problem.macro_steps > 0
         repeats = 1 if jumpy else problem.stride
         cost = self.iteration_cost * (problem.macro_steps if jumpy else problem.horizon)

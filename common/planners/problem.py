@@ -18,7 +18,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Energies = Callable[[Tensor], Tensor]  # actions [B, N, T, A] -> the energy after every step, [B, N, T]
 
@@ -129,16 +128,16 @@ class PlanningProblem:
         return self._reduce(over_time)
 
     def _reduce(self, energies: Tensor) -> Tensor:
-        """[B, N, T] -> [B, N]: the last energy, or -tau log mean_t exp(-E_t / tau), of their minimum and mean.
+        """One energy of a plan, from those over time: [B, N, T] -> [B, N].
 
-        The mean rather than the sum, so that horizons and strides compare; gradients are the same.
+        The softmin -tau log mean_t exp(-E_t / tau) lies between the minimum and the mean. The mean rather
+        than the sum, so that horizons and strides compare; the gradients are the same.
         """
         if self.over_time == "final":
             return energies[..., -1]
         temperature = self.temperature[:, None].to(energies.dtype)
-        return temperature * (
-            math.log(energies.shape[-1]) - torch.logsumexp(-energies / temperature[..., None], -1)
-        )
+        log_sum = torch.logsumexp(-energies / temperature[..., None], -1)
+        return temperature * (math.log(energies.shape[-1]) - log_sum)
 
     def _charge(self, cost: int) -> None:
         if cost > self.remaining:
@@ -155,8 +154,9 @@ class _ChargeBackward(torch.autograd.Function):
         return energies.view_as(energies)
 
     @staticmethod
-    @once_differentiable  # a second derivative would be free of charge
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("no create_graph: second derivatives would be free of charge")
         ctx.problem._charge(ctx.cost)
         return gradient, None, None
 
