@@ -1,0 +1,59 @@
+"""The cross-entropy method on categorical action sequences.
+
+Shapes: B problems, N candidates, E elites, T steps, A actions.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from common.planners.candidates import BestPlans, one_hot, sample_actions, score
+from common.planners.problem import BudgetExceeded, Plan, PlanningProblem
+
+
+@dataclass(frozen=True)
+class CEM:
+    """Sample plans step by step independently, refit the probabilities to the elites (Rubinstein, 1999).
+
+    The best plan ever sampled is returned. Rounds follow from the budget: 5 of 64 at 320 T.
+    """
+
+    over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
+
+    population: int = 64  # N of a round; less where the budget pays for no full round
+    elites: int = 8  # E
+    smoothing: float = 0.1  # weight of the uniform distribution in each refit
+    momentum: float = 0.0  # weight of the old probabilities in each refit
+
+    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+        """Plan within the problem's budget.
+
+        Raises:
+            BudgetExceeded: where it pays for no candidate.
+        """
+        affordable = problem.remaining // problem.horizon
+        if affordable < 1:
+            raise BudgetExceeded(f"a budget of {problem.budget} pays for no candidate")
+        population = min(self.population, affordable)
+        shape = (problem.num_problems, problem.horizon, problem.num_actions)
+        uniform = torch.full(shape, 1 / problem.num_actions, device=problem.device)
+        probabilities = uniform
+        best = BestPlans(problem.num_problems, problem.horizon, problem.device)
+        for _ in range(affordable // population):
+            actions = sample_actions(probabilities, population, generator)
+            energies = score(problem.rollout, actions, problem.num_actions)
+            best.offer(actions, energies)
+            best.record()
+            fitted = (1 - self.smoothing) * self._elite_frequencies(actions, energies, problem.num_actions)
+            fitted = fitted + self.smoothing * uniform
+            probabilities = self.momentum * probabilities + (1 - self.momentum) * fitted
+        history = torch.stack(best.history)
+        return Plan(best.actions, best.energy, torch.zeros_like(best.energy), problem.evaluations, history)
+
+    def _elite_frequencies(self, actions: Tensor, energies: Tensor, num_actions: int) -> Tensor:
+        """How often the elites take each action at each step: [B, N, T], [B, N] -> [B, T, A]."""
+        elite = energies.topk(min(self.elites, energies.shape[1]), largest=False).indices  # [B, E]
+        chosen = actions.gather(1, elite[..., None].expand(-1, -1, actions.shape[-1]))
+        return one_hot(chosen, num_actions).mean(1)

@@ -1,0 +1,126 @@
+"""Executing plans: receding-horizon control (closed loop) and one plan executed blindly (open loop).
+
+Shapes
+    B  episodes
+    L  steps of an episode at most
+    T  horizon of a plan
+    ...  a state's own dimensions; none where states are indices
+
+A planner sees planning problems only. The step function, which is the environment, stays here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.planners.problem import Planner, PlanningProblem
+
+MakeProblem = Callable[[Tensor, int], PlanningProblem]  # (states [B, ...], horizon) -> their problem
+Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (states, actions [B]) -> (states, done [B] bool)
+
+NO_ACTION = -1
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """What happened in B episodes of at most L steps."""
+
+    states: Tensor  # [B, L + 1, ...], the start first; after an episode's end its last state again
+    actions: Tensor  # [B, L] int64, NO_ACTION after an episode's end
+    steps: Tensor  # [B] int64, actions executed
+    done: Tensor  # [B] bool, whether the environment ended the episode
+    evaluations: Tensor  # [B] int64, transition evaluations of all plans of the episode
+
+
+class _Recorder:
+    """Episodes as they happen."""
+
+    def __init__(self, starts: Tensor, episode_length: int):
+        count, device = len(starts), starts.device
+        self.states = starts.unsqueeze(1).repeat(1, episode_length + 1, *([1] * (starts.dim() - 1)))
+        self.actions = torch.full((count, episode_length), NO_ACTION, device=device)
+        self.done = torch.zeros(count, dtype=torch.bool, device=device)
+        self.evaluations = torch.zeros(count, dtype=torch.int64, device=device)
+        self.time = 0
+
+    def running(self) -> Tensor:
+        """Indices of the episodes that have not ended, [R]."""
+        return torch.nonzero(~self.done)[:, 0]
+
+    def advance(self, step: Step, running: Tensor, actions: Tensor) -> None:
+        """Take one step in the running episodes: actions [R]."""
+        states, done = step(self.states[running, self.time], actions)
+        self.actions[running, self.time] = actions
+        self.states[running, self.time + 1 :] = states.unsqueeze(1)
+        self.done[running] = done
+        self.time += 1
+
+    def finish(self) -> Episodes:
+        steps = (self.actions != NO_ACTION).sum(1)
+        return Episodes(self.states, self.actions, steps, self.done, self.evaluations)
+
+
+def receding_horizon(
+    make_problem: MakeProblem,
+    planner: Planner,
+    step: Step,
+    starts: Tensor,
+    episode_length: int,
+    plan_horizon: int = 12,
+    execute: int = 3,
+    *,
+    generator: torch.Generator,
+) -> Episodes:
+    """Plan, execute the first few actions, and plan again from where they led, until done or out of steps.
+
+    Finished episodes leave the batch. No plan looks beyond the episode's end.
+
+    Args:
+        make_problem: (states [R, ...], horizon) -> the planning problem of those states.
+        planner: plans all running episodes together.
+        step: the environment, (states [R, ...], actions [R]) -> (states, done [R] bool).
+        starts: [B, ...], none of them done.
+        episode_length: L.
+        plan_horizon: T, less where the episode ends sooner.
+        execute: actions taken of each plan.
+        generator: of the planner's noise, on the CPU.
+
+    Raises:
+        ValueError: for an episode length, plan horizon or number of executed actions below 1.
+    """
+    if min(episode_length, plan_horizon, execute) < 1:
+        raise ValueError("episode length, plan horizon and executed actions must be at least 1")
+    episodes = _Recorder(starts, episode_length)
+    while episodes.time < episode_length and len(running := episodes.running()):
+        horizon = min(plan_horizon, episode_length - episodes.time)
+        problem = make_problem(episodes.states[running, episodes.time], horizon)
+        plan = planner(problem, generator)
+        episodes.evaluations[running] += plan.evaluations
+        _execute(episodes, step, running, plan.actions[:, :execute])
+    return episodes.finish()
+
+
+def execute_open_loop(step: Step, starts: Tensor, actions: Tensor, evaluations: int = 0) -> Episodes:
+    """Execute whole plans blindly; an episode ends at its plan's end or when the environment says done.
+
+    Args:
+        step: the environment, as in `receding_horizon`.
+        starts: [B, ...].
+        actions: [B, L] int64.
+        evaluations: what each plan cost, for the record.
+    """
+    episodes = _Recorder(starts, actions.shape[1])
+    episodes.evaluations += evaluations
+    _execute(episodes, step, episodes.running(), actions)
+    return episodes.finish()
+
+
+def _execute(episodes: _Recorder, step: Step, running: Tensor, actions: Tensor) -> None:
+    """Take actions [R, K] in the running episodes [R], each until it is done."""
+    for now in actions.unbind(1):
+        alive = ~episodes.done[running]
+        if not alive.any():
+            return
+        episodes.advance(step, running[alive], now[alive])

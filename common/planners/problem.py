@@ -1,0 +1,180 @@
+"""What a planner sees: energies of action sequences in a world model, and a budget of model evaluations.
+
+Shapes
+    B  problems, planned together and independent of each other
+    N  candidate action sequences of a problem
+    T  steps of the horizon
+    A  actions; a discrete action is one-hot, a relaxed one lies on the simplex
+    M  macro steps of the jumpy model, floor(T / stride)
+
+The unit of cost is one transition of the model for one problem. A rollout of N candidates costs N T (in
+the jumpy model N M), a backward pass through it twice that again, charged when it happens.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Energies = Callable[[Tensor], Tensor]  # actions [B, N, T, A] -> the energy after every step, [B, N, T]
+
+BACKWARD_COST = 2  # of a backward pass, in forward passes
+TEMPERATURE_FRACTION = 0.1  # of the energy scale: the softmin's default temperature
+SMALLEST_SCALE = 1e-6  # of the energy; a start at the goal has energy 0
+
+
+class BudgetExceeded(RuntimeError):
+    """A planner asked for more model evaluations than its budget has left."""
+
+
+class PlanningProblem:
+    """B planning problems in one world model; a planner's only view of the world.
+
+    It holds functions of the model alone, so that nothing leads from a planner to the environment.
+
+    Args:
+        energies: actions [B, N, T, A] -> the energy after every step [B, N, T]; differentiable, and
+            independent between problems and between candidates.
+        num_problems: B.
+        horizon: T.
+        num_actions: A.
+        budget: transition evaluations that may be spent on each problem.
+        energy_scale: [B], what counts as a large difference of energy; the energy at the start does.
+        over_time: "softmin" judges a plan by the softmin of its T energies (reach the goal at any time),
+            "final" by the last.
+        temperature: of the softmin [B], in units of energy; default TEMPERATURE_FRACTION * energy_scale.
+        jumpy_energies: actions [B, N, M * stride, A] -> the energy after every macro step [B, N, M], each
+            of which stands for `stride` steps. The last T mod stride actions are not in it.
+        stride: steps of a macro step.
+        device: where candidates are made.
+
+    Raises:
+        ValueError: for a horizon, stride or budget below 1, or an unknown `over_time`.
+    """
+
+    def __init__(
+        self,
+        energies: Energies,
+        *,
+        num_problems: int,
+        horizon: int,
+        num_actions: int,
+        budget: int,
+        energy_scale: Tensor,
+        over_time: str = "softmin",
+        temperature: Tensor | None = None,
+        jumpy_energies: Energies | None = None,
+        stride: int = 4,
+        device: torch.device | str = "cpu",
+    ):
+        if min(horizon, stride, budget, num_problems, num_actions) < 1:
+            raise ValueError("problems, horizon, actions, stride and budget must be at least 1")
+        if over_time not in ("softmin", "final"):
+            raise ValueError(f"over_time is 'softmin' or 'final', not {over_time!r}")
+        assert energy_scale.shape == (num_problems,), "one energy scale a problem"
+        self.num_problems, self.horizon, self.num_actions = num_problems, horizon, num_actions
+        self.budget, self.stride, self.over_time = budget, stride, over_time
+        self.device = torch.device(device)
+        self.energy_scale = energy_scale.detach().to(self.device).clamp(min=SMALLEST_SCALE)
+        if temperature is None:
+            temperature = TEMPERATURE_FRACTION * self.energy_scale
+        assert temperature.shape == (num_problems,), "one temperature a problem"
+        self.temperature = temperature.detach().to(self.device)
+        self.evaluations = 0  # spent so far on each problem
+        self._energies, self._jumpy_energies = energies, jumpy_energies
+
+    @property
+    def macro_steps(self) -> int:
+        """M, 0 where there is no jumpy model or the horizon is shorter than its stride."""
+        return 0 if self._jumpy_energies is None else self.horizon // self.stride
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations left for each problem."""
+        return self.budget - self.evaluations
+
+    def rollout(self, actions: Tensor) -> Tensor:
+        """Energy of each candidate by the model, [B, N, T, A] -> [B, N]. Costs N T.
+
+        Raises:
+            BudgetExceeded: before computing, here or in the backward pass, where the budget is too small.
+        """
+        return self._evaluate(self._energies, actions, self.horizon)
+
+    def coarse_rollout(self, actions: Tensor) -> Tensor:
+        """Energy of each candidate by the jumpy model, [B, N, T, A] -> [B, N]. Costs N M.
+
+        Raises:
+            BudgetExceeded: as `rollout` does.
+            ValueError: where there is no macro step.
+        """
+        if self._jumpy_energies is None or self.macro_steps == 0:
+            raise ValueError("this problem has no jumpy model, or a horizon below its stride")
+        return self._evaluate(self._jumpy_energies, actions, self.macro_steps)
+
+    def _evaluate(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
+        candidates = actions.shape[1]
+        assert actions.shape == (self.num_problems, candidates, self.horizon, self.num_actions)
+        self._charge(candidates * steps)
+        if energies is self._jumpy_energies:
+            actions = actions[:, :, : steps * self.stride]
+        over_time = energies(actions)  # [B, N, T or M]
+        assert over_time.shape == (self.num_problems, candidates, steps)
+        if over_time.requires_grad:
+            over_time = _ChargeBackward.apply(over_time, self, BACKWARD_COST * candidates * steps)
+        return self._reduce(over_time)
+
+    def _reduce(self, energies: Tensor) -> Tensor:
+        """One energy of a plan, from those over time: [B, N, T] -> [B, N].
+
+        The softmin -tau log mean_t exp(-E_t / tau) lies between the minimum and the mean. The mean rather
+        than the sum, so that horizons and strides compare; the gradients are the same.
+        """
+        if self.over_time == "final":
+            return energies[..., -1]
+        temperature = self.temperature[:, None].to(energies.dtype)
+        log_sum = torch.logsumexp(-energies / temperature[..., None], -1)
+        return temperature * (math.log(energies.shape[-1]) - log_sum)
+
+    def _charge(self, cost: int) -> None:
+        if cost > self.remaining:
+            raise BudgetExceeded(f"{cost} evaluations asked for, {self.remaining} of {self.budget} are left")
+        self.evaluations += cost
+
+
+class _ChargeBackward(torch.autograd.Function):
+    """The identity, whose backward pass charges the problem for the rollout's."""
+
+    @staticmethod
+    def forward(ctx, energies: Tensor, problem: PlanningProblem, cost: int) -> Tensor:
+        ctx.problem, ctx.cost = problem, cost
+        return energies.view_as(energies)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("no create_graph: second derivatives would be free of charge")
+        ctx.problem._charge(ctx.cost)
+        return gradient, None, None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a planner returns for B problems."""
+
+    actions: Tensor  # [B, T] int64
+    energy: Tensor  # [B], of exactly these discrete actions, by the model
+    relaxation_gap: Tensor  # [B], energy minus that of the relaxed actions they came from; 0 if sampled
+    evaluations: int  # transition evaluations spent on each problem
+    history: Tensor  # [I, B], the lowest discrete energy so far (flat_gradient: its relaxed energy)
+
+
+class Planner(Protocol):
+    """A frozen dataclass of hyperparameters that plans when called; noise comes from the generator alone."""
+
+    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+        """Plan within the problem's budget; the generator lives on the CPU."""
+        ...

@@ -1,0 +1,574 @@
+"""Every planner on the oracle, where the optimum is known; and the budget, which none can exceed."""
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.planners import PLANNERS, make_planner
+from common.planners.adapter import CostModel
+from common.planners.candidates import BestPlans, gumbel_noise, one_hot, sample_actions
+from common.planners.control import NO_ACTION, execute_open_loop, receding_horizon
+from common.planners.problem import BudgetExceeded, PlanningProblem
+from common.table_model import TableModel
+from tests.pose_grids import FORWARD, RIGHT, room
+
+SMALL, SMALL_STEPS = room(6)
+VERIFYING = ("verified_gradient", "helm", "cem", "random_shooting")
+STARTS = torch.tensor([0, 10, 37, 90])
+VARIANTS = [(name, {}) for name in PLANNERS] + [("helm", {"coarse": "repeat"})]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Meter:
+    """Energies and jumpy energies that count independently what they are asked, backward passes twice."""
+
+    def __init__(self, model, starts, stride=4):
+        self.spent, self.count = 0, len(starts)
+        self.fine = self._counted(model.energies(starts))
+        self.jumpy = self._counted(model.jumpy_energies(starts, stride))
+
+    def _counted(self, energies):
+        def counted(actions):
+            values = energies(actions)
+            cost = values[0].numel()
+            self.spent += cost
+            if values.requires_grad:
+                values.register_hook(lambda gradient: self._add(2 * cost))
+            return values
+
+        return counted
+
+    def _add(self, cost):
+        self.spent += cost
+
+
+def metered(model, starts, horizon, budget, stride=4, **options):
+    meter = Meter(model, starts, stride)
+    problem = PlanningProblem(
+        meter.fine, num_problems=len(starts), horizon=horizon, num_actions=model.num_actions, budget=budget,
+        energy_scale=model.energy[starts], jumpy_energies=meter.jumpy, stride=stride, **options,
+    )  # fmt: skip
+    return problem, meter
+
+
+def rescore(model, starts, actions, **options):
+    """The energy of discrete plans [B, T], from a fresh problem."""
+    problem = model.problem(starts, actions.shape[1], actions.shape[1], **options)
+    return problem.rollout(one_hot(actions, model.num_actions)[:, None])[:, 0]
+
+
+# ----------------------------------------------------------------------------------------------
+# The problem and its budget
+# ----------------------------------------------------------------------------------------------
+
+
+def plans(count, horizon, num_problems=4):
+    return one_hot(torch.randint(3, (num_problems, count, horizon), generator=generator()), 3)
+
+
+def test_a_rollout_is_counted_before_it_is_computed():
+    problem, meter = metered(SMALL, STARTS, horizon=5, budget=29)
+    problem.rollout(plans(4, 5))
+    problem.coarse_rollout(plans(4, 5))
+    assert problem.evaluations == meter.spent == 4 * 5 + 4 * 1
+    problem.rollout(plans(1, 5))
+    with pytest.raises(BudgetExceeded):
+        problem.coarse_rollout(plans(1, 5))
+    assert problem.evaluations == meter.spent == 29
+
+
+@pytest.mark.parametrize("way", ["rollout", "coarse_rollout"])
+def test_a_backward_pass_costs_two_forward_passes_when_it_happens(way):
+    problem, meter = metered(SMALL, STARTS, horizon=8, budget=1000)
+    steps = {"rollout": 8, "coarse_rollout": 2}[way]
+    energy = getattr(problem, way)(plans(3, 8).requires_grad_())
+    assert problem.evaluations == 3 * steps
+    energy.sum().backward(retain_graph=True)
+    assert problem.evaluations == meter.spent == 9 * steps
+    energy[0, 0].backward()  # a second pass through the same graph is paid for again
+    assert problem.evaluations == meter.spent == 15 * steps
+
+
+def test_a_backward_pass_beyond_the_budget_is_refused():
+    problem, _ = metered(SMALL, STARTS, horizon=8, budget=23)
+    energy = problem.rollout(plans(1, 8).requires_grad_())
+    with pytest.raises(BudgetExceeded):
+        energy.sum().backward()
+
+
+def test_no_second_derivative_is_had_for_free():
+    problem, _ = metered(SMALL, STARTS, horizon=2, budget=1000)
+    actions = torch.full((4, 1, 2, 3), 1 / 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(problem.rollout(actions).sum(), actions, create_graph=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cheat:
+    """Runs another planner, then looks once more."""
+
+    planner: object
+    look: str
+
+    def __call__(self, problem, noise):
+        plan = self.planner(problem, noise)
+        actions = one_hot(plan.actions, problem.num_actions)[:, None]
+        for _ in range(problem.remaining // problem.horizon):
+            problem.rollout(actions)
+        if self.look == "backward":
+            problem.budget += problem.horizon  # pays for the forward pass alone
+            problem.rollout(actions.requires_grad_()).sum().backward()
+        problem.rollout(actions)
+
+
+@pytest.mark.parametrize("look", ["forward", "backward"])
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_planner_that_evaluates_more_is_found_out(name, look):
+    problem, meter = metered(SMALL, STARTS, horizon=6, budget=200)
+    with pytest.raises(BudgetExceeded):
+        Cheat(make_planner(name), look)(problem, generator())
+    assert meter.spent <= problem.budget + 2 * problem.horizon  # the hook sees the refused backward pass
+
+
+def test_a_problem_leads_to_functions_of_the_model_alone():
+    problem, meter = metered(SMALL, STARTS, horizon=6, budget=200)
+    held = [value for value in vars(problem).values() if callable(value)]
+    assert held == [meter.fine, meter.jumpy]
+
+
+def test_softmin_lies_between_minimum_and_mean_and_final_is_the_last():
+    energies = torch.rand(4, 3, 5, generator=generator(), dtype=torch.float64)
+    options = {
+        "num_problems": 4, "horizon": 5, "num_actions": 3, "budget": 10**6, "energy_scale": torch.ones(4),
+    }  # fmt: skip
+
+    def judged(**more):
+        return PlanningProblem(lambda _: energies, **options, **more).rollout(torch.zeros(4, 3, 5, 3))
+
+    assert torch.equal(judged(over_time="final"), energies[..., -1])
+    softmin = judged(temperature=torch.full((4,), 0.3).double())
+    assert (softmin > energies.amin(-1)).all() and (softmin < energies.mean(-1)).all()
+    torch.testing.assert_close(
+        judged(temperature=torch.full((4,), 1e-4).double()), energies.amin(-1), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        judged(temperature=torch.full((4,), 1e4).double()), energies.mean(-1), atol=1e-3, rtol=0
+    )
+
+
+def test_a_start_at_the_goal_has_finite_energies():
+    problem = SMALL.problem(torch.tensor([143]), 4, 100)
+    assert problem.rollout(plans(3, 4, 1)).isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"stride": 0}, {"budget": 0}, {"over_time": "mean"}])
+def test_problems_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(ValueError):
+        SMALL.problem(STARTS, **{"horizon": 5, "budget": 10, **wrong})
+
+
+def test_no_macro_step_no_coarse_rollout():
+    with pytest.raises(ValueError, match="jumpy"):
+        SMALL.problem(STARTS, 3, 100).coarse_rollout(plans(1, 3))
+
+
+# ----------------------------------------------------------------------------------------------
+# What holds of every planner
+# ----------------------------------------------------------------------------------------------
+
+
+@given(
+    horizon=st.integers(1, 11),
+    stride=st.integers(1, 5),
+    rollouts=st.integers(16, 60),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=8)
+@pytest.mark.parametrize(("name", "how"), VARIANTS)
+def test_energy_budget_and_history_hold_for_any_horizon(name, how, horizon, stride, rollouts, seed):
+    planner = make_planner(name, **how)
+    problem, meter = metered(SMALL, STARTS, horizon, rollouts * horizon, stride, over_time=planner.over_time)
+    plan = planner(problem, generator(seed))
+    assert plan.actions.shape == (4, horizon) and plan.actions.dtype == torch.int64
+    assert plan.evaluations == problem.evaluations == meter.spent <= problem.budget
+    fresh = rescore(SMALL, STARTS, plan.actions, over_time=planner.over_time)
+    torch.testing.assert_close(plan.energy, fresh)
+    assert plan.history.shape[1] == 4 and plan.history.isfinite().all()
+    if name in VERIFYING:
+        torch.testing.assert_close(plan.history[-1], plan.energy)
+        assert (plan.history.diff(dim=0) <= 0).all()
+    if name in ("cem", "random_shooting"):
+        assert plan.relaxation_gap.eq(0).all()
+
+
+@pytest.mark.parametrize(("name", "how"), VARIANTS)
+def test_noise_comes_from_the_generator_alone(name, how):
+    planner = make_planner(name, **how)
+
+    def actions(seed):
+        return planner(SMALL.problem(STARTS, 10, 3200, over_time=planner.over_time), generator(seed)).actions
+
+    torch.manual_seed(0)
+    first = actions(3)
+    torch.manual_seed(1)
+    assert torch.equal(first, actions(3))
+    assert not torch.equal(first, actions(4))
+
+
+@pytest.mark.parametrize(("name", "how"), VARIANTS)
+def test_problems_do_not_see_each_other(name, how):
+    """A problem's plan depends on its place's noise and on itself, not on the other problems."""
+    planner = make_planner(name, **how)
+
+    def planned(starts):
+        problem = SMALL.problem(torch.tensor(starts), 10, 3200, over_time=planner.over_time)
+        return planner(problem, generator())
+
+    here, elsewhere = planned([0, 10, 37]), planned([0, 90, 4])
+    assert torch.equal(here.actions[0], elsewhere.actions[0])
+    assert not torch.equal(here.energy[1:], elsewhere.energy[1:])
+
+
+@pytest.mark.parametrize(("name", "how"), VARIANTS)
+def test_permuted_problems_with_permuted_noise_give_permuted_plans(name, how, monkeypatch):
+    planner, order = make_planner(name, **how), torch.tensor([2, 0, 3, 1])
+
+    def planned(starts):
+        return planner(SMALL.problem(starts, 9, 2880, over_time=planner.over_time), generator())
+
+    plan = planned(STARTS)
+    for draw in ("rand", "randn"):
+        original = getattr(torch, draw)
+        monkeypatch.setattr(torch, draw, lambda *shape, draw=original, **how: draw(*shape, **how)[order])
+    exponential = torch.Tensor.exponential_
+    monkeypatch.setattr(
+        torch.Tensor, "exponential_", lambda values, **how: values.copy_(exponential(values, **how)[order])
+    )
+    permuted = planned(STARTS[order])
+    assert torch.equal(permuted.actions, plan.actions[order])
+    torch.testing.assert_close(permuted.energy, plan.energy[order])
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_plans_do_not_depend_on_the_unit_of_energy(name):
+    planner = make_planner(name, **({"gd_lr": 0.1 / 1024} if name == "flat_gradient" else {}))
+    larger = TableModel(SMALL.next_state, SMALL.energy * 1024)
+    plan = planner(larger.problem(STARTS, 10, 3200, over_time=planner.over_time), generator())
+    planner = make_planner(name)
+    same = planner(SMALL.problem(STARTS, 10, 3200, over_time=planner.over_time), generator())
+    assert torch.equal(plan.actions, same.actions)
+
+
+@pytest.mark.parametrize("name", VERIFYING)
+def test_the_goal_is_reached_where_that_is_easy(name):
+    starts = torch.nonzero((SMALL_STEPS > 0) & (SMALL_STEPS <= 7))[:, 0]
+    plan = make_planner(name)(SMALL.problem(starts, 30, 320 * 30), generator())
+    ends = execute_open_loop(lambda states, actions: _step(SMALL, states, actions), starts, plan.actions)
+    assert ends.done.float().mean() > 0.98
+
+
+def test_repeated_actions_reach_what_lies_straight_ahead():
+    model, distance = room(9)
+    start = torch.tensor([8 * 4])  # in the row of the goal, facing it
+    assert distance[start] == 8
+    plan = make_planner("helm", coarse="repeat")(model.problem(start, 8, 320 * 8), generator())
+    assert plan.actions.eq(FORWARD).all()
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_budget_that_pays_for_nothing_is_refused(name):
+    planner = make_planner(name)
+    with pytest.raises(BudgetExceeded):
+        planner(SMALL.problem(STARTS, 10, 9, over_time=planner.over_time), generator())
+
+
+def test_planners_are_had_by_name_with_hyperparameters_that_they_have():
+    assert make_planner("verified_gradient", tau=0.5).tau == 0.5
+    with pytest.raises(ValueError, match="no planner"):
+        make_planner("magic")
+    with pytest.raises(TypeError):
+        make_planner("cem", tau=0.5)
+    with pytest.raises(ValueError, match="coarse"):
+        make_planner("helm", coarse="none")
+
+
+# ----------------------------------------------------------------------------------------------
+# What holds of one
+# ----------------------------------------------------------------------------------------------
+
+
+def test_flat_gradient_returns_its_argmax_unverified():
+    """On an energy that rewards relaxed actions it returns a plan that a look would have shown to be bad."""
+
+    def energies(actions):  # best half way between the first two actions, where no discrete plan is
+        return 1 - 4 * actions[..., 0] * actions[..., 1] - 0.5 * actions[..., 2]
+
+    problem = PlanningProblem(
+        energies, num_problems=1, horizon=1, num_actions=3, budget=320, energy_scale=torch.ones(1),
+        over_time="final",
+    )  # fmt: skip
+    plan = make_planner("flat_gradient")(problem, generator())
+    assert plan.history.shape == (50, 1) and plan.evaluations == 151
+    assert plan.actions.item() != 2 and plan.energy == 1 and plan.relaxation_gap > 0.1
+
+
+def test_flat_gradient_takes_plain_gradient_steps():
+    """Without noise to speak of (tau large) its one step is -lr times the softmax's gradient."""
+    slopes = torch.tensor([3.0, -1.0, 1.0])
+    problem = PlanningProblem(
+        lambda actions: (actions * slopes).sum(-1), num_problems=1, horizon=1, num_actions=3, budget=4,
+        energy_scale=torch.ones(1), over_time="final",
+    )  # fmt: skip
+    plan = make_planner("flat_gradient", tau=1e4)(problem, generator())
+    assert plan.evaluations == 4 and plan.actions.item() == 1
+    torch.testing.assert_close(plan.history[0, 0], slopes.mean(), atol=1e-2, rtol=0)
+
+
+def test_a_verifying_planner_is_not_fooled_by_relaxed_actions():
+    def energies(actions):
+        return 1 - 4 * actions[..., 0] * actions[..., 1] - 0.5 * actions[..., 1]
+
+    for name in ("verified_gradient", "helm"):
+        problem = PlanningProblem(
+            energies, num_problems=3, horizon=2, num_actions=3, budget=640, energy_scale=torch.ones(3)
+        )
+        plan = make_planner(name)(problem, generator())
+        assert plan.actions.eq(1).all(), "action 1 is the best discrete one at every step"
+        torch.testing.assert_close(plan.energy, torch.full((3,), 0.5))
+        assert (plan.relaxation_gap > 0).all(), "the relaxed actions look better than they are"
+
+
+def test_helm_repeats_without_a_jumpy_model_and_below_its_stride():
+    asked = []
+
+    def energies(actions):
+        asked.append(actions.detach())
+        return SMALL.energies(STARTS)(actions)
+
+    problem = PlanningProblem(
+        energies, num_problems=4, horizon=10, num_actions=3, budget=3200, energy_scale=SMALL.energy[STARTS]
+    )
+    make_planner("helm")(problem, generator())
+    repeated = [
+        torch.equal(a[:, :, 0:8:4], a[:, :, 3:8:4]) and torch.equal(a[:, :, 8], a[:, :, 9]) for a in asked
+    ]
+    coarse = 2 * (1600 // 70)  # iterations of 7 rollouts of 10; a straight-through and a sampled one
+    assert all(repeated[:coarse]) and not all(repeated[coarse:])
+    short = make_planner("helm")(SMALL.problem(STARTS, 3, 960), generator())
+    assert short.evaluations <= 960
+
+
+def test_helm_spends_its_share_on_the_jumpy_model():
+    coarse = []
+    for share in (0.0, 0.3, 0.6):
+        problem, meter = metered(SMALL, STARTS, horizon=20, budget=6400)
+        counted, spent = meter.jumpy, []
+        problem._jumpy_energies = lambda actions, counted=counted, spent=spent: (
+            spent.append(0) or counted(actions)
+        )
+        make_planner("helm", coarse_share=share)(problem, generator())
+        coarse.append(len(spent) // 2)
+    assert coarse == [0, 1920 // 35, 3840 // 35]
+
+
+def test_cem_narrows_to_its_elites():
+    """The best action of every step is found, though no first sample has them all."""
+    plan = make_planner("cem")(
+        PlanningProblem(
+            lambda actions: actions[..., 1:].sum(-1).cumsum(-1), num_problems=5, horizon=12, num_actions=3,
+            budget=1200 * 12, energy_scale=torch.ones(5), over_time="final",
+        ),
+        generator(),
+    )  # fmt: skip
+    assert plan.actions.eq(0).all() and (plan.history[0] > 0).all()
+
+
+def test_random_shooting_returns_the_best_of_all_chunks():
+    seen = []
+
+    def energies(actions):
+        values = SMALL.energies(STARTS)(actions)
+        seen.append(values[..., -1])
+        return values
+
+    problem = PlanningProblem(
+        energies, num_problems=4, horizon=6, num_actions=3, budget=6 * 100, energy_scale=torch.ones(4),
+        over_time="final",
+    )  # fmt: skip
+    plan = make_planner("random_shooting", chunk=30)(problem, generator())
+    assert [len(values[0]) for values in seen] == [30, 30, 30, 10]
+    torch.testing.assert_close(plan.energy, torch.cat(seen, 1).amin(1))
+
+
+GOLDEN = {
+    "flat_gradient": ["FFFFFFFFFFFF", "LFFFFFFFFFFF"],
+    "verified_gradient": ["FFFFFLFLLFFF", "RLLFFLFFFRFF"],
+    "helm": ["FFFFFRFFFFFF", "RLLFFLFFRFFF"],
+    "cem": ["FFFFRFFFFFLF", "LFFFFFFFLFFF"],
+    "random_shooting": ["FFFRFLFLRFRL", "LFFFFLFLRFRR"],
+}
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_golden_plans(name):
+    planner = make_planner(name)
+    problem = SMALL.problem(torch.tensor([0, 50]), 12, 320 * 12, over_time=planner.over_time)
+    plan = planner(problem, generator(7))
+    assert ["".join("LRF"[action] for action in row) for row in plan.actions] == GOLDEN[name]
+
+
+# ----------------------------------------------------------------------------------------------
+# Candidates
+# ----------------------------------------------------------------------------------------------
+
+
+def test_samples_follow_their_probabilities():
+    probabilities = torch.tensor([[[0.2, 0.5, 0.3], [0.0, 0.0, 1.0]]])
+    samples = sample_actions(probabilities, 40_000, generator())
+    assert samples.shape == (1, 40_000, 2)
+    torch.testing.assert_close(one_hot(samples, 3).mean(1), probabilities, atol=0.01, rtol=0)
+
+
+def test_gumbel_noise_draws_the_softmax():
+    logits = torch.tensor([1.0, 0.0, -1.0]).expand(40_000, 3)
+    drawn = one_hot((logits + gumbel_noise(logits, generator())).argmax(-1), 3).mean(0)
+    torch.testing.assert_close(drawn, logits[0].softmax(-1), atol=0.01, rtol=0)
+
+
+def test_the_best_plan_is_kept_for_each_problem():
+    best = BestPlans(2, 1, torch.device("cpu"))
+    best.offer(torch.tensor([[[4], [5]], [[6], [7]]]), torch.tensor([[2.0, 1.0], [3.0, 9.0]]))
+    improved = best.offer(torch.tensor([[[8]], [[9]]]), torch.tensor([[1.0], [2.5]]))
+    assert improved.tolist() == [False, True]
+    assert best.actions.tolist() == [[5], [9]] and best.energy.tolist() == [1.0, 2.5]
+
+
+# ----------------------------------------------------------------------------------------------
+# Control
+# ----------------------------------------------------------------------------------------------
+
+
+def _step(model, states, actions):
+    states = model.step(states, actions)
+    return states, model.energy[states] == 0
+
+
+def test_open_loop_is_blind_and_ends_at_done():
+    model, _ = room(3)
+    plan = torch.tensor([[FORWARD, FORWARD, RIGHT, FORWARD, FORWARD, RIGHT], [RIGHT] * 6])
+    run = execute_open_loop(lambda s, a: _step(model, s, a), torch.tensor([0, 0]), plan, evaluations=5)
+    assert run.done.tolist() == [True, False] and run.steps.tolist() == [5, 6]
+    assert run.actions[0].tolist() == [*plan[0, :5].tolist(), NO_ACTION]
+    assert run.states.shape == (2, 7) and (run.states[0, 5:] == run.states[0, 5]).all()
+    assert run.states[1].tolist() == [0, 1, 2, 3, 0, 1, 2] and run.evaluations.tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("name", VERIFYING)
+def test_receding_horizon_reaches_the_goal_and_finished_episodes_leave(name):
+    asked = []
+
+    def make_problem(states, horizon):
+        asked.append((len(states), horizon))
+        return SMALL.problem(states, horizon, 320 * horizon)
+
+    starts = torch.tensor([0, 10, 37, 130])
+    run = receding_horizon(
+        make_problem, make_planner(name), lambda s, a: _step(SMALL, s, a), starts, 31, generator=generator()
+    )
+    assert run.done.all() and (run.steps >= SMALL_STEPS[starts]).all()
+    counts = [count for count, _ in asked]
+    assert counts == sorted(counts, reverse=True) and counts[0] == 4 and counts[-1] < 4
+    for episode in range(4):  # the record is a walk through the table
+        taken = run.actions[episode][run.actions[episode] != NO_ACTION]
+        walked = SMALL.next_state[run.states[episode, : len(taken)], taken]
+        assert torch.equal(walked, run.states[episode, 1 : len(taken) + 1])
+        assert run.steps[episode] == len(taken)
+    assert (run.evaluations <= -(-run.steps // 3) * 320 * 12).all()
+
+
+def test_receding_horizon_plans_no_further_than_the_episode():
+    asked = []
+
+    def make_problem(states, horizon):
+        asked.append(horizon)
+        return SMALL.problem(states, horizon, 320 * horizon)
+
+    def never(states, actions):
+        return SMALL.step(states, actions), torch.zeros(len(states), dtype=torch.bool)
+
+    run = receding_horizon(
+        make_problem, make_planner("cem"), never, STARTS, 8, plan_horizon=5, execute=3, generator=generator()
+    )
+    assert asked == [5, 5, 2] and run.steps.eq(8).all() and not run.done.any()
+    assert run.evaluations.eq(320 * (5 + 5 + 2)).all()
+    with pytest.raises(ValueError):
+        receding_horizon(make_problem, make_planner("cem"), never, STARTS, 0, generator=generator())
+
+
+def test_control_takes_states_of_any_shape():
+    """States that are vectors: a counter that the one action moves down to zero."""
+
+    def make_problem(states, horizon):
+        assert states.shape[1:] == (2,)
+
+        def energies(actions):
+            return (states[:, None, None, 0] - actions[..., 1].cumsum(-1)).abs()
+
+        return PlanningProblem(
+            energies, num_problems=len(states), horizon=horizon, num_actions=2, budget=320 * horizon,
+            energy_scale=states[:, 0],
+        )  # fmt: skip
+
+    def step(states, actions):
+        states = states - torch.stack((actions.float(), torch.zeros(len(actions))), 1)
+        return states, states[:, 0] <= 0
+
+    starts = torch.tensor([[3.0, 1.0], [5.0, 2.0]])
+    run = receding_horizon(make_problem, make_planner("cem"), step, starts, 9, generator=generator())
+    assert run.done.all() and run.states.shape == (2, 10, 2) and run.steps.tolist() == [3, 5]
+
+
+# ----------------------------------------------------------------------------------------------
+# Other libraries' solvers
+# ----------------------------------------------------------------------------------------------
+
+
+def foreign_solver(model, batch, samples, steps, block, num_actions, rounds):
+    """Follows stable-worldmodel's protocol: candidates [B, N, H, K A], a blocked action an entry."""
+    best, lowest, noise = None, None, generator()
+    for _ in range(rounds):
+        drawn = torch.randint(num_actions, (batch, samples, steps, block), generator=noise)
+        candidates = one_hot(drawn, num_actions).reshape(batch, samples, steps, -1)
+        costs = model.get_cost({"state": torch.zeros(batch, samples, 1)}, candidates)
+        assert costs.shape == (batch, samples)
+        cost, index = costs.min(1)
+        chosen = drawn[torch.arange(batch), index].flatten(1)
+        better = cost < lowest if best is not None else torch.ones_like(cost, dtype=torch.bool)
+        best = torch.where(better[:, None], chosen, best) if best is not None else chosen
+        lowest = torch.where(better, cost, lowest) if lowest is not None else cost
+    return best, lowest
+
+
+def test_a_foreign_solver_plans_on_our_problem_within_its_budget():
+    problem = SMALL.problem(STARTS, 12, 5 * 20 * 12)
+    actions, costs = foreign_solver(CostModel(problem), 4, 20, 4, 3, 3, rounds=5)
+    assert problem.remaining == 0
+    torch.testing.assert_close(costs, rescore(SMALL, STARTS, actions))
+    with pytest.raises(BudgetExceeded):
+        foreign_solver(CostModel(problem), 4, 1, 4, 3, 3, rounds=1)
+    with pytest.raises(ValueError, match="batch_size must be 4"):
+        foreign_solver(CostModel(problem), 1, 20, 4, 3, 3, rounds=1)
+
+
+def test_a_foreign_gradient_solver_pays_for_its_backward_passes():
+    problem = SMALL.problem(STARTS, 6, 90, over_time="final")
+    actions = torch.full((4, 1, 6, 3), 1 / 3, requires_grad=True)
+    for _ in range(5):
+        CostModel(problem).get_cost({}, actions).sum().backward()
+    assert actions.grad.abs().sum() > 0 and problem.evaluations == 5 * 3 * 6
