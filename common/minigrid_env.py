@@ -12,7 +12,7 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import gymnasium
@@ -37,7 +37,7 @@ EMPTY_CELL = (OBJECT_TO_IDX["empty"], 0, 0)
 RESEEDINGS = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GridWorld:
     """One layout of one MiniGrid environment, tabulated.
 
@@ -64,7 +64,7 @@ class GridWorld:
     carrying: Tensor  # [N, 2] int64: object and colour index of what the agent carries, -1 for nothing
     max_steps: int  # the environment's own time limit [steps]
     start_state: int  # where a reset puts the agent
-    _live: tuple[StateKeeper, list[Snapshot]] = field(repr=False)
+    _live: tuple[StateKeeper, list[Snapshot]]  # for render
 
     @property
     def num_states(self) -> int:
@@ -378,8 +378,9 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
     """Step a fresh, untouched environment and the table side by side.
 
     Half of the steps are uniformly random from the reset until the episode ends or its time is up. The
-    others first go to a state drawn from all, so that rare ones are compared too, and on at random from
-    there. Returns `steps`, `episodes`, `states` (how many different ones were entered) and the numbers of
+    others go to a drawn state first, so that rare states and ends are compared too, in turn one of all
+    and one of the ended, and on at random from there. Returns `steps`, `episodes`, `ended` (those that
+    the environment terminated), `states` (how many different ones were entered) and the numbers of
     mismatches: `observation`, `reward` (with the step-count factor, compared exactly) and `terminated`.
     """
     env = _make(world.env_id, world.observation, world.layout_seed)
@@ -391,14 +392,17 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
         live = _features(world.observation, image[None], carried)[0]
         return not np.array_equal(live, world.observations[state].numpy())
 
-    counts = dict.fromkeys(("steps", "episodes", "states", "observation", "reward", "terminated"), 0)
-    entered = set()
+    kinds = ("steps", "episodes", "ended", "observation", "reward", "terminated")
+    counts, entered = dict.fromkeys(kinds, 0), set()
+    everywhere, ends = np.arange(world.num_states), world.terminal.nonzero().squeeze(1).numpy()
     while counts["steps"] < steps:
         counts["episodes"] += 1
-        if counts["steps"] < steps // 2:
-            plan = random.integers(world.num_actions, size=world.max_steps).tolist()
+        at_random = min(world.max_steps, steps // 2 - counts["steps"])
+        if at_random > 0:
+            plan = random.integers(world.num_actions, size=at_random).tolist()
         else:
-            plan = _route(world, int(random.integers(world.num_states)))
+            targets = ends if len(ends) and counts["episodes"] % 2 else everywhere
+            plan = _route(world, int(random.choice(targets)))
             plan += random.integers(world.num_actions, size=20).tolist()
         state = world.start_state
         counts["observation"] += differs(_reset(env, world.layout_seed)["image"], state)
@@ -411,6 +415,7 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
             counts["observation"] += differs(view["image"], state)
             counts["steps"] += 1
             entered.add(state)
+            counts["ended"] += terminated
             if terminated or truncated:
                 break
     return counts | {"states": len(entered)}
