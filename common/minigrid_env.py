@@ -44,7 +44,9 @@ class GridWorld:
     A state is a configuration of the grid, the agent and what it carries; a configuration in which the
     episode has ended is a state of its own, one for success and one for failure. Ended states are
     ABSORBING: every action stays there, with reward 0 and `terminated` set, whereas the environment
-    gives no data after its end.
+    gives no data after its end. Full observations tell all states apart, except an ended state from one
+    of the same configuration that goes on (where `done` or `drop` may end an episode anywhere), and what
+    BabyAI's instructions remember.
     """
 
     name: str  # as results are named: the id without prefix and version
@@ -89,7 +91,7 @@ class GridWorld:
     def render(self, state: int, tile: int = 16) -> np.ndarray:
         """MiniGrid's own picture of a state, drawn without a display: [height, width, 3] uint8.
 
-        `tile` is the side of a cell [pixels].
+        `tile` is the side of a cell [pixels]. One thread at a time: it moves the live environment.
         """
         keeper, snapshots = self._live
         keeper.restore(snapshots[state])
@@ -107,11 +109,15 @@ def registered_names() -> list[str]:
     Prefix and version are left off; of several versions the newest has the short name. BabyAI's levels,
     which MiniGrid brings along, keep their prefix.
     """
-    return sorted({_short_name(env_id) for env_id in _aliases().values()})
+    return sorted(_short_names().values())
 
 
-def _short_name(env_id: str) -> str:
-    return min((alias for alias, known in _aliases().items() if known == env_id), key=len)
+def _short_names() -> dict[str, str]:
+    """The shortest accepted name of every id."""
+    shortest: dict[str, str] = {}
+    for alias, env_id in sorted(_aliases().items(), key=lambda item: len(item[0])):
+        shortest.setdefault(env_id, alias)
+    return shortest
 
 
 def resolve_id(name: str) -> str:
@@ -122,10 +128,11 @@ def resolve_id(name: str) -> str:
     """
     aliases = _aliases()
     if name not in aliases:
-        close = difflib.get_close_matches(name, aliases, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
+        names = registered_names()
+        close = difflib.get_close_matches(name, names, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
         raise ValueError(
             f"no MiniGrid environment {name!r}; close or known: {', '.join(close)}; allowed: any of the"
-            f" {len(registered_names())} names that common.minigrid_env.registered_names() lists"
+            f" {len(names)} names that common.minigrid_env.registered_names() lists"
         )
     return aliases[name]
 
@@ -159,14 +166,12 @@ def _make(env_id: str, observation: Observation, layout_seed: int) -> gymnasium.
     spec: EnvSpec = gymnasium.registry[env_id]  # given as a spec, older versions raise no warning
     try:
         env = gymnasium.make(spec, disable_env_checker=True)
+        _reset(env, layout_seed)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise ValueError(f"{env_id} needs a package that requirements.txt does not have: {error}") from None
     if observation == "full":
-        env = FullyObsWrapper(env)
-    elif observation == "rgb":
-        env = RGBImgObsWrapper(env)
-    _reset(env, layout_seed)
-    return env
+        return FullyObsWrapper(env)
+    return RGBImgObsWrapper(env) if observation == "rgb" else env
 
 
 def _reset(env: gymnasium.Env, layout_seed: int) -> dict:
@@ -303,7 +308,7 @@ def tabulate(
     next_state = torch.tensor(graph.next_state)
     goals = [state for state, outcome in enumerate(graph.outcomes) if outcome]
     return GridWorld(
-        name=_short_name(env_id),
+        name=_short_names()[env_id],
         env_id=env_id,
         layout_seed=layout_seed,
         observation=observation,

@@ -199,6 +199,18 @@ def test_keycorridor_ends_when_its_own_ball_is_picked_up(corridor):
 # ----------------------------------------------------------------------------------------------
 
 
+def distinct(world: GridWorld) -> int:
+    return len(torch.unique(world.observations, dim=0))
+
+
+def test_only_an_end_hides_from_full_observations():
+    """PutNear ends with each drop: an ended state can look like one that goes on, and in no other case."""
+    world = tabulate("PutNear-6x6-N2")
+    assert distinct(world) < world.num_states
+    going_on = world.observations[~world.terminal]
+    assert len(torch.unique(going_on, dim=0)) == len(going_on)
+
+
 @pytest.mark.parametrize(
     ("observation", "shape", "features"),
     [
@@ -216,10 +228,6 @@ def test_shapes_of_the_observations(observation, shape, features):
     assert inputs.shape == (2, 2, features)
     assert inputs.dtype == torch.float32
     assert float(inputs.max()) == pytest.approx(1, abs=0.6 if observation == "rgb" else 0)
-
-
-def distinct(world: GridWorld) -> int:
-    return len(torch.unique(world.observations, dim=0))
 
 
 def test_full_observations_tell_every_state_apart_and_the_view_does_not(world):
@@ -391,6 +399,13 @@ def test_refusals_are_one_line_with_what_is_allowed(name, options, message):
     with pytest.raises(ValueError, match=message) as refusal:
         tabulate(name, **options)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    for module in ("imageio", "imageio.v2"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if not installed
+    with pytest.raises(ValueError, match=r"MiniGrid-WFC-MazeSimple-v0 needs a package .* imageio"):
+        tabulate("WFC-MazeSimple")
 
 
 def test_max_states_is_inclusive():
