@@ -299,7 +299,8 @@ def tabulate(
     env_id = resolve_id(name)
     env = _make(env_id, observation, layout_seed)
     core: MiniGridEnv = env.unwrapped
-    keeper, names = StateKeeper(core), _check_actions(core, actions or _possible_actions(core))
+    keeper = StateKeeper(core)
+    names = _possible_actions(core) if actions is None else _check_actions(core, actions)
     graph = _StateGraph(keeper, keeper.save(), names, max_states, env_id)
     if actions is None and True not in graph.outcomes and core.action_space.n > Actions.done:
         with_done = _StateGraph(keeper, graph.snapshots[0], (*names, "done"), max_states, env_id)
@@ -335,10 +336,12 @@ def _possible_actions(core: MiniGridEnv) -> tuple[str, ...]:
 
 
 def _check_actions(core: MiniGridEnv, names: Sequence[str]) -> tuple[str, ...]:
+    """`names` as a tuple, or a ValueError where it is empty, repeats one or has one that is not there."""
     allowed = [action.name for action in Actions if action < core.action_space.n]
-    for name in names:
-        if name not in allowed or list(names).count(name) > 1:
-            raise ValueError(f"actions = {tuple(names)!r}: allowed: each once of {', '.join(allowed)}")
+    if not names or len(set(names)) < len(names) or not set(names) <= set(allowed):
+        raise ValueError(
+            f"actions = {tuple(names)!r}: allowed: at least one, each once, of {', '.join(allowed)}"
+        )
     return tuple(names)
 
 
