@@ -12,7 +12,7 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import gymnasium
@@ -37,14 +37,16 @@ EMPTY_CELL = (OBJECT_TO_IDX["empty"], 0, 0)
 RESEEDINGS = 16
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GridWorld:
     """One layout of one MiniGrid environment, tabulated.
 
     A state is a configuration of the grid, the agent and what it carries; a configuration in which the
     episode has ended is a state of its own, one for success and one for failure. Ended states are
     ABSORBING: every action stays there, with reward 0 and `terminated` set, whereas the environment
-    gives no data after its end.
+    gives no data after its end. Full observations tell all states apart, except an ended state from one
+    of the same configuration that goes on (where `done` or `drop` may end an episode anywhere), and what
+    BabyAI's instructions remember.
     """
 
     name: str  # as results are named: the id without prefix and version
@@ -64,7 +66,7 @@ class GridWorld:
     carrying: Tensor  # [N, 2] int64: object and colour index of what the agent carries, -1 for nothing
     max_steps: int  # the environment's own time limit [steps]
     start_state: int  # where a reset puts the agent
-    _live: tuple[StateKeeper, list[Snapshot]] = field(repr=False)
+    _live: tuple[StateKeeper, list[Snapshot]]  # for render
 
     @property
     def num_states(self) -> int:
@@ -89,7 +91,7 @@ class GridWorld:
     def render(self, state: int, tile: int = 16) -> np.ndarray:
         """MiniGrid's own picture of a state, drawn without a display: [height, width, 3] uint8.
 
-        `tile` is the side of a cell [pixels].
+        `tile` is the side of a cell [pixels]. One thread at a time: it moves the live environment.
         """
         keeper, snapshots = self._live
         keeper.restore(snapshots[state])
@@ -107,11 +109,15 @@ def registered_names() -> list[str]:
     Prefix and version are left off; of several versions the newest has the short name. BabyAI's levels,
     which MiniGrid brings along, keep their prefix.
     """
-    return sorted({_short_name(env_id) for env_id in _aliases().values()})
+    return sorted(_short_names().values())
 
 
-def _short_name(env_id: str) -> str:
-    return min((alias for alias, known in _aliases().items() if known == env_id), key=len)
+def _short_names() -> dict[str, str]:
+    """The shortest accepted name of every id."""
+    shortest: dict[str, str] = {}
+    for alias, env_id in sorted(_aliases().items(), key=lambda item: len(item[0])):
+        shortest.setdefault(env_id, alias)
+    return shortest
 
 
 def resolve_id(name: str) -> str:
@@ -122,10 +128,11 @@ def resolve_id(name: str) -> str:
     """
     aliases = _aliases()
     if name not in aliases:
-        close = difflib.get_close_matches(name, aliases, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
+        names = registered_names()
+        close = difflib.get_close_matches(name, names, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
         raise ValueError(
             f"no MiniGrid environment {name!r}; close or known: {', '.join(close)}; allowed: any of the"
-            f" {len(registered_names())} names that common.minigrid_env.registered_names() lists"
+            f" {len(names)} names that common.minigrid_env.registered_names() lists"
         )
     return aliases[name]
 
@@ -159,14 +166,12 @@ def _make(env_id: str, observation: Observation, layout_seed: int) -> gymnasium.
     spec: EnvSpec = gymnasium.registry[env_id]  # given as a spec, older versions raise no warning
     try:
         env = gymnasium.make(spec, disable_env_checker=True)
+        _reset(env, layout_seed)
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         raise ValueError(f"{env_id} needs a package that requirements.txt does not have: {error}") from None
     if observation == "full":
-        env = FullyObsWrapper(env)
-    elif observation == "rgb":
-        env = RGBImgObsWrapper(env)
-    _reset(env, layout_seed)
-    return env
+        return FullyObsWrapper(env)
+    return RGBImgObsWrapper(env) if observation == "rgb" else env
 
 
 def _reset(env: gymnasium.Env, layout_seed: int) -> dict:
@@ -294,7 +299,8 @@ def tabulate(
     env_id = resolve_id(name)
     env = _make(env_id, observation, layout_seed)
     core: MiniGridEnv = env.unwrapped
-    keeper, names = StateKeeper(core), _check_actions(core, actions or _possible_actions(core))
+    keeper = StateKeeper(core)
+    names = _possible_actions(core) if actions is None else _check_actions(core, actions)
     graph = _StateGraph(keeper, keeper.save(), names, max_states, env_id)
     if actions is None and True not in graph.outcomes and core.action_space.n > Actions.done:
         with_done = _StateGraph(keeper, graph.snapshots[0], (*names, "done"), max_states, env_id)
@@ -303,7 +309,7 @@ def tabulate(
     next_state = torch.tensor(graph.next_state)
     goals = [state for state, outcome in enumerate(graph.outcomes) if outcome]
     return GridWorld(
-        name=_short_name(env_id),
+        name=_short_names()[env_id],
         env_id=env_id,
         layout_seed=layout_seed,
         observation=observation,
@@ -330,10 +336,12 @@ def _possible_actions(core: MiniGridEnv) -> tuple[str, ...]:
 
 
 def _check_actions(core: MiniGridEnv, names: Sequence[str]) -> tuple[str, ...]:
+    """`names` as a tuple, or a ValueError where it is empty, repeats one or has one that is not there."""
     allowed = [action.name for action in Actions if action < core.action_space.n]
-    for name in names:
-        if name not in allowed or list(names).count(name) > 1:
-            raise ValueError(f"actions = {tuple(names)!r}: allowed: each once of {', '.join(allowed)}")
+    if not names or len(set(names)) < len(names) or not set(names) <= set(allowed):
+        raise ValueError(
+            f"actions = {tuple(names)!r}: allowed: at least one, each once, of {', '.join(allowed)}"
+        )
     return tuple(names)
 
 
@@ -378,8 +386,9 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
     """Step a fresh, untouched environment and the table side by side.
 
     Half of the steps are uniformly random from the reset until the episode ends or its time is up. The
-    others first go to a state drawn from all, so that rare ones are compared too, and on at random from
-    there. Returns `steps`, `episodes`, `states` (how many different ones were entered) and the numbers of
+    others go to a drawn state first, so that rare states and ends are compared too, in turn one of all
+    and one of the ended, and on at random from there. Returns `steps`, `episodes`, `ended` (those that
+    the environment terminated), `states` (how many different ones were entered) and the numbers of
     mismatches: `observation`, `reward` (with the step-count factor, compared exactly) and `terminated`.
     """
     env = _make(world.env_id, world.observation, world.layout_seed)
@@ -391,14 +400,17 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
         live = _features(world.observation, image[None], carried)[0]
         return not np.array_equal(live, world.observations[state].numpy())
 
-    counts = dict.fromkeys(("steps", "episodes", "states", "observation", "reward", "terminated"), 0)
-    entered = set()
+    kinds = ("steps", "episodes", "ended", "observation", "reward", "terminated")
+    counts, entered = dict.fromkeys(kinds, 0), set()
+    everywhere, ends = np.arange(world.num_states), world.terminal.nonzero().squeeze(1).numpy()
     while counts["steps"] < steps:
         counts["episodes"] += 1
-        if counts["steps"] < steps // 2:
-            plan = random.integers(world.num_actions, size=world.max_steps).tolist()
+        at_random = min(world.max_steps, steps // 2 - counts["steps"])
+        if at_random > 0:
+            plan = random.integers(world.num_actions, size=at_random).tolist()
         else:
-            plan = _route(world, int(random.integers(world.num_states)))
+            targets = ends if len(ends) and counts["episodes"] % 2 else everywhere
+            plan = _route(world, int(random.choice(targets)))
             plan += random.integers(world.num_actions, size=20).tolist()
         state = world.start_state
         counts["observation"] += differs(_reset(env, world.layout_seed)["image"], state)
@@ -411,6 +423,7 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
             counts["observation"] += differs(view["image"], state)
             counts["steps"] += 1
             entered.add(state)
+            counts["ended"] += terminated
             if terminated or truncated:
                 break
     return counts | {"states": len(entered)}

@@ -16,6 +16,8 @@ from minigrid.minigrid_env import MiniGridEnv
 BOOKKEEPING = frozenset({"step_count", "cur_pos"})
 GENERATOR = frozenset({"_np_random", "_np_random_seed"})  # neither restored nor identifying
 
+PLAIN = frozenset({int, float, bool, str, type(None)})
+
 Snapshot = list[dict[str, Any]]
 
 
@@ -31,6 +33,9 @@ class StateKeeper:
         self.env = env
         self._owners = [vars(owner) for owner in (env, env.grid, *movable_objects(env), *_instructions(env))]
         self._saved = [[name for name in owner if name not in GENERATOR] for owner in self._owners]
+        self._lists = [
+            [name for name, value in owner.items() if type(value) is list] for owner in self._owners
+        ]
         self._identifying = [
             (owner, name)
             for owner, names in zip(self._owners, self._saved, strict=True)
@@ -41,8 +46,8 @@ class StateKeeper:
     def save(self) -> Snapshot:
         """The attributes of every owner; lists are copied, objects are not."""
         return [
-            {name: _copy(owner[name]) for name in names}
-            for owner, names in zip(self._owners, self._saved, strict=True)
+            {name: owner[name] for name in names} | {name: owner[name].copy() for name in lists}
+            for owner, names, lists in zip(self._owners, self._saved, self._lists, strict=True)
         ]
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -50,15 +55,16 @@ class StateKeeper:
 
         At step 0 MiniGrid's success reward 1 - .9 step / max_steps is 1, and nothing is truncated.
         """
-        for owner, attributes in zip(self._owners, snapshot, strict=True):
-            for name, value in attributes.items():
-                owner[name] = _copy(value)
+        for owner, attributes, lists in zip(self._owners, snapshot, self._lists, strict=True):
+            owner.update(attributes)
+            owner.update((name, attributes[name].copy()) for name in lists)
         self.env.step_count = -1
 
     def key(self) -> tuple:
         """Equal for two states exactly if all that a step may depend on is equal. Valid in this process."""
         cells = map(id, self.env.grid.grid)
-        return (*cells, *(_freeze(owner[name]) for owner, name in self._identifying))
+        values = [owner[name] for owner, name in self._identifying]
+        return (*cells, *(value if type(value) in PLAIN else _freeze(value) for value in values))
 
 
 def can_toggle(thing: WorldObj) -> bool:
@@ -88,13 +94,9 @@ def _instructions(env: MiniGridEnv) -> list[Instr | ObjDesc]:
     return found
 
 
-def _copy(value: Any) -> Any:
-    return list(value) if type(value) is list else value
-
-
 def _freeze(value: Any) -> Any:
-    """A hashable stand-in: contents of sequences and arrays, plain values, else the object's identity."""
-    if value is None or isinstance(value, (int, str, float)):
+    """A hashable stand-in: plain values, contents of sequences and arrays, else the object's identity."""
+    if type(value) in PLAIN:
         return value
     if isinstance(value, (list, tuple)):
         return tuple(map(_freeze, value))
