@@ -37,6 +37,7 @@ class Criterion:
     minus: str = ""
     log10: bool = False
     requires: tuple[str, ...] = ()
+    bound: str = "mean"  # "low" or "high": that end of the metric's interval95 counts
 
 
 def _log10(value: float) -> float:
@@ -189,16 +190,38 @@ EXP2 = (
 
 # The documents' tiers of experiments 3 and 4; these experiments add their own when they are built.
 
+
+def _planning_tier(env: str) -> tuple[Criterion, ...]:
+    """The documents' tier on one environment, closed loop, T = 50, on experiment 3's own model."""
+    prefix = f"{env}/helm"
+    return (
+        Criterion(f"exp3/strong/success/{env}", "strong", f"HELM success > 0.50 at T=50, {env}, closed loop",
+                  f"{prefix}/helm/closed/T=50/success", ">", 0.50),
+        Criterion(f"exp3/strong/near_cem/{env}", "strong", f"HELM within 10 points of CEM, T=50, {env}",
+                  f"{prefix}/helm/closed/T=50/success", ">=", -0.10,
+                  minus=f"{prefix}/cem/closed/T=50/success"),
+    )  # fmt: skip
+
+
 EXP3 = (
     Criterion("exp3/mvp", "minimum viable", "HELM success > 0.30 at T=50, Empty-8x8, closed loop",
               "Empty-8x8/helm/helm/closed/T=50/success", ">", 0.30),
-    Criterion("exp3/strong/success", "strong", "HELM success > 0.50 at T=50, Empty-8x8, closed loop",
-              "Empty-8x8/helm/helm/closed/T=50/success", ">", 0.50),
-    Criterion("exp3/strong/near_cem", "strong", "HELM within 10 points of CEM at T=50, Empty-8x8",
-              "Empty-8x8/helm/helm/closed/T=50/success", ">=", -0.10,
-              minus="Empty-8x8/helm/cem/closed/T=50/success"),
+    *(criterion for env in ("Empty-8x8", "KeyCorridorS3R1") for criterion in _planning_tier(env)),
     Criterion("exp3/published/reconstruction", "published", "reconstruction model, flat planner: success 0",
               "Empty-8x8/flat/flat_gradient/open/T=50/success", "<=", 0.0),
+    Criterion("exp3/predicts", "beyond", "the flat model predicts: one-step accuracy >= .99, Empty-8x8",
+              "Empty-8x8/flat/accuracy_1", ">=", 0.99),
+    Criterion("exp3/fails", "beyond", "yet its flat gradient planner (open, T=50) is below random shooting",
+              "Empty-8x8/flat/flat_gradient/open/T=50/success", "<", 0.0,
+              minus="Empty-8x8/flat/random_shooting/open/T=50/success"),
+    Criterion("exp3/chance", "beyond", "and not above the random policy (lower end of its interval)",
+              "Empty-8x8/flat/flat_gradient_minus_random_policy/open/T=50/success", "<=", 0.0, bound="low"),
+    Criterion("exp3/topology", "beyond", "its latent distance knows little of the steps: Spearman < .6",
+              "Empty-8x8/flat/spearman", "<", 0.6),
+    *(Criterion(f"exp3/oracle/{planner}_T{horizon}", "beyond",
+                f"oracle, Empty-16x16, open, T={horizon}: {planner} at or above CEM (upper end)",
+                f"Empty-16x16/oracle/{planner}_minus_cem/open/T={horizon}/success", ">=", 0.0, bound="high")
+      for planner in ("verified_gradient", "helm") for horizon in (30, 50, 80)),
 )  # fmt: skip
 
 EXP4 = (
@@ -262,6 +285,8 @@ def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> 
     values = []
     for name in names:
         value = metrics[name]["mean"]
+        if criterion.bound != "mean":
+            value = metrics[name]["interval95"][criterion.bound == "high"]
         if criterion.minus:
             other = _partner(name, criterion)
             if other not in metrics:

@@ -25,7 +25,7 @@ from common.runtime import (
     seed_everything,
     worker_count,
 )
-from common.viz_utils import house_style, save_figure
+from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
 
@@ -192,12 +192,21 @@ def _peak_memory_mb(device: torch.device) -> float | None:
 
 
 def start_run(
-    experiment: str, folder: Path, presets: Mapping[str, RunConfig], args: Sequence[str] | None = None
+    experiment: str,
+    folder: Path,
+    presets: Mapping[str, RunConfig],
+    args: Sequence[str] | None = None,
+    check: Callable[[RunConfig], None] | None = None,
 ) -> Run:
-    """Parse the command line and open the run; what is wrong with either ends the program (exit code 2)."""
+    """Parse the command line and open the run; what is wrong with either ends the program (exit code 2).
+
+    `check` raises ValueError for what only the experiment can tell of its configuration.
+    """
     config = parse_command_line(presets, args)
     configure_logging()
     try:
+        if check is not None:
+            check(config)
         run = Run(experiment, config, folder)
         if config.replot:
             load_results(run.results_dir)
@@ -228,10 +237,14 @@ def work(run: Run, compute: Callable[[Run], None]) -> None:
 
 
 def run_training(
-    experiment: str, folder: Path, presets: Mapping[str, RunConfig], train: Callable[[Run], None]
+    experiment: str,
+    folder: Path,
+    presets: Mapping[str, RunConfig],
+    train: Callable[[Run], None],
+    check: Callable[[RunConfig], None] | None = None,
 ) -> None:
     """What every train_*.py does on its own: leave the checkpoints that run_experiment.py reuses."""
-    run = start_run(experiment, folder, presets)
+    run = start_run(experiment, folder, presets, check=check)
     if run.config.replot:
         exit_with_error("replot (--replot) = True: allowed: only with run_experiment.py")
     work(run, train)
@@ -243,8 +256,9 @@ def run_experiment(
     folder: Path,
     presets: Mapping[str, RunConfig],
     compute: Callable[[Run], None],
-    draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure]],
+    draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Sequence[Figure]]],
     args: Sequence[str] | None = None,
+    check: Callable[[RunConfig], None] | None = None,
 ) -> int:
     """What every run_experiment.py does: parse, compute, save, draw from what was saved, report.
 
@@ -253,13 +267,14 @@ def run_experiment(
         folder: the experiment's folder.
         presets: its configurations.
         compute: fills run.results.
-        draw: (results.json, arrays) -> {file name: figure}.
+        draw: (results.json, arrays) -> {file name: figure, or the frames of an animation}.
         args: command line, by default the process's.
+        check: raises ValueError for a configuration that cannot run, before anything is written.
 
     Returns:
         exit code: 0, or with --strict 1 where a criterion failed.
     """
-    run = start_run(experiment, folder, presets, args)
+    run = start_run(experiment, folder, presets, args, check)
     if not run.config.replot:
         run.set_earlier_results_aside()
         work(run, compute)
@@ -267,7 +282,8 @@ def run_experiment(
     saved = load_results(run.results_dir)
     with house_style():
         for name, figure in draw(saved, load_arrays(run.results_dir)).items():
-            save_figure(figure, run.plots_dir / name)
+            save = save_figure if isinstance(figure, Figure) else save_animation
+            save(figure, run.plots_dir / name)
     print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
     print(f"\nFigures: {run.plots_dir}\nNumbers: {run.results_dir / 'results.json'}")
     failed = any(criterion["passed"] is False for criterion in saved["criteria"])

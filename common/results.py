@@ -4,7 +4,7 @@ results.json is strict JSON with the keys
 
     schema, experiment, preset, config, provenance, seeds
     metrics    flat name -> {unit, values (one a seed), mean, min, max, ci95 from 5 seeds on};
-               a value that is not finite is null, with a `reason`
+               interval95 where it comes from episodes; a value that is not finite is null, with a `reason`
     timings    what is not reproducible: seconds, megabytes
     criteria   see common/criteria.py
 """
@@ -43,13 +43,20 @@ class Results:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
 
-    def add(self, name: str, values: torch.Tensor | Sequence[float], unit: str = "1") -> None:
+    def add(
+        self,
+        name: str,
+        values: torch.Tensor | Sequence[float],
+        unit: str = "1",
+        interval: tuple[float, float] | None = None,
+    ) -> None:
         """Record one metric.
 
         Args:
             name: path-like, such as lorenz/flat/nrmse/T=50.
             values: one number a seed.
             unit: "1" for a pure number.
+            interval: 95% interval of the mean where it comes from more than the seeds (episodes, starts).
 
         Raises:
             ValueError: the name is taken, or there is not one value a seed.
@@ -60,6 +67,8 @@ class Results:
         if len(numbers) != len(self.seeds):
             raise ValueError(f"metric {name} has {len(numbers)} values for {len(self.seeds)} seeds")
         self.metrics[name] = summarise(numbers, unit)
+        if interval is not None:
+            self.metrics[name]["interval95"] = list(interval)
 
     def add_array(self, name: str, values: torch.Tensor | np.ndarray) -> None:
         """Record what a figure is drawn from."""

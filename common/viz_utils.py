@@ -11,7 +11,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image  # comes with matplotlib
 
 from common.checkpoint import write_atomically
 
@@ -28,6 +30,13 @@ COLORS = {
     "mollified_true": "#CC79A7",
     "target": "#777777",
     "random": "#999999",
+    "flat_gradient": "#D55E00",
+    "verified_gradient": "#009E73",
+    "cem": "#CC79A7",
+    "random_shooting": "#E69F00",
+    "random_policy": "#999999",
+    "shortest_path": "#000000",
+    "hf": "#56B4E9",
 }
 
 STYLE = {
@@ -66,6 +75,28 @@ def new_figure(
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG atomically; metadata without dates, so that equal figures are equal files."""
     write_atomically(path, lambda file: figure.savefig(file, format="png", metadata={"Software": None}))
+
+
+def save_animation(frames: Sequence[Figure], path: Path, seconds_a_frame: float = 0.25) -> None:
+    """Write figures of one size as an animated GIF that repeats, its last frame for two seconds longer."""
+    images = [_palette_image(figure) for figure in frames]
+    durations = [int(1000 * seconds_a_frame)] * len(images)
+    durations[-1] += 2000
+    first, *others = images
+    write_atomically(
+        path,
+        lambda file: first.save(
+            file, format="GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True
+        ),
+    )
+
+
+def _palette_image(figure: Figure) -> Image.Image:
+    """A figure as pixels of at most 64 colours, which is what a GIF can hold and a small file needs."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return Image.fromarray(pixels).quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def plot_band(axis: Axes, x: np.ndarray, values: np.ndarray, label: str, color: str, **line: object) -> None:

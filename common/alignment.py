@@ -1,0 +1,77 @@
+"""How well a latent distance knows the steps between states, and how far predictions hold.
+
+Shapes: S members, N states, M states in a sample, d latent, T steps, A actions.
+
+True distances come from the tabulated environment: for evaluation only.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.minigrid_env import GridWorld
+
+
+def spearman(first: Tensor, second: Tensor) -> float:
+    """Spearman's rank correlation of two equally long vectors, ties with their mean rank; nan if constant."""
+    ranked = torch.stack([_mean_ranks(first), _mean_ranks(second)])
+    return float(torch.corrcoef(ranked)[0, 1])
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    _, position, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    return (last - (counts.double() - 1) / 2)[position]
+
+
+def euclidean(latents: Tensor, others: Tensor) -> Tensor:
+    """||z - z'||: [S, M, d], [S, N, d] -> [S, M, N]."""
+    return torch.cdist(latents, others)
+
+
+def random_rollouts(
+    world: GridWorld, count: int, steps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """States [M, T + 1] and actions [M, T] of random actions from random states before an episode's end.
+
+    An episode that ends stays in its last state, as in training.
+    """
+    running = (~world.terminal).nonzero().squeeze(1)
+    states = [running[torch.randint(len(running), (count,), generator=generator)]]
+    actions = torch.randint(world.num_actions, (count, steps), generator=generator)
+    for action in actions.unbind(1):
+        states.append(world.next_state[states[-1], action])
+    return torch.stack(states, 1), actions
+
+
+def prediction_accuracy(
+    latents: Tensor,
+    rollout: Callable[[Tensor, Tensor], Tensor],
+    states: Tensor,
+    actions: Tensor,
+    num_actions: int,
+    after: Sequence[int],
+) -> dict[int, Tensor]:
+    """How often the predicted latent's nearest neighbour among all states is the true state.
+
+    Args:
+        latents: of all states [S, N, d].
+        rollout: start [S, M, d], one-hot actions [S, M, T, A] -> predictions [S, M, T, d].
+        states: true states [M, T + 1].
+        actions: [M, T].
+        num_actions: A.
+        after: steps to judge at, each from 1 to T.
+
+    Returns:
+        {steps: [S]}.
+    """
+    one_hot = F.one_hot(actions, num_actions).to(latents).expand(len(latents), -1, -1, -1)
+    predicted = rollout(latents[:, states[:, 0]], one_hot)
+    return {
+        steps: (euclidean(predicted[:, :, steps - 1], latents).argmin(-1) == states[:, steps])
+        .double()
+        .mean(1)
+        for steps in after
+    }

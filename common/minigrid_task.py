@@ -1,0 +1,132 @@
+"""A MiniGrid environment as a learning task: observations, training windows, starts and goals.
+
+Shapes: S training seeds, N states, F features, W walks, L steps, K steps of a window, B windows, A actions,
+G goal states, E episodes.
+
+An episode that has ended stays in its last state, for training windows and evaluation alike.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from common.config import MiniGridConfig
+from common.minigrid_env import GridWorld, Observation, tabulate
+from common.minigrid_walks import Walks, collect_walks, coverage, visited_goal_states
+from common.runtime import generator
+from common.table_model import steps_to
+
+# The fields of MiniGridConfig that determine a task, for @uses.
+TASK_FIELDS = (
+    "seeds",
+    "layout_seed",
+    "observation",
+    "drop_action",
+    "num_walks",
+    "walk_length",
+    "num_episodes",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One environment with the walks that each training seed saw of it."""
+
+    world: GridWorld
+    walks: Sequence[Walks]  # one a seed
+    observations: Tensor  # [S, N, F] float32, standardised by what the seed's walks saw
+    starts: Tensor  # [E] int64: where evaluation episodes begin, the same for every seed
+    goals: Tensor  # [S, G] int64: goal states that the seed's walks reached, the last repeated to fill up
+    distance: Tensor  # [N] float: true steps to the nearest goal, inf where none; NEVER for training
+
+    @property
+    def name(self) -> str:
+        """The environment's, as metrics name it."""
+        return self.world.name
+
+
+def make_task(name: str, config: MiniGridConfig) -> Task:
+    """Tabulate the environment, walk in it once for each seed, choose the evaluation's starts.
+
+    Raises:
+        ValueError: unknown or stochastic environment, a goal that no state leads to or no walk reached.
+    """
+    world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
+    walks = [
+        collect_walks(world, config.num_walks, config.walk_length, generator(seed, f"{world.name}/walks"))
+        for seed in config.seeds
+    ]
+    goals = [visited_goal_states(world, walk) for walk in walks]
+    if any(len(found) == 0 for found in goals):
+        raise ValueError(
+            f"num_walks (--num-walks) = {config.num_walks}: no walk of {config.walk_length} steps reached a"
+            f" goal of {world.name}; allowed: more or longer walks (--walk-length), a smaller environment"
+        )
+    most = max(len(found) for found in goals)
+    distance = steps_to(world.next_state, world.goal_states)
+    observations = torch.stack([_standardise(world, walk) for walk in walks])
+    goals = torch.stack([torch.cat([found, found[-1:].expand(most - len(found))]) for found in goals])
+    return Task(world, walks, observations, _choose_starts(world, distance, config), goals, distance)
+
+
+def check_environments(config: MiniGridConfig) -> None:
+    """Raise ValueError for an environment that cannot be tabulated, or that no state of can be solved."""
+    for name in config.environments:
+        world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
+        if not len(world.goal_states):
+            raise ValueError(f"environments (--environments): no state of {name} ends with a reward")
+
+
+@cache
+def _tabulate(name: str, layout_seed: int, observation: Observation, drop_action: bool) -> GridWorld:
+    try:
+        world = tabulate(name, layout_seed=layout_seed, observation=observation)
+        if drop_action or "drop" not in world.action_names:
+            return world
+        kept = tuple(action for action in world.action_names if action != "drop")
+        return tabulate(name, layout_seed=layout_seed, observation=observation, actions=kept)
+    except ValueError as error:
+        raise ValueError(f"environments (--environments): {error}") from None
+
+
+def _standardise(world: GridWorld, walk: Walks) -> Tensor:
+    """Observations in units of what the walk saw of each feature, constant ones left out: [N, F]."""
+    table = world.observe(torch.arange(world.num_states))[:, world.varying_columns]
+    seen = table[torch.unique(walk.states)]
+    spread = seen.std(0, correction=0)
+    return (table - seen.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
+
+
+def _choose_starts(world: GridWorld, distance: Tensor, config: MiniGridConfig) -> Tensor:
+    """States from which a goal can be reached: all, or the reset's and random ones; in ascending order."""
+    candidates = ((distance > 0) & distance.isfinite()).nonzero().squeeze(1)
+    order = torch.rand(len(candidates), generator=generator(0, "evaluation/starts"))
+    order[candidates == world.start_state] = -1.0
+    return candidates[order.argsort()[: config.num_episodes]].sort().values
+
+
+def data_coverage(task: Task) -> list[float]:
+    """Fraction of all reachable states that each seed's walks came upon: S numbers."""
+    return [coverage(task.world, walk) for walk in task.walks]
+
+
+class WindowSampler:
+    """Training windows of K steps, drawn uniformly from all that begin before an episode's end."""
+
+    def __init__(self, task: Task, steps: int):
+        self.walks, self.steps = task.walks, steps
+        self.begins = [walk.valid[:, : walk.valid.shape[1] - steps + 1].nonzero() for walk in task.walks]
+
+    def draw(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
+        """`count` B windows a seed: states [S, B, K + 1] and actions [S, B, K], as indices."""
+        offsets = torch.arange(self.steps + 1)
+        states, actions = [], []
+        for walk, begins, draw in zip(self.walks, self.begins, draws, strict=True):
+            walk_index, time = begins[torch.randint(len(begins), (count,), generator=draw)].unbind(1)
+            when = time[:, None] + offsets
+            states.append(walk.states[walk_index[:, None], when])
+            actions.append(walk.actions[walk_index[:, None], when[:, :-1]])
+        return torch.stack(states), torch.stack(actions)

@@ -1,0 +1,194 @@
+"""Parts of a latent world model z' = f(z, a) with discrete actions; experiments 3 and 4 assemble them.
+
+Every part is an ensemble of S independent members, one a seed. Latents live on the sphere of radius
+sqrt(d) where `project` is used: a reconstruction loss alone lets them grow without bound.
+
+Shapes: S members, ... batch dimensions, F features of an observation, d latent, A actions (one-hot, or
+a point of the simplex), T time, N candidates, G goal latents, K actions of a macro step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.networks import EnsembleMLP
+
+Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
+
+
+def project(latents: Tensor) -> Tensor:
+    """The nearest point on the sphere of radius sqrt(d), where each axis has unit variance: [..., d]."""
+    return F.normalize(latents, dim=-1) * latents.shape[-1] ** 0.5
+
+
+class Encoder(nn.Module):
+    """Observations [B, F] or [S, B, F] -> latents [S, B, d] on the sphere."""
+
+    def __init__(
+        self, seeds: Sequence[int], features: int, hidden_dim: int, d_latent: int, stream: str = "encoder"
+    ):
+        super().__init__()
+        self.mlp = EnsembleMLP(seeds, [features, hidden_dim, d_latent], stream)
+        self.members = len(seeds)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        if observations.dim() == 2:
+            observations = observations.expand(self.members, -1, -1)
+        return project(self.mlp(observations))
+
+
+class Transition(nn.Module):
+    """z' = project(z + g([z, a])): one step, or with a macro action of K A numbers, K steps at once.
+
+    The first layer is applied to z and to a apart, so that a rollout computes what its actions
+    contribute in one product for all steps (the larger part of the time where few candidates are in flight).
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        d_latent: int,
+        action_dim: int,
+        hidden_dim: int,
+        stream: str = "transition",
+    ):
+        super().__init__()
+        self.mlp = EnsembleMLP(seeds, [d_latent + action_dim, hidden_dim, hidden_dim, d_latent], stream)
+        self.d_latent = d_latent
+
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """latents [S, ..., d], actions [S, ..., A] -> [S, ..., d]."""
+        return project(latents + self.mlp(torch.cat([latents, actions], -1)))
+
+    def rollout(self, start: Tensor, actions: Tensor) -> Tensor:
+        """Latents after each step: start [S, B, d], actions [S, B, T, A] -> [S, B, T, d]."""
+        first, *others = self.mlp.layers
+        from_actions = actions.flatten(1, 2) @ first.weight[:, self.d_latent :] + first.bias
+        per_step = from_actions.unflatten(1, actions.shape[1:3]).unbind(2)  # T of [S, B, h]
+        weight, latent, latents = first.weight[:, : self.d_latent], start, []
+        for contribution in per_step:
+            hidden = torch.baddbmm(contribution, latent, weight)
+            for layer in others:
+                hidden = torch.baddbmm(layer.bias, F.silu(hidden), layer.weight)
+            latent = project(latent + hidden)
+            latents.append(latent)
+        return torch.stack(latents, 2)
+
+
+class ActionLinearTransition(nn.Module):
+    """z' = project(z + sum_k a_k g_k(z)): linear in the action, so a soft action mixes real displacements."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        d_latent: int,
+        action_dim: int,
+        hidden_dim: int,
+        stream: str = "transition",
+    ):
+        super().__init__()
+        self.mlp = EnsembleMLP(seeds, [d_latent, hidden_dim, hidden_dim, action_dim * d_latent], stream)
+        self.d_latent = d_latent
+
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """latents [S, ..., d], actions [S, ..., A] -> [S, ..., d]."""
+        displacements = self.mlp(latents).unflatten(-1, (-1, self.d_latent))  # [S, ..., A, d]
+        return project(latents + (actions.unsqueeze(-2) @ displacements).squeeze(-2))
+
+    def rollout(self, start: Tensor, actions: Tensor) -> Tensor:
+        """Latents after each step: start [S, B, d], actions [S, B, T, A] -> [S, B, T, d]."""
+        latent, latents = start, []
+        for action in actions.unbind(2):
+            latent = self(latent, action)
+            latents.append(latent)
+        return torch.stack(latents, 2)
+
+
+class JumpyTransition(nn.Module):
+    """z' = project(z + g(z, a_1 .. a_K)): K steps at once, in one evaluation.
+
+    The macro action scales and shifts the features of z (FiLM: Perez et al., 2018), because what the later
+    of its actions do depends on where the earlier ones led; concatenation learns that slowly.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], d_latent: int, action_dim: int, hidden_dim: int, stream: str = "jumpy"
+    ):
+        super().__init__()
+        self.modulation = EnsembleMLP(seeds, [action_dim, hidden_dim, 2 * hidden_dim], f"{stream}/modulation")
+        self.features = EnsembleMLP(seeds, [d_latent, hidden_dim], f"{stream}/features")
+        self.head = EnsembleMLP(seeds, [hidden_dim, hidden_dim, d_latent], f"{stream}/head")
+
+    def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
+        """latents [S, ..., d], macro actions [S, ..., K A] -> [S, ..., d]."""
+        return self._step(latents, *self.modulation(actions).chunk(2, -1))
+
+    def _step(self, latents: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        hidden = torch.addcmul(shift, self.features(latents), 1 + scale)
+        return project(latents + self.head(F.silu(hidden)))
+
+    def rollout(self, start: Tensor, actions: Tensor) -> Tensor:
+        """Latents after each macro step: start [S, B, d], macro actions [S, B, M, K A] -> [S, B, M, d]."""
+        scales, shifts = self.modulation(actions).chunk(2, -1)
+        latent, latents = start, []
+        for scale, shift in zip(scales.unbind(2), shifts.unbind(2), strict=True):
+            latent = self._step(latent, scale, shift)
+            latents.append(latent)
+        return torch.stack(latents, 2)
+
+
+TRANSITIONS = {"concat": Transition, "action_linear": ActionLinearTransition}
+
+
+def group_actions(actions: Tensor, stride: int) -> Tensor:
+    """Macro actions: [..., T, A] -> [..., T // stride, stride A]; a remainder of T is left out."""
+    whole = actions.shape[-2] // stride * stride
+    return actions[..., :whole, :].unflatten(-2, (-1, stride)).flatten(-2)
+
+
+def squared_distance_to_set(latents: Tensor, goals: Tensor) -> Tensor:
+    """min over the goals of 1/2 ||z - z_g||^2: latents [S, ..., d], goals [S, G, d] -> [S, ...]."""
+    flat = latents.flatten(1, -2)
+    squared = flat.square().sum(-1, keepdim=True) - 2 * flat @ goals.mT + goals.square().sum(-1)[:, None]
+    return 0.5 * squared.clamp(min=0).amin(-1).view(latents.shape[:-1])
+
+
+class LatentModel(nn.Module):
+    """An encoder, a transition and jumpy transitions: what can be planned through.
+
+    Attributes:
+        encoder: observations -> latents.
+        transition: one step.
+        jumpy: macro steps by stride, as nn.ModuleDict; empty where none was trained.
+        d_latent: d.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        features: int,
+        num_actions: int,
+        *,
+        d_latent: int,
+        hidden_dim: int,
+        transition: str,
+        strides: Sequence[int] = (),
+    ):
+        super().__init__()
+        self.encoder = Encoder(seeds, features, hidden_dim, d_latent)
+        self.transition = TRANSITIONS[transition](seeds, d_latent, num_actions, hidden_dim)
+        self.jumpy = nn.ModuleDict({
+            str(stride): JumpyTransition(seeds, d_latent, stride * num_actions, hidden_dim, f"jumpy/{stride}")
+            for stride in strides
+        })  # fmt: skip
+        self.d_latent = d_latent
+
+    def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
+        """What planning minimises: latents [S, ..., d], goals [S, G, d] -> [S, ...]."""
+        return squared_distance_to_set(latents, goals)
+
+    def jump(self, start: Tensor, actions: Tensor, stride: int) -> Tensor:
+        """Latents after every macro step: [S, B, d], [S, B, T, A] -> [S, B, T // stride, d]."""
+        return self.jumpy[str(stride)].rollout(start, group_actions(actions, stride))

@@ -1,0 +1,1 @@
+"""Experiment 3, planning efficiency: gradient planners against CEM in MiniGrid world models."""

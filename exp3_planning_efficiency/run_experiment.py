@@ -1,0 +1,111 @@
+"""Experiment 3, planning efficiency: gradient planners against CEM in MiniGrid world models.
+
+    python run_experiment.py                  quick preset, minutes on a laptop
+    python run_experiment.py --preset full    three seeds, five environments: what the README reports
+
+writes results/results.json, results/arrays.npz, plots/*.png and plots/exp3_episode.gif; --help lists
+every setting.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.config import EXP3_PRESETS
+from common.experiment import Run, run_experiment
+from common.minigrid_task import Task, check_environments, make_task
+from exp3_planning_efficiency.evaluate_model import measure_model, record_model, record_task
+from exp3_planning_efficiency.evaluate_planners import (
+    ABLATION,
+    ABLATION_PLANNERS,
+    MODES,
+    PLANNERS,
+    control_policies,
+    measure_planner,
+    measure_sweeps,
+    record_ablation,
+    record_controls,
+    record_difference,
+    record_episode,
+    record_planner,
+    record_sweeps,
+)
+from exp3_planning_efficiency.figures import draw_figures
+from exp3_planning_efficiency.models import WorldModel
+from exp3_planning_efficiency.train_flat import train_flat_arms
+from exp3_planning_efficiency.train_helm import train_helm_arms
+
+Models = dict[str, WorldModel]
+
+
+def compute(run: Run) -> None:
+    """Train and measure every environment of the configuration."""
+    for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
+        studied = position < run.config.study_environments
+        models = train_flat_arms(run, task) | train_helm_arms(run, task, studied)
+        record_task(run.results, task)
+        for arm in models:
+            measured = run.measure(
+                measure_model, f"{task.name}/model/{arm}", task, models, arm, upstream=[f"{task.name}/{arm}"]
+            )
+            record_model(run.results, task, arm, measured)
+        compare_planners(run, task, models)
+        record_episode(run.results, task, run.config.study_horizon)
+        if studied:
+            ablate(run, task, models)
+            sweep(run, task, models)
+
+
+def plan(run: Run, task: Task, models: Models, arm: str, planner: str, mode: str, horizons: tuple[int, ...]):
+    """One planner on one model."""
+    upstream = [f"{task.name}/{arm}"] if arm in models else []
+    name = f"{task.name}/planning/{arm}/{planner}/{mode}"
+    return run.measure(measure_planner, name, task, models, arm, planner, mode, horizons, upstream=upstream)
+
+
+def compare_planners(run: Run, task: Task, models: Models) -> None:
+    """Every planner on the flat model, on HELM's and on the oracle, over all horizons; the controls."""
+    horizons = run.config.planning_horizons
+    controls = control_policies(task, horizons)
+    record_controls(run.results, task, controls, horizons)
+    for arm in ("flat", "helm", "oracle"):
+        for mode in MODES:
+            measured = {name: plan(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
+            for planner, found in measured.items():
+                record_planner(run.results, task, arm, planner, mode, found, horizons)
+            for pair in (("verified_gradient", "cem"), ("helm", "cem"), ("flat_gradient", "random_policy")):
+                record_difference(run.results, task, arm, pair, mode, measured | controls, horizons)
+
+
+def ablate(run: Run, task: Task, models: Models) -> None:
+    """Flat, + spectral, + HF, full HELM, each with the unverified and the verified gradient planner."""
+    horizon = run.config.study_horizon
+    for mode in MODES:
+        measured = {
+            (arm, label): plan(run, task, models, arm, planner, mode, run.config.planning_horizons)
+            for arm in ABLATION
+            for label, planner in ABLATION_PLANNERS.items()
+        }
+        record_ablation(run.results, task, mode, horizon, measured)
+
+
+def sweep(run: Run, task: Task, models: Models) -> None:
+    """Over budgets, strides and temperatures, on HELM's model."""
+    name, upstream = f"{task.name}/sweeps", [f"{task.name}/helm"]
+    record_sweeps(
+        run.results, task, run.measure(measure_sweeps, name, task, models, "helm", upstream=upstream)
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_experiment(
+            "exp3_planning_efficiency",
+            Path(__file__).parent,
+            EXP3_PRESETS,
+            compute,
+            draw_figures,
+            check=check_environments,
+        )
+    )

@@ -1,0 +1,96 @@
+"""Train the flat world model: reconstruction and dynamics.
+
+    python train_flat.py [--preset full] [--environments Empty-16x16] ...
+
+trains what run_experiment.py would, and leaves it where run_experiment.py finds it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP3_PRESETS, Exp3Config
+from common.experiment import Run, run_training
+from common.minigrid_task import TASK_FIELDS, Task, WindowSampler, check_environments, make_task
+from common.training import fit
+from exp3_planning_efficiency.dataset import draw_batch
+from exp3_planning_efficiency.models import WorldModel, make_model, reconstruction_and_dynamics
+
+CLIP_NORM = 10.0
+
+
+@dataclass(frozen=True)
+class FlatArm:
+    """There is one flat training; its siblings are in train_helm.py."""
+
+
+@uses(*TASK_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+      "rollout_steps")  # fmt: skip
+def train_flat(
+    task: Task,
+    *,
+    arm: FlatArm,
+    config: Exp3Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "flat",
+) -> tuple[WorldModel, dict[str, Tensor]]:
+    """The documents' baseline: reconstruction + dynamics mean squared error.
+
+    Args:
+        task: environment and walks.
+        arm: nothing to choose.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the ensemble [S members], and the training history (see common.training.fit).
+    """
+    model = make_model(task, config).to(device)
+    sampler = WindowSampler(task, config.rollout_steps)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        batch = draw_batch(task, sampler, draws, config.batch_size, device)
+        steps = config.rollout_steps
+        _, terms = reconstruction_and_dynamics(model, batch, steps, iteration % steps)
+        return {"loss": terms["reconstruction"] + terms["dynamics"], **terms}
+
+    history = fit(
+        model,
+        loss,
+        seeds=config.seeds,
+        iterations=config.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=task.name,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+    )
+    return model, history
+
+
+def train_flat_arms(run: Run, task: Task) -> dict[str, WorldModel]:
+    """The flat model, by name."""
+    return run.train_arms(train_flat, task.name, task, arms={"flat": FlatArm()})
+
+
+def train_all(run: Run) -> None:
+    """The flat model of every environment."""
+    for name in run.config.environments:
+        train_flat_arms(run, make_task(name, run.config))
+
+
+if __name__ == "__main__":
+    run_training(
+        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check_environments
+    )
