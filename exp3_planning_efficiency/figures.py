@@ -26,7 +26,7 @@ LABELS = {
     "random_policy": "random policy (exact)",
     "shortest_path": "shortest path",
 }
-MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "true dynamics (oracle)"}
+MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "oracle model"}
 VARIANTS = {"flat": "flat", "spectral": "+ spectral", "hf": "+ HF", "helm": "full HELM"}
 MODES = {"open": "open loop", "closed": "closed loop"}
 
@@ -194,7 +194,7 @@ def _model_bars(axis: Axes, results: Results, name: str, metrics: Mapping[str, s
 
 def draw_topology(results: Results, arrays: Arrays, name: str) -> Figure:
     """Latent over true distance; the energy over the grid with its descent field, beside the true one."""
-    figure, axes = new_figure(2, 3, (11.5, 7.2))
+    figure, axes = new_figure(2, 3, (11.5, 6.6))
     position, distance = arrays[f"{name}/task/position"], arrays[f"{name}/task/distance"]
     for line, model in zip(axes, ("flat", "helm"), strict=True):
         steps = arrays[f"{name}/{model}/pairs/steps"]
@@ -204,13 +204,14 @@ def draw_topology(results: Results, arrays: Arrays, name: str) -> Figure:
             markersize=2, alpha=0.35, rasterized=True,
         )  # fmt: skip
         rank = _mean(results, f"{name}/{model}/spearman")
-        line[0].set_title(f"{name}, {MODELS[model]}: Spearman {rank:.2f}")
+        line[0].set_title(f"{MODELS[model]}: Spearman {rank:.2f}")
         line[0].set_xlabel("true distance [steps]")
         line[0].set_ylabel("latent distance")
         _landscape(line[1], position, arrays[f"{name}/{model}/energy"][0])
-        line[1].set_title("energy to the goal, and downhill")
+        line[1].set_title("learned energy, and downhill")
         _landscape(line[2], position, distance)
-        line[2].set_title("true steps to the goal, and downhill")
+        line[2].set_title("true steps to the goal")
+    figure.suptitle(f"{name}: what latent distance knows of the steps to the goal")
     return figure
 
 
@@ -231,9 +232,9 @@ def _landscape(axis: Axes, position: np.ndarray, energy: np.ndarray) -> None:
     axis.quiver(
         xs, ys, step[:, 1], step[:, 0], color="white", angles="xy", scale_units="xy", scale=2.2, width=0.006
     )
-    axis.grid(False)
-    axis.set_xticks([])
-    axis.set_yticks([])
+    axis.set_xlim(position[:, 0].min() - 0.5, position[:, 0].max() + 0.5)
+    axis.set_ylim(position[:, 1].max() + 0.5, position[:, 1].min() - 0.5)
+    axis.set_axis_off()
 
 
 def draw_paths(results: Results, arrays: Arrays, name: str) -> Figure:

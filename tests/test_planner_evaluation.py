@@ -1,0 +1,158 @@
+"""The evaluation harness: exact controls, intervals, budgets, and problems of several members in one batch."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+import torch
+
+from common.config import Exp3Config
+from common.latent_planning import LatentProblems, OracleProblems
+from common.minigrid_task import make_task
+from common.planner_evaluation import (
+    evaluate_planner,
+    paired_interval,
+    random_policy_success,
+    wilson_interval,
+)
+from common.planners import make_planner
+from common.planners.candidates import one_hot
+from common.planners.problem import BudgetExceeded, Plan
+from common.world_model import LatentModel
+
+CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20, evaluations_per_step=64)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task("Empty-6x6", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    features = task.observations.shape[-1]
+    made = LatentModel((0, 1), features, 3, d_latent=8, hidden_dim=16, transition="concat", strides=(4,))
+    return made.requires_grad_(False)
+
+
+def noise():
+    return torch.Generator().manual_seed(0)
+
+
+def test_random_success_is_what_random_walks_show(task):
+    exact = random_policy_success(task, [5, 15])[15].mean()
+    draws, walkers = noise(), task.starts.repeat(400)
+    for _ in range(15):
+        walkers = task.world.next_state[walkers, torch.randint(3, walkers.shape, generator=draws)]
+    assert abs(float(task.world.terminal[walkers].double().mean()) - float(exact)) < 0.01
+
+
+def test_wilson_against_published_values():
+    """Newcombe (1998), table I: 81 of 263 gives .2553 to .3662, 0 of 20 gives 0 to .1611."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_the_paired_interval_counts_a_start_once():
+    first = torch.tensor([[1.0, 1.0, 0.0, 1.0]]).expand(3, -1)
+    low, high = paired_interval(first, torch.zeros(3, 4))
+    alone = paired_interval(first[:1], torch.zeros(1, 4))
+    assert (low, high) == alone and (low + high) / 2 == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("mode", ["open", "closed"])
+def test_on_the_oracle_no_planner_beats_the_shortest_path_and_shooting_reaches_goals(task, mode):
+    problems = OracleProblems(task, 4, CPU)
+    found = evaluate_planner(task, problems, make_planner("random_shooting"), mode, 12, CONFIG, noise())
+    shortest = task.distance[task.starts]
+    assert (found["steps"] >= shortest)[found["success"] == 1].all()
+    assert (found["spl"] <= found["success"]).all() and found["success"].mean() > 0.5
+    assert torch.equal(found["final_distance"] == 0, found["success"] == 1)
+    assert found["success"].shape == (2, len(task.starts)) and (found["evaluations"] > 0).all()
+    if mode == "open":
+        assert (found["evaluations"] == 64 * 12).all()
+
+
+def test_an_ended_episode_stays_ended(task):
+    problems = OracleProblems(task, 4, CPU)
+    found = evaluate_planner(task, problems, make_planner("cem"), "closed", 12, CONFIG, noise())
+    for states, steps in zip(found["states"].flatten(0, 1), found["steps"].flatten(), strict=True):
+        assert (states[int(steps) :] == states[-1]).all()
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Spends more than it may, or tells less than it spent."""
+
+    over_time: ClassVar[str] = "softmin"
+    extra: int = 0
+    tell: int | None = None
+
+    def __call__(self, problem, generator):
+        actions = torch.zeros(problem.num_problems, problem.horizon, dtype=torch.int64)
+        candidates = problem.budget // problem.horizon + self.extra
+        plans = one_hot(actions[:, None].expand(-1, candidates, -1), problem.num_actions)
+        energy = problem.rollout(plans)[:, 0]
+        told = problem.evaluations if self.tell is None else self.tell
+        return Plan(actions, energy, torch.zeros_like(energy), told, energy[None])
+
+
+def test_a_planner_that_overspends_is_stopped_and_one_that_lies_is_told(task, model):
+    for problems in (OracleProblems(task, 4, CPU), LatentProblems(model, task, 4, CPU)):
+        evaluate_planner(task, problems, Greedy(), "open", 5, CONFIG, noise())
+        with pytest.raises(BudgetExceeded):
+            evaluate_planner(task, problems, Greedy(extra=1), "open", 5, CONFIG, noise())
+        with pytest.raises(AssertionError, match="spent 320 of 320"):
+            evaluate_planner(task, problems, Greedy(tell=5), "open", 5, CONFIG, noise())
+
+
+def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(task, model):
+    """Energies of an uneven batch equal those of each problem alone, fine and jumpy, with their gradients."""
+    make = LatentProblems(model, task, 4, CPU)
+    states = torch.tensor([[0, 3], [1, 5], [1, 9], [1, 2]])
+    plans = torch.rand(4, 2, 9, 3, generator=noise()).softmax(-1)
+    together = make(states, 9, 10**6, "softmin")
+    for rollout in ("rollout", "coarse_rollout"):
+        leaf = plans.clone().requires_grad_()
+        energies = getattr(together, rollout)(leaf)
+        energies.sum().backward()
+        for row in range(4):
+            alone = make(states[row : row + 1], 9, 10**6, "softmin")
+            own = plans[row : row + 1].clone().requires_grad_()
+            energy = getattr(alone, rollout)(own)
+            energy.sum().backward()
+            torch.testing.assert_close(energies[row : row + 1], energy)
+            torch.testing.assert_close(leaf.grad[row], own.grad[0])
+    start, chosen = make.latents[0, 3][None, None], plans[None, :1, 0]
+    single = model.transition.rollout(start.expand(2, -1, -1), chosen.expand(2, -1, -1, -1))
+    expected = model.energy(single, make.goals)[0, 0]  # member 0
+    torch.testing.assert_close(make._energies(states, model.transition.rollout)(plans)[0, 0], expected)
+
+
+def test_rollouts_in_pieces_are_the_same(task, model, monkeypatch):
+    make = LatentProblems(model, task, 4, CPU)
+    states = torch.tensor([[0, 3], [1, 5]])
+    plans = one_hot(torch.randint(3, (2, 10, 6), generator=noise()), 3)
+    whole = make(states, 6, 10**6, "final").rollout(plans)
+    monkeypatch.setattr("common.latent_planning.ROLLOUT_NUMBERS", 1)
+    torch.testing.assert_close(make(states, 6, 10**6, "final").rollout(plans), whole)
+
+
+def test_a_planner_has_no_way_to_the_environment(task, model):
+    """Nothing reachable from a problem is the task, its table or its true distances."""
+    problem = LatentProblems(model, task, 4, CPU)(torch.tensor([[0, 3]]), 5, 100, "softmin")
+    held, seen = [problem], set()
+    while held:
+        item = held.pop()
+        if id(item) in seen or isinstance(item, (str, int, float, type(torch))):
+            continue
+        seen.add(id(item))
+        assert item is not task and item is not task.world, "the environment"
+        assert not (torch.is_tensor(item) and item is task.distance), "the true distances"
+        if callable(item) and getattr(item, "__closure__", None):
+            held += [cell.cell_contents for cell in item.__closure__]
+        if hasattr(item, "__self__"):
+            held.append(item.__self__)
+        held += list(vars(item).values()) if hasattr(item, "__dict__") and not isinstance(item, type) else []
+        held += list(item) if isinstance(item, (list, tuple)) else []
