@@ -32,6 +32,7 @@ class Helm(StraightThrough):
     coarse_share: float = 0.5  # of the budget, for the coarse stage
 
     def __post_init__(self):
+        super().__post_init__()
         if self.coarse not in ("jumpy", "repeat"):
             raise ValueError(f"coarse is 'jumpy' or 'repeat', not {self.coarse!r}")
         if not 0 <= self.coarse_share < 1:
