@@ -410,9 +410,22 @@ def test_helm_spends_its_share_on_the_jumpy_model():
     assert coarse == [0, 1920 // 35, 3840 // 35]
 
 
+@pytest.mark.parametrize("coarse", ["jumpy", "repeat"])
+def test_helm_carries_its_coarse_logits_and_best_coarse_plan(coarse):
+    def handed_over(carry):
+        problem = SMALL.problem(STARTS, 10, 3200)
+        return make_planner("helm", coarse=coarse, carry=carry)._coarse_stage(problem, generator())
+
+    all_of_them, half = handed_over(1.0), handed_over(0.5)
+    assert all_of_them.logits.abs().max() > 1
+    torch.testing.assert_close(half.logits, all_of_them.logits / 2)
+    assert torch.equal(half.best.actions, all_of_them.best.actions)
+    torch.testing.assert_close(half.best.energy, rescore(SMALL, STARTS, half.best.actions))
+
+
 def test_cem_narrows_to_its_elites():
     """The best action of every step is found, though no first sample has them all."""
-    plan = make_planner("cem", smoothing=0.1)(
+    plan = make_planner("cem")(
         PlanningProblem(
             lambda actions: actions[..., 1:].sum(-1).cumsum(-1), num_problems=5, horizon=12, num_actions=3,
             budget=1200 * 12, energy_scale=torch.ones(5), over_time="final",
@@ -443,7 +456,7 @@ GOLDEN = {
     "flat_gradient": ["FFFFFFFFFFFF", "LFFFFFFFFFFF"],
     "verified_gradient": ["FFFFFFRFFFFF", "RRFFFRFFFFFF"],
     "helm": ["FFFFFFRFFFFF", "LFFFFFLFFFFF"],
-    "cem": ["FFFRFFFFFLFR", "LLFFFRFLRFFF"],
+    "cem": ["FFLRFFFRFFFF", "LFFFFFFFLFFR"],
     "random_shooting": ["FFFRFLFLRFRL", "LFFFFLFLRFRR"],
 }
 
