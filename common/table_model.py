@@ -106,17 +106,23 @@ def _is_one_hot(actions: Tensor) -> bool:
 
 
 class _Walk(torch.autograd.Function):
-    """Energies [R, T] of one-hot sequences [R, T, A] from starts [R], with the belief's exact gradient."""
+    """Energies [R, T] of one-hot sequences [R, T, A] from starts [R], with the belief's exact gradient.
+
+    A walker is kept as A times its state, so that adding an action gives its entry of the flattened table;
+    index_select on that is several times faster than indexing with two tensors.
+    """
 
     @staticmethod
     def forward(ctx, sequences: Tensor, starts: Tensor, next_state: Tensor, energy: Tensor) -> Tensor:
+        num_actions = next_state.shape[1]
         actions = sequences.argmax(-1).T.contiguous()  # [T, R]
-        states = [starts]
+        table = next_state.flatten() * num_actions  # [S A], of walkers
+        walkers = [starts * num_actions]
         for action in actions:
-            states.append(next_state[states[-1], action])
-        visited = torch.stack(states)  # [T + 1, R]
-        ctx.save_for_backward(actions, visited, next_state, energy)
-        return energy[visited[1:]].T
+            walkers.append(table.index_select(0, walkers[-1] + action))
+        visited = torch.stack(walkers)  # [T + 1, R]
+        ctx.save_for_backward(actions, visited, table, energy)
+        return energy[visited[1:] // num_actions].T
 
     @staticmethod
     @once_differentiable
@@ -125,16 +131,23 @@ class _Walk(torch.autograd.Function):
 
         One walker for every (t, k) sets out at step t and takes the plan's own actions from there.
         """
-        actions, visited, next_state, energy = ctx.saved_tensors
-        (horizon, count), num_actions = actions.shape, next_state.shape[1]
+        actions, visited, table, energy = ctx.saved_tensors
+        (horizon, count), num_actions = actions.shape, len(table) // len(energy)
+        energy = energy.repeat_interleave(num_actions)  # of a walker
         weights = gradient.T.contiguous()  # [T, R]
+        choices = torch.arange(num_actions, device=table.device)[:, None]
         walkers = visited.new_empty(horizon, num_actions, count)
         slopes = weights.new_zeros(horizon, num_actions, count)
         for time in range(horizon):
-            walkers[:time] = next_state[walkers[:time], actions[time]]
-            walkers[time] = next_state[visited[time]].T
-            slopes[: time + 1] += weights[time] * energy[walkers[: time + 1]]
+            walkers[:time] = _look_up(table, walkers[:time] + actions[time])
+            walkers[time] = _look_up(table, visited[time] + choices)
+            slopes[: time + 1] += weights[time] * _look_up(energy, walkers[: time + 1])
         return slopes.permute(2, 0, 1), None, None, None
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """table[index] for a table [K] and an index of any shape."""
+    return table.index_select(0, index.flatten()).view(index.shape)
 
 
 def steps_to(next_state: Tensor, goals: Tensor) -> Tensor:

@@ -23,15 +23,18 @@ class Helm(StraightThrough):
     energy are the fine model's.
 
     coarse="repeat" is the documents' coarse stage: one action for every `stride` steps, repeated, and
-    evaluated on the fine model. It is what a problem without a jumpy model gets.
+    evaluated on the fine model. It is what a problem without a jumpy model gets, or with a horizon
+    below its stride.
     """
 
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
 
     coarse: str = "jumpy"  # "jumpy" or "repeat"
     coarse_share: float = 0.5  # of the budget, for the coarse stage
+    carry: float = 0.5  # of the coarse logits, into the fine stage; less leaves it more to decide
 
     def __post_init__(self):
+        super().__post_init__()
         if self.coarse not in ("jumpy", "repeat"):
             raise ValueError(f"coarse is 'jumpy' or 'repeat', not {self.coarse!r}")
         if not 0 <= self.coarse_share < 1:
@@ -66,7 +69,7 @@ class Helm(StraightThrough):
         iterations = max(spend // cost, 0)
         coarse = Chain(self.initial_logits(problem, -(-problem.horizon // repeats), generator))
         self.descend(rollout, coarse, iterations, problem.energy_scale, generator)
-        fine = Chain(stretch(coarse.logits, 1))
+        fine = Chain(self.carry * stretch(coarse.logits, 1))
         if iterations:
             plans = stretch(coarse.best.actions, 1)[:, None]
             fine.offer(plans, score(problem.rollout, plans, problem.num_actions))
