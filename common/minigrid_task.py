@@ -15,9 +15,8 @@ from torch import Tensor
 
 from common.config import MiniGridConfig
 from common.minigrid_env import GridWorld, Observation, tabulate
-from common.minigrid_walks import Walks, collect_walks, coverage, visited_goal_states
+from common.minigrid_walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
 from common.runtime import generator
-from common.table_model import steps_to
 
 # The fields of MiniGridConfig that determine a task, for @uses.
 TASK_FIELDS = (
@@ -66,7 +65,7 @@ def make_task(name: str, config: MiniGridConfig) -> Task:
             f" goal of {world.name}; allowed: more or longer walks (--walk-length), a smaller environment"
         )
     most = max(len(found) for found in goals)
-    distance = steps_to(world.next_state, world.goal_states)
+    distance = distances_to(world.next_state, world.goal_states)
     observations = torch.stack([_standardise(world, walk) for walk in walks])
     goals = torch.stack([torch.cat([found, found[-1:].expand(most - len(found))]) for found in goals])
     return Task(world, walks, observations, _choose_starts(world, distance, config), goals, distance)

@@ -2,7 +2,8 @@
 
 Terms
     open     one plan of T actions, executed blindly
-    closed   replanning with horizon min(T, replan_horizon), replan_execute actions taken of each plan
+    closed   replanning with horizon min(T, replan_horizon), replan_execute actions taken of each plan,
+             the episode ends after T steps
     success  at a goal within T steps, which ends the episode
     SPL      success * shortest path / steps taken (Anderson et al., 2018)
 
@@ -11,6 +12,7 @@ Shapes: S seeds, E episodes, N states, A actions.
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -34,7 +36,8 @@ class _Timed:
     """A planner whose plans are counted and timed."""
 
     def __init__(self, planner: Planner):
-        self.planner, self.plans, self.seconds, self.gaps = planner, 0, 0.0, []
+        self.planner, self.over_time = planner, planner.over_time
+        self.plans, self.seconds, self.gaps = 0, 0.0, []
 
     def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
         began = time.perf_counter()
@@ -49,56 +52,86 @@ class _Timed:
         self.gaps.append(gap / problem.energy_scale.cpu())
         return plan
 
+    def summary(self) -> dict[str, Tensor]:
+        """relaxation_gap and milliseconds, means over all plans."""
+        milliseconds = torch.tensor(1e3 * self.seconds / self.plans, dtype=torch.float64)
+        return {"relaxation_gap": torch.cat(self.gaps).mean(), "milliseconds": milliseconds}
+
 
 def evaluate_planner(
     task: Task,
     make_problem: MakeProblem,
     planner: Planner,
     mode: str,
-    horizon: int,
+    horizons: Sequence[int],
     config: PlanningConfig,
-    generator: torch.Generator,
+    noise: Callable[[int], torch.Generator],
     evaluations_per_step: int | None = None,
-) -> dict[str, Tensor]:
-    """Plan from every start for every seed, execute in the tabulated environment.
+) -> dict[int, dict[str, Tensor]]:
+    """Plan from every start for every seed, execute in the tabulated environment; at each horizon.
+
+    In closed loop all horizons of at least replan_horizon are one run, as long as the longest of them: the
+    first T steps of an episode do not depend on how many more are allowed.
 
     Args:
         task: environment, starts and true distances.
         make_problem: of a model; the planner sees what it makes, and nothing else.
         planner: planned with as it asks to be judged (its `over_time`).
         mode: "open" or "closed".
-        horizon: T.
+        horizons: T.
         config: budget and replanning.
-        generator: of the planner's noise.
+        noise: T -> the generator of the planner's noise in a run of that length.
         evaluations_per_step: another budget than the configuration's.
 
     Returns:
-        success, spl, final_distance [steps], evaluations and steps, each [S, E]; states [S, E, T + 1];
-        relaxation_gap, the mean over plans in units of the energy at their start; milliseconds a plan.
+        by horizon: success, spl, final_distance [steps], evaluations and steps, each [S, E]; states
+        [S, E, T + 1]; relaxation_gap, the mean over plans in units of the energy at their start;
+        milliseconds a plan.
     """
     per_step = evaluations_per_step or config.evaluations_per_step
-    seeds, timed, table = len(task.walks), _Timed(planner), task.world
+    groups = [[horizon] for horizon in horizons if mode == "open" or horizon < config.replan_horizon]
+    longer = [horizon for horizon in horizons if [horizon] not in groups]
+    found = {}
+    for group in [*groups, longer] if longer else groups:
+        timed = _Timed(planner)
+        episodes = _run(task, make_problem, timed, mode, max(group), config, noise(max(group)), per_step)
+        for horizon in group:
+            judged = judge(task, episodes.until(horizon))
+            found[horizon] = {
+                name: value.unflatten(0, (len(task.walks), -1)) for name, value in judged.items()
+            }
+            found[horizon] |= timed.summary()
+    return found
+
+
+def _run(
+    task: Task,
+    make_problem: MakeProblem,
+    planner: _Timed,
+    mode: str,
+    horizon: int,
+    config: PlanningConfig,
+    generator: torch.Generator,
+    per_step: int,
+) -> Episodes:
+    """Episodes of every seed from every start, seed by seed: [S E]."""
+    world = task.world
 
     def problem(states: Tensor, steps: int) -> PlanningProblem:
         return make_problem(states, steps, per_step * steps, planner.over_time)
 
     def step(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        following = table.next_state[states[:, 1], actions.cpu()]
-        return torch.stack([states[:, 0], following], 1), table.terminal[following]
+        following = world.next_state[states[:, 1], actions.cpu()]
+        return torch.stack([states[:, 0], following], 1), world.terminal[following]
 
-    starts = torch.cartesian_prod(torch.arange(seeds), task.starts)  # [S E, 2], by seed
+    starts = torch.cartesian_prod(torch.arange(len(task.walks)), task.starts)  # [S E, 2]
     if mode == "open":
-        plan = timed(problem(starts, horizon), generator)
-        episodes = execute_open_loop(step, starts, plan.actions.cpu(), plan.evaluations)
-    else:
-        episodes = receding_horizon(
-            problem, timed, step, starts, horizon,
-            config.replan_horizon, config.replan_execute, generator=generator,
-        )  # fmt: skip
-    measured = {name: value.unflatten(0, (seeds, -1)) for name, value in judge(task, episodes).items()}
-    measured["relaxation_gap"] = torch.cat(timed.gaps).mean()
-    measured["milliseconds"] = torch.tensor(1e3 * timed.seconds / timed.plans, dtype=torch.float64)
-    return measured
+        plan = planner(problem(starts, horizon), generator)
+        return execute_open_loop(step, starts, plan.actions.cpu(), plan.evaluations)
+    return receding_horizon(
+        problem, planner, step, starts, horizon,
+        min(horizon, config.replan_horizon), config.replan_execute, generator=generator,
+    )  # fmt: skip
 
 
 def judge(task: Task, episodes: Episodes) -> dict[str, Tensor]:
@@ -113,13 +146,13 @@ def judge(task: Task, episodes: Episodes) -> dict[str, Tensor]:
         "success": success.double(),
         "spl": spl.double(),
         "final_distance": task.distance[last].clamp(max=float(finite.max()) + 1).double(),
-        "evaluations": episodes.evaluations.double(),
+        "evaluations": episodes.evaluations.sum(1).double(),
         "steps": episodes.steps.double(),
         "states": states,
     }
 
 
-def random_policy_success(task: Task, horizons: list[int]) -> dict[int, Tensor]:
+def random_policy_success(task: Task, horizons: Sequence[int]) -> dict[int, Tensor]:
     """Exact probability that uniformly random actions succeed within T steps, from each start: {T: [E]}.
 
     V_{t+1}(s) = mean_a V_t(s'), V_0 = 1 at goals: dynamic programming in the tabulated environment.

@@ -1,4 +1,4 @@
-"""The oracle: a world model whose transitions are a table, and the shortest paths in it.
+"""The oracle: a world model whose transitions are a table.
 
 Shapes
     S  states of the table
@@ -148,20 +148,6 @@ class _Walk(torch.autograd.Function):
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """table[index] for a table [K] and an index of any shape."""
     return table.index_select(0, index.flatten()).view(index.shape)
-
-
-def steps_to(next_state: Tensor, goals: Tensor) -> Tensor:
-    """Fewest steps from every state to the nearest goal, +inf where there is no way: [S, A], [G] -> [S].
-
-    Breadth-first search backwards from the goals, a sweep over all states for each distance.
-    """
-    steps = torch.full((len(next_state),), torch.inf, device=next_state.device)
-    steps[goals] = 0.0
-    while True:
-        shorter = torch.minimum(steps, steps[next_state].amin(1) + 1)
-        if torch.equal(shorter, steps):
-            return steps
-        steps = shorter
 
 
 def absorbing(next_state: Tensor, goals: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 Shapes: S seeds, E episodes, T horizon.
 """
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,6 +26,8 @@ from common.planners.problem import Planner
 from common.results import Results
 from common.runtime import Progress, generator
 from exp3_planning_efficiency.models import WorldModel
+
+log = logging.getLogger(__name__)
 
 PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
 MODES = ("open", "closed")
@@ -70,17 +74,23 @@ def measure_planner(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """`T=../success` and its like at every horizon, each [S, E] (see evaluate_planner)."""
-    make_problem = problems_of(task, models, arm, config.coarse_stride, device)
-    chosen = configured_planner(planner, config)
-    label = f"{task.name}/{arm}/{planner}/{mode}"
-    measured, progress = {}, Progress(len(horizons), label)
-    for horizon in horizons:
-        noise = generator(config.seeds[0], f"{task.name}/{planner}/{mode}/T={horizon}")
-        found = evaluate_planner(task, make_problem, chosen, mode, horizon, config, noise)
-        found["states"] = found["states"][:, :KEPT_EPISODES]
-        measured |= {f"T={horizon}/{name}": value for name, value in found.items()}
-        progress.update(f"T={horizon} success={found['success'].mean():.2f}")
-    progress.close()
+    began = time.monotonic()
+    found = evaluate_planner(
+        task,
+        problems_of(task, models, arm, config.coarse_stride, device),
+        configured_planner(planner, config),
+        mode,
+        horizons,
+        config,
+        lambda horizon: generator(config.seeds[0], f"{task.name}/{planner}/{mode}/T={horizon}"),
+    )
+    success = " ".join(f"{horizon}:{value['success'].mean():.2f}" for horizon, value in found.items())
+    spent = time.monotonic() - began
+    log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, arm, planner, mode, success, spent)
+    measured = {}
+    for horizon, values in found.items():
+        values["states"] = values["states"][:, :KEPT_EPISODES]
+        measured |= {f"T={horizon}/{name}": value for name, value in values.items()}
     return measured
 
 
@@ -105,11 +115,11 @@ def measure_sweeps(
             make_problem,
             configured_planner(name, config, changed.get("tau")),
             "open",
-            config.study_horizon,
+            [config.study_horizon],
             config,
-            generator(config.seeds[0], f"{task.name}/sweeps/{name}"),
+            lambda _, name=name: generator(config.seeds[0], f"{task.name}/sweeps/{name}"),
             changed.get("budget"),
-        )
+        )[config.study_horizon]
         for kept in ("success", "evaluations", "milliseconds"):
             measured[f"{setting}/{name}/{kept}"] = found[kept]
         progress.update(f"{setting} {name} success={found['success'].mean():.2f}")

@@ -61,6 +61,8 @@ def plan(run: Run, task: Task, models: Models, arm: str, planner: str, mode: str
     """One planner on one model."""
     upstream = [f"{task.name}/{arm}"] if arm in models else []
     name = f"{task.name}/planning/{arm}/{planner}/{mode}"
+    if horizons != run.config.planning_horizons:
+        name += f"/T={horizons[0]}"
     return run.measure(measure_planner, name, task, models, arm, planner, mode, horizons, upstream=upstream)
 
 
@@ -81,9 +83,12 @@ def compare_planners(run: Run, task: Task, models: Models) -> None:
 def ablate(run: Run, task: Task, models: Models) -> None:
     """Flat, + spectral, + HF, full HELM, each with the unverified and the verified gradient planner."""
     horizon = run.config.study_horizon
+    horizons = dict.fromkeys(ABLATION, (horizon,)) | dict.fromkeys(
+        ("flat", "helm"), run.config.planning_horizons
+    )
     for mode in MODES:
         measured = {
-            (arm, label): plan(run, task, models, arm, planner, mode, run.config.planning_horizons)
+            (arm, label): plan(run, task, models, arm, planner, mode, horizons[arm])
             for arm in ABLATION
             for label, planner in ABLATION_PLANNERS.items()
         }

@@ -2,7 +2,8 @@
 
 import torch
 
-from common.table_model import TableModel, absorbing, steps_to
+from common.minigrid_walks import distances_to
+from common.table_model import TableModel, absorbing
 
 HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # MiniGrid's: right, down, left, up
 LEFT, RIGHT, FORWARD = range(3)
@@ -33,5 +34,5 @@ def corner(width, height):
 def room(size, **options):
     """An absorbing goal in the corner, the energy its BFS distance: (model, distances)."""
     table = absorbing(pose_grid(size, size, **options), corner(size, size))
-    distance = steps_to(table, corner(size, size))
+    distance = distances_to(table, corner(size, size))
     return TableModel(table, distance.clamp(max=4.0 * size)), distance

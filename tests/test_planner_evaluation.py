@@ -1,4 +1,4 @@
-"""The evaluation harness: exact controls, intervals, budgets, and problems of several members in one batch."""
+"""The evaluation harness: exact controls, intervals, budgets, problems of several members in one batch."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,8 +36,12 @@ def model(task):
     return made.requires_grad_(False)
 
 
-def noise():
+def noise(_=None):
     return torch.Generator().manual_seed(0)
+
+
+def evaluate(task, problems, planner, mode, horizon, **options):
+    return evaluate_planner(task, problems, planner, mode, [horizon], CONFIG, noise, **options)[horizon]
 
 
 def test_random_success_is_what_random_walks_show(task):
@@ -64,7 +68,7 @@ def test_the_paired_interval_counts_a_start_once():
 @pytest.mark.parametrize("mode", ["open", "closed"])
 def test_on_the_oracle_no_planner_beats_the_shortest_path_and_shooting_reaches_goals(task, mode):
     problems = OracleProblems(task, 4, CPU)
-    found = evaluate_planner(task, problems, make_planner("random_shooting"), mode, 12, CONFIG, noise())
+    found = evaluate(task, problems, make_planner("random_shooting"), mode, 12)
     shortest = task.distance[task.starts]
     assert (found["steps"] >= shortest)[found["success"] == 1].all()
     assert (found["spl"] <= found["success"]).all() and found["success"].mean() > 0.5
@@ -74,9 +78,20 @@ def test_on_the_oracle_no_planner_beats_the_shortest_path_and_shooting_reaches_g
         assert (found["evaluations"] == 64 * 12).all()
 
 
+def test_shorter_closed_loops_are_the_beginning_of_longer_ones(task):
+    problems, planner = OracleProblems(task, 4, CPU), make_planner("random_shooting")
+    horizons = [5, 12, 14, 20]
+    together = evaluate_planner(task, problems, planner, "closed", horizons, CONFIG, noise)
+    for horizon in horizons:
+        alone = evaluate(task, problems, planner, "closed", horizon)
+        for name in ("success", "spl", "final_distance", "evaluations", "steps", "states"):
+            assert torch.equal(together[horizon][name], alone[name]), (horizon, name)
+    assert together[12]["success"].mean() < together[20]["success"].mean()
+
+
 def test_an_ended_episode_stays_ended(task):
     problems = OracleProblems(task, 4, CPU)
-    found = evaluate_planner(task, problems, make_planner("cem"), "closed", 12, CONFIG, noise())
+    found = evaluate(task, problems, make_planner("cem"), "closed", 12)
     for states, steps in zip(found["states"].flatten(0, 1), found["steps"].flatten(), strict=True):
         assert (states[int(steps) :] == states[-1]).all()
 
@@ -100,11 +115,11 @@ class Greedy:
 
 def test_a_planner_that_overspends_is_stopped_and_one_that_lies_is_told(task, model):
     for problems in (OracleProblems(task, 4, CPU), LatentProblems(model, task, 4, CPU)):
-        evaluate_planner(task, problems, Greedy(), "open", 5, CONFIG, noise())
+        evaluate(task, problems, Greedy(), "open", 5)
         with pytest.raises(BudgetExceeded):
-            evaluate_planner(task, problems, Greedy(extra=1), "open", 5, CONFIG, noise())
+            evaluate(task, problems, Greedy(extra=1), "open", 5)
         with pytest.raises(AssertionError, match="spent 320 of 320"):
-            evaluate_planner(task, problems, Greedy(tell=5), "open", 5, CONFIG, noise())
+            evaluate(task, problems, Greedy(tell=5), "open", 5)
 
 
 def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(task, model):

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.table_model import TableModel, absorbing, steps_to
+from common.minigrid_walks import distances_to
+from common.table_model import TableModel, absorbing
 from tests.pose_grids import FORWARD, LEFT, RIGHT, corner, pose_grid, room
 
 
@@ -20,7 +21,7 @@ def one_hot(actions, num_actions):
 
 
 def test_steps_in_an_open_room_are_the_known_ones():
-    steps = steps_to(pose_grid(6, 6), corner(6, 6)).view(6, 6, 4)
+    steps = distances_to(pose_grid(6, 6), corner(6, 6)).view(6, 6, 4)
     assert steps[5, 5].eq(0).all()
     assert steps[0, 5].tolist() == [5, 6, 7, 6]  # five ahead; one turn; about face; one turn
     assert steps[0, 0].tolist() == [11, 11, 12, 12]  # ten cells and the corner's turn
@@ -38,13 +39,13 @@ def test_steps_agree_with_a_queue_and_go_around_walls():
             if state not in expected:
                 expected[state] = expected[ahead] + 1
                 frontier.append(state)
-    steps = steps_to(table, goals)
+    steps = distances_to(table, goals)
     assert all(steps[state] == expected.get(state, torch.inf) for state in range(len(table)))
     assert steps[0] > 3 + 3 + 1  # the way around costs more than the way through
 
 
 def test_unreachable_states_are_infinitely_far():
-    assert steps_to(torch.tensor([[0], [0], [2]]), torch.tensor([0])).tolist() == [0, 1, torch.inf]
+    assert distances_to(torch.tensor([[0], [0], [2]]), torch.tensor([0])).tolist() == [0, 1, torch.inf]
 
 
 def test_absorbing_holds_the_goals_alone():

@@ -31,7 +31,14 @@ class Episodes:
     actions: Tensor  # [B, L] int64, NO_ACTION after an episode's end
     steps: Tensor  # [B] int64, actions executed
     done: Tensor  # [B] bool, whether the environment ended the episode
-    evaluations: Tensor  # [B] int64, transition evaluations of all plans of the episode
+    evaluations: Tensor  # [B, L] int64, transition evaluations of the plan that was made before each step
+
+    def until(self, length: int) -> "Episodes":
+        """The same episodes with their first `length` steps alone."""
+        steps = self.steps.clamp(max=length)
+        done = self.done & (self.steps <= length)
+        states, actions = self.states[:, : length + 1], self.actions[:, :length]
+        return Episodes(states, actions, steps, done, self.evaluations[:, :length])
 
 
 class _Recorder:
@@ -42,7 +49,7 @@ class _Recorder:
         self.states = starts.unsqueeze(1).repeat(1, episode_length + 1, *([1] * (starts.dim() - 1)))
         self.actions = torch.full((count, episode_length), NO_ACTION, device=device)
         self.done = torch.zeros(count, dtype=torch.bool, device=device)
-        self.evaluations = torch.zeros(count, dtype=torch.int64, device=device)
+        self.evaluations = torch.zeros(count, episode_length, dtype=torch.int64, device=device)
         self.time = 0
 
     def running(self) -> Tensor:
@@ -75,7 +82,8 @@ def receding_horizon(
 ) -> Episodes:
     """Plan, execute the first few actions, and plan again from where they led, until done or out of steps.
 
-    Finished episodes leave the batch. No plan looks beyond the episode's end.
+    Finished episodes leave the batch. Every plan has the same horizon, also where the episode ends sooner,
+    so the first T steps of an episode do not depend on how many more are allowed (`Episodes.until`).
 
     Args:
         make_problem: (states [R, ...], horizon) -> the planning problem of those states.
@@ -83,7 +91,7 @@ def receding_horizon(
         step: the environment, (states [R, ...], actions [R]) -> (states, done [R] bool).
         starts: [B, ...], none of them done.
         episode_length: L.
-        plan_horizon: T, less where the episode ends sooner.
+        plan_horizon: T.
         execute: actions taken of each plan.
         generator: of the planner's noise, on the CPU.
 
@@ -94,11 +102,11 @@ def receding_horizon(
         raise ValueError("episode length, plan horizon and executed actions must be at least 1")
     episodes = _Recorder(starts, episode_length)
     while episodes.time < episode_length and len(running := episodes.running()):
-        horizon = min(plan_horizon, episode_length - episodes.time)
-        problem = make_problem(episodes.states[running, episodes.time], horizon)
+        problem = make_problem(episodes.states[running, episodes.time], plan_horizon)
         plan = planner(problem, generator)
-        episodes.evaluations[running] += plan.evaluations
-        _execute(episodes, step, running, plan.actions[:, :execute])
+        episodes.evaluations[running, episodes.time] += plan.evaluations
+        left = episode_length - episodes.time
+        _execute(episodes, step, running, plan.actions[:, : min(execute, left)])
     return episodes.finish()
 
 
@@ -112,7 +120,7 @@ def execute_open_loop(step: Step, starts: Tensor, actions: Tensor, evaluations: 
         evaluations: what each plan cost, for the record.
     """
     episodes = _Recorder(starts, actions.shape[1])
-    episodes.evaluations += evaluations
+    episodes.evaluations[:, 0] += evaluations
     _execute(episodes, step, episodes.running(), actions)
     return episodes.finish()
 
