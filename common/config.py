@@ -425,15 +425,15 @@ class MiniGridConfig(RunConfig):
     replan_horizon: int = bounded(12, low=1)
     # closed loop: actions executed of each plan
     replan_execute: int = bounded(3, low=1)
-    # start states of the evaluation; all of them where the environment has no more
-    num_episodes: int = bounded(140, low=2)
+    # start states of the evaluation for each seed; all where there are at most half as many more
+    num_episodes: int = bounded(100, low=2)
     # temperature of the Gumbel-softmax
     gumbel_tau: float = bounded(1.0, above=0.0)
     # flat_gradient: gradient steps
     gd_steps: int = bounded(50, low=1)
     # flat_gradient: step size on the logits
     gd_lr: float = bounded(0.1, above=0.0)
-    # helm: share of the budget that the coarse stage spends
+    # helm and coarse_cem: share of the budget that the coarse stage spends
     coarse_share: float = bounded(0.35, low=0.0, high=0.9)
 
     def __post_init__(self) -> None:

@@ -100,11 +100,12 @@ def _standardise(world: GridWorld, walk: Walks) -> Tensor:
 
 
 def _choose_starts(world: GridWorld, distance: Tensor, config: MiniGridConfig) -> Tensor:
-    """States from which a goal can be reached: all, or the reset's and random ones; in ascending order."""
+    """States from which a goal can be reached, ascending: all if few, else the reset's and random ones."""
     candidates = ((distance > 0) & distance.isfinite()).nonzero().squeeze(1)
     order = torch.rand(len(candidates), generator=generator(0, "evaluation/starts"))
     order[candidates == world.start_state] = -1.0
-    return candidates[order.argsort()[: config.num_episodes]].sort().values
+    count = len(candidates) if len(candidates) <= 1.5 * config.num_episodes else config.num_episodes
+    return candidates[order.argsort()[:count]].sort().values
 
 
 def data_coverage(task: Task) -> list[float]:

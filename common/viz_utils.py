@@ -33,6 +33,7 @@ COLORS = {
     "flat_gradient": "#D55E00",
     "verified_gradient": "#009E73",
     "cem": "#CC79A7",
+    "coarse_cem": "#882255",
     "random_shooting": "#E69F00",
     "random_policy": "#999999",
     "shortest_path": "#000000",

@@ -29,8 +29,14 @@ from exp3_planning_efficiency.models import WorldModel
 
 log = logging.getLogger(__name__)
 
-PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
+PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 MODES = ("open", "closed")
+PAIRS = (  # compared over the same starts
+    ("verified_gradient", "cem"),
+    ("helm", "cem"),
+    ("helm", "coarse_cem"),
+    ("flat_gradient", "random_policy"),
+)
 ABLATION = ("flat", "spectral", "hf", "helm")  # models
 ABLATION_PLANNERS = {"unverified": "flat_gradient", "verified": "verified_gradient"}
 KEPT_EPISODES = 1  # whose states are kept for the figures: the reset's
@@ -48,6 +54,7 @@ def configured_planner(name: str, config: Exp3Config, tau: float | None = None) 
         "flat_gradient": {"gd_steps": config.gd_steps, "gd_lr": config.gd_lr, "tau": tau},
         "verified_gradient": {"tau": tau},
         "helm": {"tau": tau, "coarse_share": config.coarse_share},
+        "coarse_cem": {"coarse_share": config.coarse_share},
     }
     return make_planner(name, **settings.get(name, {}))
 

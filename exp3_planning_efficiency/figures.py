@@ -12,16 +12,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.viz_utils import COLORS, new_figure, plot_band
+from exp3_planning_efficiency.evaluate_model import PICTURE_TILE
 
 Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]
 
-PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
+PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 LABELS = {
     "flat_gradient": "flat gradient, as published",
     "verified_gradient": "verified gradient",
     "helm": "HELM, coarse to fine",
     "cem": "CEM",
+    "coarse_cem": "CEM, coarse to fine",
     "random_shooting": "random shooting",
     "random_policy": "random policy (exact)",
     "shortest_path": "shortest path",
@@ -111,12 +113,14 @@ def draw_efficiency(results: Results, names: Sequence[str]) -> Figure:
             line[1].plot(milliseconds, success, **style)
         line[0].set_title(f"{name}, open loop, T = {horizon}")
         line[0].set_ylabel("success rate")
+        random = _mean(results, f"{name}/random_policy/T={horizon}/success")
         for axis in line:
-            axis.axhline(
-                _mean(results, f"{name}/random_policy/T={horizon}/success"), color="#999999", ls="--"
-            )
-            axis.set_xscale("log")
+            axis.axhline(random, color=COLORS["random_policy"], ls="--")
             axis.set_ylim(-0.03, 1.03)
+        ticks = [budget * horizon for budget in results["config"]["budget_sweep"]]
+        line[0].set_xscale("log")
+        line[0].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        line[0].minorticks_off()
     axes[-1, 0].set_xlabel("transition evaluations a plan (a backward counts as two forwards)")
     axes[-1, 1].set_xlabel("milliseconds a plan, all episodes in one batch")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
@@ -141,7 +145,7 @@ def _sweep(results: Results, name: str, planner: str) -> tuple[list[float], list
 
 def draw_ablation(results: Results, names: Sequence[str]) -> Figure:
     """Success of the four variants of the model, and what each changes in the model."""
-    figure, axes = new_figure(len(names), 4, (13.0, 0.6 + 2.9 * len(names)))
+    figure, axes = new_figure(len(names), 4, (13.5, 0.6 + 2.9 * len(names)))
     for line, name in zip(axes, names, strict=True):
         for axis, mode in zip(line, MODES, strict=False):
             _ablation_bars(axis, results, name, mode)
@@ -150,7 +154,7 @@ def draw_ablation(results: Results, names: Sequence[str]) -> Figure:
         line[2].set_yscale("log")
         knowledge = {"spearman": "Spearman", "accuracy_1": "1 step", "accuracy_10": "10", "accuracy_50": "50"}
         _model_bars(line[3], results, name, knowledge)
-        line[3].set_title("rank correlation; accuracy after 1, 10, 50")
+        line[3].set_title("Spearman; accuracy after 1, 10, 50")
         line[3].legend(ncols=2)
         line[3].set_ylim(0, 1.35)
     return figure
@@ -240,7 +244,7 @@ def _landscape(axis: Axes, position: np.ndarray, energy: np.ndarray) -> None:
 def draw_paths(results: Results, arrays: Arrays, name: str) -> Figure:
     """The paths that plans from the reset state took, open loop, on MiniGrid's picture."""
     horizon = results["config"]["study_horizon"]
-    figure, axes = new_figure(2, len(PLANNERS), (12.5, 5.6))
+    figure, axes = new_figure(2, len(PLANNERS), (13.0, 5.0))
     for line, model in zip(axes, ("flat", "helm"), strict=True):
         for axis, planner in zip(line, PLANNERS, strict=True):
             states = arrays[f"{name}/{model}/{planner}/open/T={horizon}/states"][0, 0]
@@ -252,9 +256,8 @@ def draw_paths(results: Results, arrays: Arrays, name: str) -> Figure:
 def _draw_path(axis: Axes, arrays: Arrays, name: str, states: np.ndarray, color: str) -> str:
     picture, distance = arrays[f"{name}/task/picture"], arrays[f"{name}/task/distance"]
     position = arrays[f"{name}/task/position"]
-    tile = 16
     axis.imshow(picture)
-    path = (position[states] + 0.5) * tile + np.linspace(-2, 2, len(states))[:, None]
+    path = (position[states] + 0.5) * PICTURE_TILE + np.linspace(-2, 2, len(states))[:, None]
     axis.plot(path[:, 0], path[:, 1], color=color, linewidth=1.5)
     axis.plot(*path[-1], "o", color=color, markersize=7, markeredgecolor="white")
     axis.set_axis_off()

@@ -20,6 +20,7 @@ from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,
     MODES,
+    PAIRS,
     PLANNERS,
     control_policies,
     measure_planner,
@@ -76,7 +77,7 @@ def compare_planners(run: Run, task: Task, models: Models) -> None:
             measured = {name: plan(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
             for planner, found in measured.items():
                 record_planner(run.results, task, arm, planner, mode, found, horizons)
-            for pair in (("verified_gradient", "cem"), ("helm", "cem"), ("flat_gradient", "random_policy")):
+            for pair in PAIRS:
                 record_difference(run.results, task, arm, pair, mode, measured | controls, horizons)
 
 

@@ -25,7 +25,7 @@ FIGURES = {
     "exp3_success_rate.png", "exp3_efficiency.png", "exp3_ablation.png", "exp3_latent_topology.png",
     "exp3_paths.png", "exp3_episode.gif", "exp3_training.png",
 }  # fmt: skip
-PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
+PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 
 
 def run(folder, *more, cwd=ROOT, script=SCRIPT, code=0):

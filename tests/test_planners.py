@@ -17,7 +17,7 @@ from common.table_model import TableModel
 from tests.pose_grids import FORWARD, RIGHT, room
 
 SMALL, SMALL_STEPS = room(6)
-VERIFYING = ("verified_gradient", "helm", "cem", "random_shooting")
+VERIFYING = ("verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 STARTS = torch.tensor([0, 10, 37, 90])
 VARIANTS = [(name, {}) for name in PLANNERS] + [
     ("helm", {"coarse": "repeat"}),
@@ -457,6 +457,7 @@ GOLDEN = {
     "verified_gradient": ["FFFFFFRFFFFF", "RRFFFRFFFFFF"],
     "helm": ["FFFFFFRFFFFF", "LFFFFFLFFFFF"],
     "cem": ["FFLRFFFRFFFF", "LFFFFFFFLFFR"],
+    "coarse_cem": ["FRFFFFFLFFFF", "LLFFFRFFFFFR"],
     "random_shooting": ["FFFRFLFLRFRL", "LFFFFLFLRFRR"],
 }
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from common.planners.cem import CEM
+from common.planners.cem import CEM, CoarseCEM
 from common.planners.flat_gradient import FlatGradient
 from common.planners.helm import Helm
 from common.planners.problem import Planner
@@ -14,6 +14,7 @@ PLANNERS = {
     "verified_gradient": VerifiedGradient,
     "helm": Helm,
     "cem": CEM,
+    "coarse_cem": CoarseCEM,
     "random_shooting": RandomShooting,
 }
 
