@@ -5,10 +5,7 @@
 prints ratios of medians measured in one process, alternating, one thread; absolute times are noise.
 """
 
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
+from benchmarks.timing import median_seconds
 from common.jacobian_utils import rollout_jacobian_norms
 from exp1_spectral_cliff.models import FlatModel
 
@@ -37,18 +35,6 @@ def reference_norms(model: FlatModel, starts: Tensor, actions: Tensor) -> tuple[
     return tuple(jacobian.flatten(1).norm(dim=1).log10() for jacobian in jacobians)
 
 
-def median_seconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of each function, called in turn so that noise falls on all alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(REPEATS + 1):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main() -> None:
     torch.set_num_threads(1)
     print(f"batch {BATCH}, hidden {HIDDEN}, float32, one thread, median of {REPEATS}")
@@ -63,7 +49,7 @@ def main() -> None:
         def jacrev_norms(model=model, starts=starts, actions=actions) -> tuple[Tensor, Tensor]:
             return reference_norms(model, starts, actions)
 
-        seconds = median_seconds({"ours": ours, "jacrev": jacrev_norms})
+        seconds = median_seconds({"ours": ours, "jacrev": jacrev_norms}, REPEATS)
         model.double()
         exact = ours(model, starts.double(), actions.double())
         expected = reference_norms(model, starts.double(), actions.double())

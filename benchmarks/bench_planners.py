@@ -15,9 +15,7 @@ Shapes: B problems, N candidates, T steps, A actions.
 
 import contextlib
 import io
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +27,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
+from benchmarks.timing import median_seconds
 from common.config import Exp3Config
 from common.latent_planning import LatentProblems
 from common.minigrid_task import Task, make_task
@@ -64,18 +63,6 @@ def train(task: Task, config: Exp3Config) -> LatentModel:
     """The flat model of experiment 3, frozen."""
     model, _ = train_flat(task, arm=FlatArm(), config=config, device=CPU)
     return model.requires_grad_(False).eval()
-
-
-def median_seconds(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median time of each function, called in turn so that noise falls on all alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(REPEATS + 1):
-        for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            if repeat:  # the first round warms up
-                times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def floor(model: LatentModel, rows: int) -> Callable[[], None]:
@@ -159,7 +146,7 @@ def compare(task: Task, model: LatentModel, problems: int, candidates: int, solv
                 solver.PGDSolver, cost, problems, count, num_samples=candidates, n_steps=1
             )
     for kind, functions, evaluations in (("sampling", sampling, 1), ("gradient", gradient, 3)):
-        seconds = median_seconds(functions)
+        seconds = median_seconds(functions, REPEATS)
         each = 1e6 * seconds["ours"] / (problems * candidates * HORIZON * evaluations)
         ratios = [
             f"{seconds[name] / seconds['ours']:>8.2f}" for name in ("steps", "rollout") if name in seconds

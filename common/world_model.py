@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from common.networks import EnsembleMLP
 
@@ -95,15 +96,61 @@ class ActionLinearTransition(nn.Module):
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents [S, ..., d], actions [S, ..., A] -> [S, ..., d]."""
         displacements = self.mlp(latents).unflatten(-1, (-1, self.d_latent))  # [S, ..., A, d]
-        return project(latents + (actions.unsqueeze(-2) @ displacements).squeeze(-2))
+        return project(latents + (actions.unsqueeze(-1) * displacements).sum(-2))
 
     def rollout(self, start: Tensor, actions: Tensor) -> Tensor:
-        """Latents after each step: start [S, B, d], actions [S, B, T, A] -> [S, B, T, d]."""
+        """Latents after each step: start [S, B, d], actions [S, B, T, A] -> [S, B, T, d].
+
+        With frozen weights the gradient is by a hand-written adjoint, which saves autograd's bookkeeping:
+        most of the time where few candidates are in flight (benchmarks/bench_planners.py).
+        """
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            return _FrozenRollout.apply(start, actions, self.mlp.layers)
         latent, latents = start, []
         for action in actions.unbind(2):
             latent = self(latent, action)
             latents.append(latent)
         return torch.stack(latents, 2)
+
+
+class _FrozenRollout(torch.autograd.Function):
+    """ActionLinearTransition's rollout and its adjoint with respect to start and actions."""
+
+    @staticmethod
+    def forward(ctx, start: Tensor, actions: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+        (first, second, last), radius = layers, start.shape[-1] ** 0.5
+        keep = any(ctx.needs_input_grad)
+        latent, latents, tape = start, [], []
+        for action in actions.unbind(2):
+            hidden_1 = torch.baddbmm(first.bias, latent, first.weight)
+            hidden_2 = torch.baddbmm(second.bias, F.silu(hidden_1), second.weight)
+            flat = torch.baddbmm(last.bias, F.silu(hidden_2), last.weight)
+            displacements = flat.view(*action.shape, -1)  # [S, B, A, d]
+            moved = (action.unsqueeze(-1) * displacements).sum(-2).add_(latent)
+            scale = radius / torch.linalg.vector_norm(moved, dim=-1, keepdim=True).clamp_(min=1e-12)
+            latent = moved.mul_(scale)
+            latents.append(latent)
+            if keep:
+                tape.append((hidden_1, hidden_2, displacements, scale))
+        ctx.tape, ctx.layers, ctx.latents, ctx.actions = tape, layers, latents, actions
+        return torch.stack(latents, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        first, second, last = ctx.layers
+        adjoint, slopes = torch.zeros_like(gradient[:, :, 0]), []
+        steps = zip(ctx.tape, ctx.latents, ctx.actions.unbind(2), gradient.unbind(2), strict=True)
+        for (hidden_1, hidden_2, displacements, scale), latent, action, here in reversed(list(steps)):
+            adjoint = adjoint + here
+            inward = (latent * adjoint).sum(-1, keepdim=True) / latent.shape[-1]  # |z'|^2 = d
+            moved = scale * (adjoint - latent * inward)
+            slopes.append((displacements @ moved.unsqueeze(-1)).squeeze(-1))
+            into_last = (action.unsqueeze(-1) * moved.unsqueeze(-2)).flatten(-2)
+            into_2 = torch.ops.aten.silu_backward(into_last @ last.weight.mT, hidden_2)
+            into_1 = torch.ops.aten.silu_backward(into_2 @ second.weight.mT, hidden_1)
+            adjoint = torch.baddbmm(moved, into_1, first.weight.mT)
+        return adjoint, torch.stack(slopes[::-1], 2), None
 
 
 class JumpyTransition(nn.Module):

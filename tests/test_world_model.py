@@ -36,6 +36,22 @@ def test_a_rollout_is_its_steps_one_by_one(kind):
     torch.testing.assert_close(step.rollout(start, plan), torch.stack(expected, 2))
 
 
+def test_the_frozen_rollouts_adjoint_is_autograds():
+    step = TRANSITIONS["action_linear"](SEEDS, D, A, 16).double()
+    start, plan = latents(2, 5).double(), actions(2, 5, 7).double()
+    weights = torch.randn(2, 5, 7, D, dtype=torch.float64)
+    found = []
+    for frozen in (False, True):
+        step.requires_grad_(not frozen)
+        leaves = start.clone().requires_grad_(), plan.clone().requires_grad_()
+        rolled = step.rollout(*leaves)
+        found.append((rolled.detach(), *torch.autograd.grad((weights * rolled).sum(), leaves)))
+    for by_autograd, by_hand in zip(*found, strict=True):
+        torch.testing.assert_close(by_hand, by_autograd)
+    with torch.no_grad():
+        torch.testing.assert_close(step.rollout(start, plan), found[0][0])
+
+
 def test_a_jumpy_rollout_is_its_macro_steps_and_leaves_the_remainder_out():
     jumpy = JumpyTransition(SEEDS, D, 4 * A, 16)
     start, plan = latents(2, 5), actions(2, 5, 11)
