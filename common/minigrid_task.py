@@ -18,16 +18,9 @@ from common.minigrid_env import GridWorld, Observation, tabulate
 from common.minigrid_walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
 from common.runtime import generator
 
-# The fields of MiniGridConfig that determine a task, for @uses.
-TASK_FIELDS = (
-    "seeds",
-    "layout_seed",
-    "observation",
-    "drop_action",
-    "num_walks",
-    "walk_length",
-    "num_episodes",
-)
+# The fields of MiniGridConfig that training sees of a task, and all that determine it, for @uses.
+DATA_FIELDS = ("seeds", "layout_seed", "observation", "drop_action", "num_walks", "walk_length")
+TASK_FIELDS = (*DATA_FIELDS, "num_episodes")
 
 
 @dataclass(frozen=True, eq=False)

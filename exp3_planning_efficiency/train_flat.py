@@ -19,7 +19,7 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP3_PRESETS, Exp3Config
 from common.experiment import Run, run_training
-from common.minigrid_task import TASK_FIELDS, Task, WindowSampler, check_environments, make_task
+from common.minigrid_task import DATA_FIELDS, Task, WindowSampler, check_environments, make_task
 from common.training import fit
 from exp3_planning_efficiency.dataset import draw_batch
 from exp3_planning_efficiency.models import WorldModel, make_model, reconstruction_and_dynamics
@@ -32,7 +32,7 @@ class FlatArm:
     """There is one flat training; its siblings are in train_helm.py."""
 
 
-@uses(*TASK_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
       "rollout_steps")  # fmt: skip
 def train_flat(
     task: Task,

@@ -19,7 +19,7 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP3_PRESETS, Exp3Config
 from common.experiment import Run, run_training
-from common.minigrid_task import TASK_FIELDS, Task, WindowSampler, check_environments, make_task
+from common.minigrid_task import DATA_FIELDS, Task, WindowSampler, check_environments, make_task
 from common.regularizers import hf_invariance, spectral_penalty_stochastic
 from common.training import fit
 from exp3_planning_efficiency.dataset import Batch, draw_batch
@@ -74,7 +74,7 @@ def jumpy_term(model: WorldModel, latents: Tensor, batch: Batch) -> Tensor:
     return torch.stack(errors).mean(0)
 
 
-@uses(*TASK_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
       "rollout_steps", "hf_noise_sigma")  # fmt: skip
 def train_helm(
     task: Task,
