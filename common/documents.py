@@ -140,8 +140,10 @@ def _criteria(arguments: str, read: Reader) -> str:
 def _run(arguments: str, read: Reader) -> str:
     results = read(arguments.strip())
     origin, seeds = results["provenance"], results["seeds"]
+    changed = results.get("changed", [])
+    settings = f" with other {', '.join(changed)}" if changed else ""
     return (
-        f"{results['preset']} preset, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
+        f"{results['preset']} preset{settings}, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}, "
         f"{minutes(results):.1f} minutes on {origin['device']}, {origin['threads']} threads"
     )
 

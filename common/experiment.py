@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from common.checkpoint import Checkpoint, ConfigView, fingerprint
-from common.config import RunConfig, exit_with_error, parse_command_line
+from common.config import ConfigError, RunConfig, exit_with_error, parse_command_line
 from common.criteria import evaluate, format_table
 from common.networks import count_parameters
 from common.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
@@ -33,9 +33,11 @@ log = logging.getLogger(__name__)
 class Run:
     """Runs phases, reuses what an earlier run with the same fingerprint left, and keeps the results."""
 
-    def __init__(self, experiment: str, config: RunConfig, folder: Path):
+    def __init__(self, experiment: str, config: RunConfig, folder: Path, preset: RunConfig):
         """`folder` is the experiment's own; config.output_dir replaces it for everything written."""
         self.experiment, self.config = experiment, config
+        standard = preset.identity()
+        self.changed = [name for name, value in config.identity().items() if value != standard[name]]
         self.output_dir = (config.output_dir or folder).resolve()
         self.results_dir = self.output_dir / "results"
         self.plots_dir = self.output_dir / "plots"
@@ -43,6 +45,8 @@ class Run:
         self.device = resolve_device(config.device)
         self.results = Results(experiment, config.seeds)
         self.fingerprints: dict[str, str] = {}
+        self.measured: dict[str, dict[str, torch.Tensor]] = {}  # by phase name, in this process
+        self.provenance = provenance(self.device)  # of the code that runs, whatever is committed meanwhile
         self.phase_seconds = 0.0  # of every phase so far, reused ones included
 
     # --- phases -----------------------------------------------------------------------------
@@ -113,8 +117,10 @@ class Run:
     ) -> dict[str, torch.Tensor]:
         """Run a measurement phase `phase(*inputs, config=, device=) -> {name: tensor}`, or load its result.
 
-        `upstream` names the phases whose products are among the inputs.
+        `upstream` names the phases whose products are among the inputs. A phase asked for twice is done once.
         """
+        if name in self.measured:
+            return self.measured[name]
         view, checkpoint = self._prepare(phase, name, [self.fingerprints[other] for other in upstream])
         saved = checkpoint.load()
         if saved is None:
@@ -126,6 +132,7 @@ class Run:
             log.info("%s: measured in %.1f s", name, saved["seconds"])
         self.results.timings[f"{name}/seconds"] = saved["seconds"]
         self.phase_seconds += saved["seconds"]
+        self.measured[name] = saved["arrays"]
         return saved["arrays"]
 
     # --- results ----------------------------------------------------------------------------
@@ -163,7 +170,8 @@ class Run:
             "experiment": self.experiment,
             "preset": self.config.preset,
             "config": _plain(self.config.identity()),
-            "provenance": provenance(self.device),
+            "changed": self.changed,
+            "provenance": self.provenance,
             "seeds": list(self.config.seeds),
             "metrics": self.results.metrics,
             "timings": timings,
@@ -207,7 +215,7 @@ def start_run(
     try:
         if check is not None:
             check(config)
-        run = Run(experiment, config, folder)
+        run = Run(experiment, config, folder, presets[config.preset])
         if config.replot:
             load_results(run.results_dir)
             load_arrays(run.results_dir)
@@ -228,6 +236,8 @@ def work(run: Run, compute: Callable[[Run], None]) -> None:
     """
     try:
         compute(run)
+    except ConfigError as error:  # what shows only once the data are there
+        exit_with_error(str(error))
     except KeyboardInterrupt:
         log.warning("interrupted: the same command goes on from the last checkpoint")
         os._exit(130)

@@ -3,6 +3,7 @@
 results.json is strict JSON with the keys
 
     schema, experiment, preset, config, provenance, seeds
+    changed    the settings that differ from the preset's
     metrics    flat name -> {unit, values (one a seed), mean, min, max, ci95 from 5 seeds on};
                interval95 where it comes from episodes; a value that is not finite is null, with a `reason`
     timings    what is not reproducible: seconds, megabytes
