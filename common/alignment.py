@@ -16,11 +16,16 @@ from common.minigrid_env import GridWorld
 
 def spearman(first: Tensor, second: Tensor) -> float:
     """Spearman's rank correlation of two equally long vectors, ties with their mean rank; nan if constant."""
-    ranked = torch.stack([_mean_ranks(first), _mean_ranks(second)])
-    return float(torch.corrcoef(ranked)[0, 1])
+    return pearson(mean_ranks(first), mean_ranks(second))
 
 
-def _mean_ranks(values: Tensor) -> Tensor:
+def pearson(first: Tensor, second: Tensor) -> float:
+    """Pearson's correlation of two equally long vectors; nan if one is constant."""
+    return float(torch.corrcoef(torch.stack([first, second]))[0, 1])
+
+
+def mean_ranks(values: Tensor) -> Tensor:
+    """Ranks from 1 in ascending order, float64; equal values share the mean of theirs: [N] -> [N]."""
     _, position, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     return (last - (counts.double() - 1) / 2)[position]
@@ -53,8 +58,9 @@ def prediction_accuracy(
     actions: Tensor,
     num_actions: int,
     after: Sequence[int],
+    classes: Tensor | None = None,
 ) -> dict[int, Tensor]:
-    """How often the predicted latent's nearest neighbour among all states is the true state.
+    """How often the predicted latent's nearest neighbour among all states looks like the true state.
 
     Args:
         latents: of all states [S, N, d].
@@ -63,15 +69,17 @@ def prediction_accuracy(
         actions: [M, T].
         num_actions: A.
         after: steps to judge at, each from 1 to T.
+        classes: [N], equal for states with the same observation, which no encoder can tell apart; by
+            default every state is its own.
 
     Returns:
         {steps: [S]}.
     """
     one_hot = F.one_hot(actions, num_actions).to(latents).expand(len(latents), -1, -1, -1)
     predicted = rollout(latents[:, states[:, 0]], one_hot)
-    return {
-        steps: (euclidean(predicted[:, :, steps - 1], latents).argmin(-1) == states[:, steps])
-        .double()
-        .mean(1)
-        for steps in after
-    }
+    classes = torch.arange(latents.shape[1], device=latents.device) if classes is None else classes
+    found = {}
+    for steps in after:
+        nearest = euclidean(predicted[:, :, steps - 1], latents).argmin(-1)
+        found[steps] = (classes[nearest] == classes[states[:, steps]]).double().mean(1)
+    return found

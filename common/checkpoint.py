@@ -129,9 +129,9 @@ def imported_project_files(source: str) -> tuple[str, ...]:
             continue
         found.add(name)
         for module in imported_modules(ROOT / name):
-            path = Path(*module.split(".")).with_suffix(".py").as_posix()
-            if (ROOT / path).is_file():
-                pending.append(path)
+            path = Path(*module.split("."))
+            candidates = (path.with_suffix(".py"), path / "__init__.py")
+            pending += [file.as_posix() for file in candidates if (ROOT / file).is_file()]
     return tuple(sorted(found))
 
 

@@ -200,6 +200,8 @@ def _planning_tier(env: str) -> tuple[Criterion, ...]:
         Criterion(f"exp3/strong/near_cem/{env}", "strong", f"HELM within 10 points of CEM, T=50, {env}",
                   f"{prefix}/helm/closed/T=50/success", ">=", -0.10,
                   minus=f"{prefix}/cem/closed/T=50/success"),
+        Criterion(f"exp3/strong/both/{env}", "strong", f"both of these, {env}",
+                  requires=(f"exp3/strong/success/{env}", f"exp3/strong/near_cem/{env}")),
     )  # fmt: skip
 
 
@@ -218,6 +220,8 @@ EXP3 = (
               "Empty-8x8/flat/flat_gradient_minus_random_policy/open/T=50/success", "<=", 0.0, bound="low"),
     Criterion("exp3/topology", "beyond", "its latent distance knows little of the steps: Spearman < .6",
               "Empty-8x8/flat/spearman", "<", 0.6),
+    Criterion("exp3/published_failure", "beyond", "it predicts and cannot be planned through: all four",
+              requires=("exp3/predicts", "exp3/fails", "exp3/chance", "exp3/topology")),
     *(Criterion(f"exp3/oracle/{planner}_T{horizon}", "beyond",
                 f"oracle, Empty-16x16, open, T={horizon}: {planner} at or above CEM (upper end)",
                 f"Empty-16x16/oracle/{planner}_minus_cem/open/T={horizon}/success", ">=", 0.0, bound="high")

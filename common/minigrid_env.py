@@ -282,12 +282,14 @@ def tabulate(
     layout_seed: int = 0,
     observation: Observation = "full",
     actions: tuple[str, ...] | None = None,
+    without: tuple[str, ...] = (),
     max_states: int = 20000,
 ) -> GridWorld:
     """Explore one layout of a MiniGrid environment from its reset state into a table.
 
     Actions by default: left, right, forward; toggle where the grid has doors or boxes; pickup and drop
-    where it has things to carry; and `done` where no reward can be had without it (GoToDoor).
+    where it has things to carry; and `done` where no reward can be had without it (GoToDoor). Those of
+    `without` are left out.
     Goal states are the states in which an episode really ended with a reward: at a goal cell that is the
     agent there in each direction in which it can ARRIVE, since an episode ends before it could turn.
 
@@ -301,6 +303,7 @@ def tabulate(
     core: MiniGridEnv = env.unwrapped
     keeper = StateKeeper(core)
     names = _possible_actions(core) if actions is None else _check_actions(core, actions)
+    names = tuple(name for name in names if name not in without)
     graph = _StateGraph(keeper, keeper.save(), names, max_states, env_id)
     if actions is None and True not in graph.outcomes and core.action_space.n > Actions.done:
         with_done = _StateGraph(keeper, graph.snapshots[0], (*names, "done"), max_states, env_id)

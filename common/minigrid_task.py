@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from common.config import MiniGridConfig
+from common.config import ConfigError, MiniGridConfig, reject
 from common.minigrid_env import GridWorld, Observation, tabulate
 from common.minigrid_walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
 from common.runtime import generator
@@ -44,7 +44,8 @@ def make_task(name: str, config: MiniGridConfig) -> Task:
     """Tabulate the environment, walk in it once for each seed, choose the evaluation's starts.
 
     Raises:
-        ValueError: unknown or stochastic environment, a goal that no state leads to or no walk reached.
+        ValueError: unknown or stochastic environment.
+        ConfigError: no walk reached a goal.
     """
     world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
     walks = [
@@ -53,7 +54,7 @@ def make_task(name: str, config: MiniGridConfig) -> Task:
     ]
     goals = [visited_goal_states(world, walk) for walk in walks]
     if any(len(found) == 0 for found in goals):
-        raise ValueError(
+        raise ConfigError(
             f"num_walks (--num-walks) = {config.num_walks}: no walk of {config.walk_length} steps reached a"
             f" goal of {world.name}; allowed: more or longer walks (--walk-length), a smaller environment"
         )
@@ -65,27 +66,31 @@ def make_task(name: str, config: MiniGridConfig) -> Task:
 
 
 def check_environments(config: MiniGridConfig) -> None:
-    """Raise ValueError for an environment that cannot be tabulated, or that no state of can be solved."""
+    """Raise ValueError for an environment named twice, that cannot be tabulated, or that has no goal."""
+    known = set()
     for name in config.environments:
         world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
         if not len(world.goal_states):
             raise ValueError(f"environments (--environments): no state of {name} ends with a reward")
+        known.add(world.env_id)
+    if len(known) < len(config.environments):
+        reject("environments", config.environments, "each environment once")
 
 
 @cache
 def _tabulate(name: str, layout_seed: int, observation: Observation, drop_action: bool) -> GridWorld:
     try:
-        world = tabulate(name, layout_seed=layout_seed, observation=observation)
-        if drop_action or "drop" not in world.action_names:
-            return world
-        kept = tuple(action for action in world.action_names if action != "drop")
-        return tabulate(name, layout_seed=layout_seed, observation=observation, actions=kept)
+        without = () if drop_action else ("drop",)
+        return tabulate(name, layout_seed=layout_seed, observation=observation, without=without)
     except ValueError as error:
         raise ValueError(f"environments (--environments): {error}") from None
 
 
 def _standardise(world: GridWorld, walk: Walks) -> Tensor:
-    """Observations in units of what the walk saw of each feature, constant ones left out: [N, F]."""
+    """Observations in units of what the walk saw: [N, F], without features that are the same in all states.
+
+    A feature that this walk never saw vary is only centred.
+    """
     table = world.observe(torch.arange(world.num_states))[:, world.varying_columns]
     seen = table[torch.unique(walk.states)]
     spread = seen.std(0, correction=0)

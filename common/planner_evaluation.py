@@ -80,7 +80,8 @@ def evaluate_planner(
         mode: "open" or "closed".
         horizons: T.
         config: budget and replanning.
-        noise: T -> the generator of the planner's noise in a run of that length.
+        noise: T -> the generator of the planner's noise in a run of that length; in closed loop asked
+            for replan_horizon where T is larger, so that all those runs begin alike.
         evaluations_per_step: another budget than the configuration's.
 
     Returns:
@@ -94,7 +95,8 @@ def evaluate_planner(
     found = {}
     for group in [*groups, longer] if longer else groups:
         timed = _Timed(planner)
-        episodes = _run(task, make_problem, timed, mode, max(group), config, noise(max(group)), per_step)
+        generator = noise(config.replan_horizon if group is longer else group[0])
+        episodes = _run(task, make_problem, timed, mode, max(group), config, generator, per_step)
         for horizon in group:
             judged = judge(task, episodes.until(horizon))
             found[horizon] = {
@@ -172,7 +174,12 @@ def wilson_interval(successes: float, episodes: int, z: float = 1.96) -> tuple[f
     rate, spread = successes / episodes, z * z / episodes
     centre = (rate + spread / 2) / (1 + spread)
     half = math.sqrt(rate * (1 - rate) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))  # rounding aside
+
+
+def success_interval(success: Tensor) -> tuple[float, float]:
+    """Wilson's interval of the mean of success [S, E], with E episodes: seeds share their starts."""
+    return wilson_interval(float(success.mean(0).sum()), success.shape[1])
 
 
 def paired_interval(first: Tensor, second: Tensor) -> tuple[float, float]:

@@ -11,6 +11,7 @@ results.json is strict JSON with the keys
 """
 
 import datetime
+import importlib.metadata
 import json
 import math
 import platform
@@ -137,6 +138,8 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "gymnasium": importlib.metadata.version("gymnasium"),
+        "minigrid": importlib.metadata.version("minigrid"),
         "device": f"{device.type} ({name})",
         "threads": torch.get_num_threads(),
         "git_commit": _git("rev-parse", "HEAD"),

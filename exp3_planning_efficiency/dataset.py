@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.config import Exp3Config
 from common.minigrid_task import Task, WindowSampler
+
+
+def window_sampler(task: Task, config: Exp3Config) -> WindowSampler:
+    """Windows long enough for every arm, so that all arms draw the same."""
+    return WindowSampler(task, max(config.rollout_steps, config.coarse_stride, *config.stride_sweep))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from common.planner_evaluation import (
     evaluate_planner,
     paired_interval,
     random_policy_success,
-    wilson_interval,
+    success_interval,
 )
 from common.planners import make_planner
 from common.planners.problem import Planner
@@ -154,7 +154,7 @@ def record_planner(
         prefix = f"{task.name}/{arm}/{planner}/{mode}/T={horizon}"
         for name, unit in units.items():
             values = measured[f"T={horizon}/{name}"]
-            interval = wilson_interval(float(values.sum()), values.numel()) if name == "success" else None
+            interval = success_interval(values) if name == "success" else None
             results.add(f"{prefix}/{name}", values.mean(1), unit, interval)
         results.timings[f"{prefix}/milliseconds"] = float(measured[f"T={horizon}/milliseconds"])
         results.add_array(f"{prefix}/states", measured[f"T={horizon}/states"].to(torch.int16))
@@ -210,8 +210,7 @@ def record_ablation(
     for (arm, planner), found in measured.items():
         values = found[f"T={horizon}/success"]
         name = f"ablation/{task.name}/{mode}/T={horizon}/{arm}/{planner}/success"
-        interval = wilson_interval(float(values.sum()), values.numel())
-        results.add(name, values.mean(1), "1", interval)
+        results.add(name, values.mean(1), "1", success_interval(values))
 
 
 def record_sweeps(results: Results, task: Task, measured: Mapping[str, Tensor]) -> None:

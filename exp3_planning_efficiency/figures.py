@@ -35,8 +35,9 @@ MODES = {"open": "open loop", "closed": "closed loop"}
 
 def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Figure]]:
     """Every figure of a run, by file name; exp3_episode.gif as its frames."""
-    environments = list(results["config"]["environments"])
-    names = [environment_name(results, name) for name in environments]
+    names = [
+        name.removesuffix("/data_coverage") for name in results["metrics"] if name.endswith("/data_coverage")
+    ]
     studied = names[: results["config"]["study_environments"]]
     shown = "Empty-16x16" if "Empty-16x16" in names else names[0]
     figures: dict[str, Figure | list[Figure]] = {
@@ -50,12 +51,6 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
         figures["exp3_efficiency.png"] = draw_efficiency(results, studied)
         figures["exp3_ablation.png"] = draw_ablation(results, studied)
     return figures
-
-
-def environment_name(results: Results, environment: str) -> str:
-    """The name under which metrics have an environment, which may be configured by its full id."""
-    short = environment.removeprefix("MiniGrid-").rpartition("-v")[0] or environment
-    return environment if f"{environment}/data_coverage" in results["metrics"] else short
 
 
 def _mean(results: Results, name: str) -> float:
@@ -263,6 +258,8 @@ def _draw_path(axis: Axes, arrays: Arrays, name: str, states: np.ndarray, color:
     axis.set_axis_off()
     left = distance[states[-1]]
     moved = int((np.diff(states) != 0).sum())
+    if not np.isfinite(left):
+        return "no way back"
     return f"goal after {moved} moves" if left == 0 else f"{left:.0f} steps short"
 
 
@@ -273,7 +270,7 @@ def draw_episode(results: Results, arrays: Arrays, name: str) -> list[Figure]:
     episodes = [
         arrays[f"{name}/{model}/{planner}/closed/T={horizon}/states"][0, 0] for model, planner in shown
     ]
-    last = max(int(np.flatnonzero(np.diff(states, append=-1))[-1]) for states in episodes)
+    last = max(int(np.flatnonzero(np.diff(states, prepend=-1))[-1]) for states in episodes)
     states_of, pixels = arrays[f"{name}/pictures/states"], arrays[f"{name}/pictures/pixels"]
     frames = []
     for time in range(min(last, horizon) + 1):

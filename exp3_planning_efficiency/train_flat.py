@@ -19,9 +19,9 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP3_PRESETS, Exp3Config
 from common.experiment import Run, run_training
-from common.minigrid_task import DATA_FIELDS, Task, WindowSampler, check_environments, make_task
+from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
 from common.training import fit
-from exp3_planning_efficiency.dataset import draw_batch
+from exp3_planning_efficiency.dataset import draw_batch, window_sampler
 from exp3_planning_efficiency.models import WorldModel, make_model, reconstruction_and_dynamics
 
 CLIP_NORM = 10.0
@@ -33,7 +33,7 @@ class FlatArm:
 
 
 @uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
-      "rollout_steps")  # fmt: skip
+      "rollout_steps", "coarse_stride", "stride_sweep")  # fmt: skip
 def train_flat(
     task: Task,
     *,
@@ -57,7 +57,7 @@ def train_flat(
         the ensemble [S members], and the training history (see common.training.fit).
     """
     model = make_model(task, config).to(device)
-    sampler = WindowSampler(task, config.rollout_steps)
+    sampler = window_sampler(task, config)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         batch = draw_batch(task, sampler, draws, config.batch_size, device)

@@ -19,10 +19,11 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP3_PRESETS, Exp3Config
 from common.experiment import Run, run_training
-from common.minigrid_task import DATA_FIELDS, Task, WindowSampler, check_environments, make_task
+from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
 from common.regularizers import hf_invariance, spectral_penalty_stochastic
+from common.runtime import generators
 from common.training import fit
-from exp3_planning_efficiency.dataset import Batch, draw_batch
+from exp3_planning_efficiency.dataset import Batch, draw_batch, window_sampler
 from exp3_planning_efficiency.models import WorldModel, make_model, reconstruction_and_dynamics
 
 CLIP_NORM = 10.0
@@ -75,7 +76,8 @@ def jumpy_term(model: WorldModel, latents: Tensor, batch: Batch) -> Tensor:
 
 
 @uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
-      "rollout_steps", "hf_noise_sigma")  # fmt: skip
+      "rollout_steps", "coarse_stride", "stride_sweep",
+      "hf_noise_sigma")  # fmt: skip
 def train_helm(
     task: Task,
     *,
@@ -100,9 +102,10 @@ def train_helm(
     """
     model = make_model(task, config, arm.strides).to(device)
     steps = config.rollout_steps
-    sampler = WindowSampler(task, max(steps, *arm.strides, 0))
+    sampler = window_sampler(task, config)
 
-    def normal(like: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    def normal(like: Tensor, name: str, iteration: int) -> Tensor:  # not from the batches' generators
+        draws = generators(config.seeds, f"{task.name}/{name}/{iteration}")
         return torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws]).to(device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
@@ -114,11 +117,11 @@ def train_helm(
             terms["jumpy"] = jumpy_term(model, latents, batch)
             total = total + terms["jumpy"]
         if arm.lambda_spectral:
-            probes = normal(start, draws)[None]
+            probes = normal(start, "probes", iteration)[None]
             terms["spectral"] = spectral_term(model, start, actions[:, :, 0], probes)
             total = total + arm.lambda_spectral * terms["spectral"]
         if arm.lambda_hf:
-            noise = config.hf_noise_sigma * normal(actions, draws)
+            noise = config.hf_noise_sigma * normal(actions, "delta", iteration)
             terms["hf"] = hf_term(model, start, actions, noise)
             total = total + arm.lambda_hf * terms["hf"]
         return {"loss": total, **terms}

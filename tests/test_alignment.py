@@ -48,3 +48,17 @@ def test_a_model_that_knows_is_right_and_one_that_stays_is_not():
     wrong = prediction_accuracy(latents, stays, states, actions, world.num_actions, (1, 6))
     same = (states[:, 0] == states[:, 1]).double().mean()
     assert wrong[1] == same < 0.5
+
+
+def test_states_that_look_alike_count_as_one_and_a_collapsed_encoder_gains_nothing():
+    world = tabulate("Empty-5x5", observation="partial")
+    alike = torch.unique(world.observations, dim=0, return_inverse=True)[1]
+    states, actions = random_rollouts(world, 200, 3, torch.Generator().manual_seed(0))
+    by_view = torch.eye(int(alike.max()) + 1)[alike][None]
+    arguments = (states, actions, world.num_actions, (3,))
+    perfect = prediction_accuracy(by_view, lambda *_: by_view[:, states[:, 1:]], *arguments, alike)
+    assert perfect[3] == 1.0
+    assert prediction_accuracy(by_view, lambda *_: by_view[:, states[:, 1:]], *arguments)[3] < 0.9
+    collapsed = torch.zeros_like(by_view)
+    found = prediction_accuracy(collapsed, lambda *_: collapsed[:, states[:, 1:]], *arguments, alike)
+    assert found[3] < 0.3

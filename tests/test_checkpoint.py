@@ -1,11 +1,19 @@
 """Checkpoints: atomic, fingerprinted, weights only; a training resumed to the bit."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
-from common.checkpoint import Checkpoint, ConfigView, fingerprint, imported_project_files, write_atomically
+from common.checkpoint import (
+    ROOT,
+    Checkpoint,
+    ConfigView,
+    fingerprint,
+    imported_project_files,
+    write_atomically,
+)
 from common.config import EXP1_PRESETS, Exp1Config
 from common.networks import EnsembleMLP
 from common.training import clip_gradients_per_member, fit
@@ -176,3 +184,10 @@ def test_every_field_belongs_to_a_phase_or_to_the_run():
     }
     fields = {spec.name for spec in dataclasses.fields(Exp1Config)}
     assert fields == used | in_arms | of_the_run
+
+
+def test_a_package_belongs_to_the_fingerprint_with_all_that_it_imports():
+    """`from common.planners import make_planner` reaches every planner: their defaults decide results."""
+    files = imported_project_files(str(ROOT / "exp3_planning_efficiency" / "evaluate_planners.py"))
+    planners = {path.name for path in (ROOT / "common" / "planners").glob("*.py")} - {"adapter.py"}
+    assert planners <= {Path(name).name for name in files if name.startswith("common/planners/")}

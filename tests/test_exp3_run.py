@@ -8,9 +8,14 @@ import sys
 import time
 
 import pytest
+import torch
 
 from common.checkpoint import ROOT
+from common.config import Exp3Config
+from common.minigrid_task import make_task
 from common.results import load_results
+from exp3_planning_efficiency.train_flat import FlatArm, train_flat
+from exp3_planning_efficiency.train_helm import HelmArm, train_helm
 
 SCRIPT = "exp3_planning_efficiency/run_experiment.py"
 ENVIRONMENTS = ("Empty-5x5", "KeyCorridorS3R1")
@@ -155,6 +160,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
         (["--environments", "Emty-8x8"], "Empty-8x8"),
         (["--environments", "Dynamic-Obstacles-5x5"], "stochastic"),
         (["--environments", "Empty-5x5", "Empty-5x5"], "each once"),
+        (["--environments", "Empty-5x5", "MiniGrid-Empty-5x5-v0"], "each environment once"),
         (["--study-horizon", "33"], "--study-horizon"),
         (["--coarse-stride", "1"], "--coarse-stride"),
         (["--observation", "smell"], "smell"),
@@ -168,6 +174,25 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, w
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and words in done.stderr
     assert not folder.exists()
+
+
+def test_walks_that_reach_no_goal_end_with_one_line(tmp_path):
+    done = run(tmp_path, "--environments", "Empty-16x16", "--num-walks", "2", code=2)
+    assert "Traceback" not in done.stderr and "--num-walks" in done.stderr.splitlines()[-1]
+
+
+def test_arms_train_on_the_same_windows():
+    """A penalty of no weight leaves flat's training as it is: its noise does not shift the batches."""
+    config = Exp3Config(
+        environments=("Empty-5x5",), hidden_dim=8, d_latent=4, iterations=6, num_walks=20, batch_size=16,
+        coarse_stride=8,
+    )  # fmt: skip
+    task, device = make_task("Empty-5x5", config), torch.device("cpu")
+    flat, _ = train_flat(task, arm=FlatArm(), config=config, device=device)
+    arm = HelmArm(lambda_spectral=1e-30, lambda_hf=1e-30)
+    other, _ = train_helm(task, arm=arm, config=config, device=device)
+    for name, value in flat.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value)
 
 
 @pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])

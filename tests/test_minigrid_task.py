@@ -62,6 +62,11 @@ def test_drop_is_left_out_where_the_configuration_says_so():
         check_environments(replace(CONFIG, environments=("KeyCorridorS3R1",), drop_action=False))
 
 
+def test_leaving_drop_out_comes_before_exploring():
+    """With drop DoorKey-16x16 has too many states; without, it is small."""
+    check_environments(replace(CONFIG, environments=("DoorKey-16x16",), drop_action=False))
+
+
 def test_walks_that_reach_no_goal_are_refused_with_what_to_change():
     with pytest.raises(ValueError, match="--num-walks"):
         make_task("FourRooms", replace(CONFIG, num_walks=2))

@@ -13,6 +13,7 @@ from common.planner_evaluation import (
     evaluate_planner,
     paired_interval,
     random_policy_success,
+    success_interval,
     wilson_interval,
 )
 from common.planners import make_planner
@@ -154,20 +155,49 @@ def test_rollouts_in_pieces_are_the_same(task, model, monkeypatch):
     torch.testing.assert_close(make(states, 6, 10**6, "final").rollout(plans), whole)
 
 
-def test_a_planner_has_no_way_to_the_environment(task, model):
-    """Nothing reachable from a problem is the task, its table or its true distances."""
-    problem = LatentProblems(model, task, 4, CPU)(torch.tensor([[0, 3]]), 5, 100, "softmin")
-    held, seen = [problem], set()
+def reachable(problem):
+    """Everything that a planner could get at from a problem."""
+    held, seen, found = [problem], set(), []
     while held:
         item = held.pop()
-        if id(item) in seen or isinstance(item, (str, int, float, type(torch))):
+        if id(item) in seen or isinstance(item, (str, int, float, type, type(torch))):
             continue
         seen.add(id(item))
-        assert item is not task and item is not task.world, "the environment"
-        assert not (torch.is_tensor(item) and item is task.distance), "the true distances"
+        found.append(item)
         if callable(item) and getattr(item, "__closure__", None):
             held += [cell.cell_contents for cell in item.__closure__]
         if hasattr(item, "__self__"):
             held.append(item.__self__)
-        held += list(vars(item).values()) if hasattr(item, "__dict__") and not isinstance(item, type) else []
-        held += list(item) if isinstance(item, (list, tuple)) else []
+        if hasattr(item, "__dict__"):
+            held += list(vars(item).values())
+        if isinstance(item, dict):
+            held += list(item.values())
+        if isinstance(item, (list, tuple, set)):
+            held += list(item)
+    return found
+
+
+def leaks(problem, task):
+    """The task, its world, a table of transitions, or true distances, under whatever name."""
+    forbidden = [task.world.next_state, task.distance, task.distance[task.starts]]
+    return [
+        item
+        for item in reachable(problem)
+        if item is task or item is task.world
+        or (torch.is_tensor(item) and any(item.shape == known.shape and torch.equal(item.to(known), known)
+                                          for known in forbidden))
+    ]  # fmt: skip
+
+
+def test_a_planner_has_no_way_to_the_environment(task, model):
+    make = LatentProblems(model, task, 4, CPU)
+    states = torch.tensor([[0, 3]])
+    assert not leaks(make(states, 5, 100, "softmin"), task)
+    for planted in ({"task": task}, task.world.next_state.clone(), task.distance.clone().double()):
+        make.hidden = planted
+        assert leaks(make(states, 5, 100, "softmin"), task), "a leak must be seen"
+
+
+def test_success_intervals_count_starts_not_seeds():
+    success = torch.tensor([[1.0, 0.0, 1.0, 1.0]]).expand(3, -1)
+    assert success_interval(success) == wilson_interval(3, 4)

@@ -106,7 +106,7 @@ def receding_horizon(
         plan = planner(problem, generator)
         episodes.evaluations[running, episodes.time] += plan.evaluations
         left = episode_length - episodes.time
-        _execute(episodes, step, running, plan.actions[:, : min(execute, left)])
+        _execute(episodes, step, running, plan.actions[:, : min(execute, left)].to(starts.device))
     return episodes.finish()
 
 
