@@ -1,4 +1,4 @@
-"""Planning cost and success beside stable-worldmodel's solvers, and beside the bare matrix products.
+"""Planners beside stable-worldmodel's solvers: time and success; and beside the bare matrix products.
 
     python benchmarks/bench_planners.py
 
@@ -31,13 +31,16 @@ from benchmarks.timing import median_seconds
 from common.config import Exp3Config
 from common.latent_planning import LatentProblems
 from common.minigrid_task import Task, make_task
+from common.planners import make_planner
 from common.planners.adapter import CostModel
-from common.planners.candidates import one_hot
-from common.planners.problem import PlanningProblem
+from common.planners.cem import CEM
+from common.planners.control import execute_open_loop
+from common.planners.problem import Planner
+from common.planners.verified_gradient import VerifiedGradient
 from common.world_model import LatentModel
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 
-HORIZON, REPEATS = 50, 5
+HORIZON, ROUNDS, REPEATS = 50, 3, 5
 CPU = torch.device("cpu")
 SIZES = ((1, 1), (1, 16), (16, 1), (16, 16), (16, 64), (128, 32))  # (B, N)
 UNLIMITED = 10**12
@@ -90,82 +93,103 @@ def peer_solvers() -> Any | None:
 
 
 def peer_plan(
-    solver_class: Any, cost_model: Any, problems: int, num_actions: int, **settings: Any
-) -> Callable:
-    """A call of the peer's solver, all problems in one batch."""
+    solver_class: Any, cost_model: Any, problems: int, num_actions: int, horizon: int, **settings: Any
+) -> Callable[[], Tensor]:
+    """A call of the peer's solver, all problems in one batch: its actions [B, T]."""
     solver = solver_class(cost_model, batch_size=problems, **settings)
-    config = SimpleNamespace(horizon=HORIZON, action_block=1)
+    config = SimpleNamespace(horizon=horizon, action_block=1)
     solver.configure(action_space=Discrete(num_actions), n_envs=problems, config=config)
     info = {"problem": torch.arange(problems)}
 
-    def plan() -> None:
+    def plan() -> Tensor:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
-            solver.solve(info)
+            return solver.solve(info)["actions"].reshape(problems, horizon).long()
 
     return plan
 
 
 def compare(task: Task, model: LatentModel, problems: int, candidates: int, solver: Any | None) -> None:
-    """One row for sampling (a round of CEM) and one for gradients, microseconds an evaluation."""
+    """One row for CEM and one for gradients: whole planners, ROUNDS rounds of N candidates each."""
     make_problem = LatentProblems(model, task, 4, CPU)
     starts = task.starts[torch.arange(problems) % len(task.starts)]
     states = torch.stack([torch.zeros_like(starts), starts], 1)
-    count = task.world.num_actions
+    count, generator = task.world.num_actions, torch.Generator().manual_seed(0)
 
-    def fresh() -> PlanningProblem:
-        return make_problem(states, HORIZON, UNLIMITED, "softmin")
+    def ours(planner: Planner, rollouts: int) -> Callable[[], object]:
+        return lambda: planner(make_problem(states, HORIZON, rollouts * HORIZON, "softmin"), generator)
 
-    plans = torch.randint(count, (problems, candidates, HORIZON))
-    problem, relaxed = fresh(), one_hot(plans, count).requires_grad_()
-
-    def forward() -> None:
-        with torch.no_grad():
-            problem.rollout(one_hot(plans, count))
-
-    def backward() -> None:
-        torch.autograd.grad(problem.rollout(relaxed).sum(), relaxed)
-
-    sampling: dict[str, Callable] = {"floor": floor(model, problems * candidates), "ours": forward}
-    gradient: dict[str, Callable] = {"floor": sampling["floor"], "ours": backward}
-    if solver is not None:
-        topk = max(1, candidates // 8)
-        for name, cost in (
-            ("steps", StepByStep(model, make_problem, starts)),
-            ("rollout", CostModel(problem)),
-        ):
-            sampling[name] = peer_plan(
-                solver.CategoricalCEMSolver,
-                cost,
-                problems,
-                count,
-                num_samples=candidates,
-                n_steps=1,
-                topk=topk,
-            )
-            gradient[name] = peer_plan(
-                solver.PGDSolver, cost, problems, count, num_samples=candidates, n_steps=1
-            )
-    for kind, functions, evaluations in (("sampling", sampling, 1), ("gradient", gradient, 3)):
+    elites = max(1, candidates // 8)
+    cem = CEM(population=candidates, elites=elites)
+    gradient = VerifiedGradient(gradient_samples=candidates, hard_samples=0)
+    products = floor(model, problems * candidates)
+    kinds = {  # our planner, its rollouts a candidate and round, the peer's
+        "CEM": (ours(cem, ROUNDS * candidates), 1, "CategoricalCEMSolver", {"topk": elites}),
+        "gradient": (ours(gradient, 3 * ROUNDS * candidates + 1), 3, "PGDSolver", {}),
+    }
+    for kind, (plan, cost, peer, settings) in kinds.items():
+        functions: dict[str, Callable[[], object]] = {"floor": products, "ours": plan}
+        if solver is not None:
+            unlimited = make_problem(states, HORIZON, UNLIMITED, "softmin")
+            models = {"steps": StepByStep(model, make_problem, starts), "rollout": CostModel(unlimited)}
+            settings |= {"num_samples": candidates, "n_steps": ROUNDS}
+            for name, cost_model in models.items():
+                functions[name] = peer_plan(
+                    getattr(solver, peer), cost_model, problems, count, HORIZON, **settings
+                )
         seconds = median_seconds(functions, REPEATS)
-        each = 1e6 * seconds["ours"] / (problems * candidates * HORIZON * evaluations)
-        ratios = [
-            f"{seconds[name] / seconds['ours']:>8.2f}" for name in ("steps", "rollout") if name in seconds
+        evaluations = problems * candidates * HORIZON * ROUNDS * cost
+        peers = [seconds[name] / seconds["ours"] for name in ("steps", "rollout") if name in seconds]
+        columns = [
+            f"{1e6 * seconds['ours'] / evaluations:>10.2f}",
+            f"{1e3 * seconds['ours'] / problems:>9.1f}",
         ]
-        over_floor = seconds["ours"] / (evaluations * seconds["floor"])
-        print(f"{problems:>5} {candidates:>5}  {kind:<9}{each:>10.2f} {over_floor:>8.2f} {' '.join(ratios)}")
+        columns.append(f"{seconds['ours'] / (ROUNDS * cost * seconds['floor']):>8.2f}")
+        columns += [f"{ratio:>8.2f}" for ratio in peers]
+        print(f"{problems:>5} {candidates:>5}  {kind:<9}{' '.join(columns)}")
+
+
+def compare_success(task: Task, model: LatentModel, solver: Any | None) -> None:
+    """Success of one open-loop plan of T = 20 steps from every start, at about 320 T evaluations."""
+    make_problem = LatentProblems(model, task, 4, CPU)
+    starts, horizon = task.starts, 20
+    states = torch.stack([torch.zeros_like(starts), starts], 1)
+
+    def step(now: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        following = task.world.next_state[now, actions]
+        return following, task.world.terminal[following]
+
+    def report(name: str, actions: Tensor) -> None:
+        last = execute_open_loop(step, starts, actions).states[:, -1]
+        print(f"  {name:<44}{float(torch.isin(last, task.world.goal_states).double().mean()):.2f}")
+
+    print(f"success on Empty-8x8, open loop, T = {horizon}, {len(starts)} starts:")
+    for name in ("cem", "verified_gradient"):
+        problem = make_problem(states, horizon, 320 * horizon, "softmin")
+        report(f"ours: {name}", make_planner(name)(problem, torch.Generator().manual_seed(0)).actions)
+    if solver is None:
+        return
+    peers = {
+        "CategoricalCEMSolver": {"num_samples": 32, "n_steps": 10, "topk": 4, "smoothing": 0.05},
+        "PGDSolver": {"num_samples": 4, "n_steps": 26},  # three evaluations a step and sample
+    }
+    for name, settings in peers.items():
+        problem = make_problem(states, horizon, UNLIMITED, "softmin")
+        plan = peer_plan(getattr(solver, name), CostModel(problem), len(starts), 3, horizon, **settings)
+        report(f"stable-worldmodel: {name}", plan())
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    config = Exp3Config(iterations=300)
+    config = Exp3Config(iterations=1500)
     task = make_task("Empty-8x8", config)
     model, solver = train(task, config), peer_solvers()
     print(f"T {HORIZON}, d {config.d_latent}, hidden {config.hidden_dim}, one thread, median of {REPEATS};")
-    print("ours: microseconds a transition evaluation; x floor: over the bare products;")
-    print("peer / ours: its time for one iteration over ours, asking the model by steps and by our rollout")
-    print(f"{'B':>5} {'N':>5}  {'kind':<9}{'ours [us]':>10} {'x floor':>8}  {'steps':>7} {'rollout':>8}")
+    print("us: microseconds an evaluation; ms: milliseconds a plan; x floor: over the bare products;")
+    print("steps, rollout: the peer's time over ours, asking the model by steps and by our rollout")
+    print(f"{'B':>5} {'N':>5}  {'kind':<9}{'us':>10} {'ms':>9} {'x floor':>8} {'steps':>8} {'rollout':>8}")
     for problems, candidates in SIZES:
         compare(task, model, problems, candidates, solver)
+    compare_success(task, model, solver)
 
 
 if __name__ == "__main__":
