@@ -296,7 +296,7 @@ def draw_map(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Fig
 
 def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
     """Measured ripple gain over the closed-form one, of every SIREN arm and of the trained map."""
-    low = 2e-3
+    low = 1e-3
     axis.plot([low, 1.1], [low, 1.1], color=COLORS["target"], linewidth=1.0, zorder=1)
     if "map/trained/ripple_gain" in arrays:
         predicted, trained = arrays["map/predicted/ripple_gain"], arrays["map/trained/ripple_gain"]
