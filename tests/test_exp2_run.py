@@ -19,7 +19,8 @@ TINY = [
     "--plan-evaluations", "700", "--budget-sweep", "500", "--plan-grid", "4", "--smooth-steps", "20",
     "--smoothing-steps", "20", "--polish-steps", "10", "--num-landscapes", "2", "--functions", "ackley",
     "himmelblau", "--dimensions", "2", "5", "--function-starts", "3", "--cma-starts", "1", "--map-lambdas",
-    "1", "100", "--map-sigmas", "0.05", "--train-map", "--seeds", "0", "1", "--device", "cpu",
+    "1", "100", "--map-sigmas", "0.05", "--train-map", "--map-batch-size", "16", "--seeds", "0", "1",
+    "--device", "cpu",
 ]  # fmt: skip
 FIGURES = {
     "exp2_true_energy.png", "exp2_flat_energy.png", "exp2_helm_energy.png", "exp2_flat_basin.png",
