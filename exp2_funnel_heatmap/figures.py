@@ -310,7 +310,7 @@ def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
                       color=color, label=LABELS[arm])  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=(low, 1.3), ylim=(low, 1.3))
     axis.set(xlabel="gain of the closed-form filter", ylabel="measured ripple gain")
-    axis.set_title("Ripples left: measured against theory")
+    axis.set_title("Ripples left")
     axis.legend(fontsize=7, loc="upper left")
 
 
@@ -349,7 +349,7 @@ def draw_misaligned(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any])
     figure.legend(handles, labels, loc="outside lower center", ncols=len(planners))
     figure.suptitle(
         "A smoothed minimum is not the true minimum: descend on HELM, hop, polish on flat, keep the lowest "
-        "learned energy",
+        "credible energy",
         fontweight="bold",
     )
     return figure
