@@ -177,7 +177,7 @@ EXP2 = (
               "ripple gain within 5% of the filter's over the whole map (worst point, mean of seeds)",
               "map/ripple_gain_relative_error", "<=", 0.05),
     Criterion("exp2/theory/resolved", "beyond",
-              "the same where the filter leaves at least 5% of a ripple",
+              "the same where the filter leaves at least 1% of a ripple",
               "map/ripple_gain_relative_error_resolved", "<=", 0.05),
     Criterion("exp2/misaligned/reached", "beyond",
               "misaligned: mollified descent reaches the minimum from >= .98 of starts",
