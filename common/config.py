@@ -298,16 +298,13 @@ class Exp2Config(RunConfig):
     # descents on the smoothed energy, from the start and from random points
     smooth_starts: int = bounded(4, low=1)
     # gradient steps of one polish on the flat model
-    polish_steps: int = bounded(25, low=1)
+    polish_steps: int = bounded(16, low=1)
     # first rate of their Adam [length]
-    polish_rate: float = bounded(0.05, above=0.0)
+    polish_rate: float = bounded(0.15, above=0.0)
     # standard deviation of a hop [length]
     hop_sigma: float = bounded(0.6, above=0.0)
     # rounds of hops, each from the best point so far
     hop_rounds: int = bounded(4, low=1)
-    # a point that a hop found is believed where it lowers the learned energy by more than so many times the
-    # flat model's held-out error (RMSE): the lowest of many learned energies is the lowest of many errors
-    hop_margin: float = bounded(3.0, low=0.0)
     # post-hoc smoothing of the flat model: first noise level, annealed to a tenth [length]
     smoothing_sigma: float = bounded(1.0, above=0.0)
     # its gradient steps, each averaging as many samples as the budget allows
@@ -316,8 +313,6 @@ class Exp2Config(RunConfig):
     smoothing_starts: int = bounded(2, low=1)
     # share of the budget that it spends before it hops
     smoothing_share: float = bounded(0.4, above=0.0, high=0.9)
-    # its hop_margin; at 3 it does worse, for it hops from a ripple's bottom and not from a smoothed minimum
-    smoothing_margin: float = bounded(1.0, low=0.0)
     # distance within which a planner has reached a landscape's minimum [length]
     plan_tolerance: float = bounded(0.05, above=0.0)
     # distance for each coordinate (RMS) within which it has reached a test function's [length]
@@ -344,6 +339,9 @@ class Exp2Config(RunConfig):
     map_sigmas: tuple[float, ...] = bounded((0.05, 0.1, 0.2, 0.35), above=0.0, rising=True)
     # train a model at every point of the map; otherwise it holds the closed-form filter's prediction only
     train_map: bool = False
+    # samples in a batch of those trainings: the noise of a smaller one takes from the small gains (at 256
+    # samples 10 to 20% of those below 0.02)
+    map_batch_size: int = bounded(1024, low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -351,7 +349,7 @@ class Exp2Config(RunConfig):
             values = getattr(self, name)
             if len(set(values)) != len(values):
                 reject(name, values, "each value once")
-        if self.plan_evaluations < 3 * (self.smooth_steps + self.polish_steps) + 1:
+        if self.plan_evaluations < 3 * (self.smooth_steps + self.polish_steps) + 4:
             reject("plan_evaluations", self.plan_evaluations, "at least one descent and one polish")
 
 
@@ -367,7 +365,8 @@ EXP2_PRESETS = {
     "full": Exp2Config(
         preset="full",
         seeds=(0, 1, 2),
-        function_samples=65536,
+        num_samples=65536,
+        function_samples=262144,
         num_landscapes=10,
         functions=("ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"),
         dimensions=(2, 5, 10),

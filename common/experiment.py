@@ -1,12 +1,14 @@
 """A run of one experiment: its folders, its phases, what it saves and what it says at the end."""
 
+import contextlib
+import dataclasses
 import datetime
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,16 @@ class Run:
         self.phase_seconds += saved["seconds"]
         self.measured[name] = saved["arrays"]
         return saved["arrays"]
+
+    @contextlib.contextmanager
+    def having(self, **changes: Any) -> Iterator[None]:
+        """Phases begun within see the configuration with these fields changed, and bear its fingerprint."""
+        whole = self.config
+        self.config = dataclasses.replace(whole, **changes)
+        try:
+            yield
+        finally:
+            self.config = whole
 
     # --- results ----------------------------------------------------------------------------
 

@@ -119,7 +119,10 @@ def load_results(directory: Path) -> dict[str, Any]:
     def refuse(constant: str) -> None:
         raise ValueError(f"{path} holds {constant}, which is not strict JSON")
 
-    content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or "metrics" not in content:
         raise ValueError(f"{path} is not a results.json of schema {SCHEMA}")
     return content

@@ -5,6 +5,7 @@ Shapes: S members (L landscapes x seeds, landscape-major), B starts, G budgets, 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,8 +53,8 @@ BASELINES = ("smoothed_flat", "smoothed_flat_hop", "multi_start")
 
 PLAN_FIELDS = (
     "seeds", "domain_range", "budget_sweep", "plan_evaluations", "smooth_steps", "smooth_rate",
-    "smooth_starts", "polish_steps", "polish_rate", "hop_sigma", "hop_rounds", "hop_margin",
-    "smoothing_sigma", "smoothing_steps", "smoothing_starts", "smoothing_share", "smoothing_margin",
+    "smooth_starts", "polish_steps", "polish_rate", "hop_sigma", "hop_rounds",
+    "smoothing_sigma", "smoothing_steps", "smoothing_starts", "smoothing_share",
 )  # fmt: skip
 
 
@@ -70,13 +71,29 @@ class Fields(dict[str, Field]):
         return self[name]
 
 
-def held_out_error(task: Task, flat: EnergyModel, config: Exp2Config) -> Tensor:
-    """RMSE of the flat model on fresh samples, which a planner may know: [S]."""
+@dataclass(frozen=True)
+class HeldOut:
+    """What fresh samples say of the models, which a planner may know."""
+
+    error: Tensor  # RMSE of the flat model, [S]
+    share: Tensor  # of the flat energy's departure from the smooth one that is true, 0 to 1, [S]
+
+
+def held_out(
+    task: Task, models: Mapping[str, EnergyModel], config: Exp2Config, smoother: str = SMOOTHER
+) -> HeldOut:
+    """The flat model's error, and the least-squares slope of E - smooth on flat - smooth."""
+    flat, smooth = models["flat"], models[smoother]
     seeds = [*config.seeds] * len(task.energies)
     draws = generators(seeds, f"{task.name}/held out")
     points = uniform_points(HELD_OUT_POINTS, task.dimension, config.domain_range, draws).to(flat.mean)
     with torch.no_grad():
-        return (flat(points) - TrueField(task.energies)(points)).square().mean(1).sqrt()
+        true, rugged, expected = TrueField(task.energies)(points), flat(points), smooth(points)
+    error = (rugged - true).square().mean(1).sqrt()
+    learned, actual = rugged - expected, true - expected
+    learned, actual = (part - part.mean(1, keepdim=True) for part in (learned, actual))
+    share = (learned * actual).sum(1) / learned.square().sum(1).clamp(min=1e-12)
+    return HeldOut(error, share.clamp(0, 1))
 
 
 def run_planner(
@@ -85,7 +102,7 @@ def run_planner(
     starts: Tensor,
     budget: int,
     config: Exp2Config,
-    error: Tensor,
+    known: HeldOut,
     stream: str,
 ) -> Plan:
     """One planner on starts [S, B, d].
@@ -98,14 +115,13 @@ def run_planner(
         starts: [S, B, d].
         budget: evaluations a start.
         config: its setting.
-        error: of the flat model, [S].
+        known: of the models, from held-out samples.
         stream: names its random numbers.
     """
-    factor = {"true_energy": 0.0, "smoothed_flat_hop": config.smoothing_margin}.get(name, config.hop_margin)
-    shared = setting(config, factor * error, f"{stream}/{name}")
+    error = torch.zeros_like(known.error) if name == "true_energy" else known.error
+    shared = setting(config, error, known.share, f"{stream}/{name}")
     if name in ("mollified_descent", "mollified_descent_hf"):
-        smooth = fields["helm" if name == "mollified_descent_hf" else SMOOTHER]
-        return mollified_descent(smooth, fields["flat"], starts, budget, shared)
+        return mollified_descent(fields[smoother_of(name)], fields["flat"], starts, budget, shared)
     if name in ("flat", "helm"):
         return single_descent(fields["flat" if name == "flat" else SMOOTHER], starts, budget, shared)
     planner = {
@@ -116,6 +132,11 @@ def run_planner(
         "cma_es": cma_es,
     }[name]
     return planner(fields["true" if name == "true_energy" else "flat"], starts, budget, shared)
+
+
+def smoother_of(planner: str) -> str:
+    """The arm whose smooth energy a planner knows: L_HF's for mollified_descent_hf."""
+    return "helm" if planner == "mollified_descent_hf" else SMOOTHER
 
 
 def errors(task: Task, points: Tensor) -> Tensor:
@@ -149,11 +170,11 @@ def measure_landscape_planner(
     starts = cell_centres(config.plan_grid, config.domain_range).to(device, torch.float32)
     starts = starts.expand(members, -1, -1)
     counted = errors(task, starts) > config.plan_tolerance
-    error = held_out_error(task, fields.models["flat"], config)
+    known = held_out(task, fields.models, config, smoother_of(planner))
     measured: dict[str, Tensor] = {}
     rows, spent = [], []
     for budget in budgets(config):
-        plan = run_planner(planner, fields, starts, budget, config, error, f"{task.name}/planning")
+        plan = run_planner(planner, fields, starts, budget, config, known, f"{task.name}/planning")
         distance = errors(task, plan.points)
         rows.append(((distance <= config.plan_tolerance) & counted).sum(-1) / counted.sum(-1).clamp(min=1))
         spent.append(plan.evaluations)
@@ -177,16 +198,17 @@ def record_landscape_planning(
     """Metrics {prefix}/{planner}/{metric, endpoint_error, evaluations}, and the paired differences.
 
     Members of several landscapes are averaged, seed by seed. A difference is mollified descent's success
-    minus a baseline's on the same flat models and starts; with five landscapes or more its 95% interval
+    minus a baseline's on the same flat models and starts, at the configuration's budget and at each of the
+    curve ({metric}_at_{budget}); with five landscapes or more its 95% interval
     over them (Student's t, seeds averaged first) is recorded as difference_low and difference_high.
     """
     seeds = len(config.seeds)
     results.add_array(f"{prefix}/budgets", torch.tensor(budgets(config)))
-    here = {}
+    here, curves = {}, {}
     for planner, found in measured.items():
         here[planner] = found["success_here"].view(-1, seeds)  # [L, seeds]
-        by_budget = found["success"].unflatten(1, (-1, seeds)).mean(1)
-        results.add_array(f"{prefix}/{planner}/success_by_budget", by_budget)
+        curves[planner] = found["success"].unflatten(1, (-1, seeds)).mean(1)  # [G, seeds]
+        results.add_array(f"{prefix}/{planner}/success_by_budget", curves[planner])
         results.add_array(f"{prefix}/{planner}/success_by_landscape", here[planner])
         results.add(f"{prefix}/{planner}/{metric}", here[planner].mean(0))
         error = found["endpoint_error"].view(-1, seeds).mean(0)
@@ -197,6 +219,10 @@ def record_landscape_planning(
         name = f"{prefix}/mollified_descent_minus_{baseline}"
         difference = here["mollified_descent"] - here[baseline]
         results.add(f"{name}/{metric}", difference.mean(0))
+        for budget, by_seed in zip(
+            budgets(config), curves["mollified_descent"] - curves[baseline], strict=True
+        ):
+            results.add(f"{name}/{metric}_at_{budget}", by_seed)
         interval = summarise(difference.mean(1).tolist(), "1").get("ci95")
         for end, value in zip(("low", "high"), interval or (), strict=False):
             results.add(f"{name}/difference_{end}", [value] * seeds)
@@ -228,9 +254,9 @@ def measure_function_planner(
     if planner == "cma_es":  # one run at a time, so from fewer starts
         starts = starts[:, : config.cma_starts]
     progress = Progress(1, f"{task.name}/{planner}")
-    error = held_out_error(task, fields.models["flat"], config)
+    known = held_out(task, fields.models, config)
     plan = run_planner(
-        planner, fields, starts, config.plan_evaluations, config, error, f"{task.name}/planning"
+        planner, fields, starts, config.plan_evaluations, config, known, f"{task.name}/planning"
     )
     reached = errors(task, plan.points) <= config.function_tolerance * math.sqrt(task.dimension)
     success = reached.double().mean(-1).view(len(task.energies), len(config.seeds))
@@ -251,7 +277,7 @@ def measure_function_fit(
     """
     flat = fields.models["flat"]
     shape = (len(task.energies), len(config.seeds))
-    error = held_out_error(task, flat, config)
+    error = held_out(task, fields.models, config).error
     spread = task.data.std[:, 0].to(device)
     minima = [energy.minimisers[:1].expand(shape[1], -1) for energy in task.energies]
     minima = torch.cat(minima).to(flat.mean)[:, None]  # [S, 1, d]

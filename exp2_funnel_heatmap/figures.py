@@ -296,7 +296,7 @@ def draw_map(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Fig
 
 def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
     """Measured ripple gain over the closed-form one, of every SIREN arm and of the trained map."""
-    low = 2e-3
+    low = 1e-3
     axis.plot([low, 1.1], [low, 1.1], color=COLORS["target"], linewidth=1.0, zorder=1)
     if "map/trained/ripple_gain" in arrays:
         predicted, trained = arrays["map/predicted/ripple_gain"], arrays["map/trained/ripple_gain"]
@@ -310,7 +310,7 @@ def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
                       color=color, label=LABELS[arm])  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=(low, 1.3), ylim=(low, 1.3))
     axis.set(xlabel="gain of the closed-form filter", ylabel="measured ripple gain")
-    axis.set_title("Ripples left: measured against theory")
+    axis.set_title("Ripples left")
     axis.legend(fontsize=7, loc="upper left")
 
 
@@ -349,7 +349,7 @@ def draw_misaligned(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any])
     figure.legend(handles, labels, loc="outside lower center", ncols=len(planners))
     figure.suptitle(
         "A smoothed minimum is not the true minimum: descend on HELM, hop, polish on flat, keep the lowest "
-        "learned energy",
+        "credible energy",
         fontweight="bold",
     )
     return figure

@@ -1,15 +1,16 @@
 """Mollified descent, and the planners that it has to beat at an equal number of model evaluations.
 
-A planner sees learned energies only: it descends on them, and of what it found it keeps the point of
-lowest LEARNED energy. It may spend `budget` evaluations on each start, a gradient counting as three (a
-forward pass, and a backward one at twice its cost). All take the same steps: Adam, its rate falling to 0.
+A planner sees learned energies only, and how well they did on held-out samples: it descends on them, and
+of what it found it keeps the point of lowest LEARNED energy, a hop's shrunk towards what was expected
+there. It may spend `budget` evaluations on each start, a gradient counting as three (a forward pass, and
+a backward one at twice its cost). All take the same steps: Adam, its rate falling to 0.
 
-Shapes: S members (landscapes x seeds), B starts, N candidates of a start, d coordinates.
+Shapes: S members (landscapes x seeds), B starts, N candidates of a start, K bases of hops, d coordinates.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cma
 import numpy as np
@@ -22,9 +23,13 @@ from exp2_funnel_heatmap.dataset import uniform_points
 from exp2_funnel_heatmap.fields import Field
 
 GRADIENT_COST = 3  # evaluations
+# Adam's memory of slopes and of their squares. With the usual (0.9, 0.99), made for noisy gradients, 25
+# steps into a ripple end about 0.01 above its bottom, more than near ties differ by; not so the short one.
+LONG_MEMORY, SHORT_MEMORY = (0.9, 0.99), (0.5, 0.9)
 SMOOTHING_TRAVEL = 10.0  # of an annealed descent: its steps times half its first rate [length]
 LONGEST_RATE = 0.2  # of one of its steps, where a small budget leaves few [length]
 SMOOTHING_FALL = 0.1  # the last noise level over the first
+SMOOTHED_SAMPLES = 16  # of the flat model that stand in for the smooth one where none was trained
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class Setting:
     smoothing_starts: int  # its descents
     smoothing_share: float  # of the budget, that post-hoc smoothing with a hop spends before it hops
     half_width: float
-    margin: Tensor  # by how much a hop must lower the learned energy to be believed, [S]
+    error: Tensor  # RMSE of the flat model on held-out samples, [S]
+    share: Tensor  # of the flat energy's departure from the smooth one that is true there, 0 to 1, [S]
     draws: Sequence[torch.Generator]  # one a member
 
     @property
@@ -64,14 +70,14 @@ class Setting:
         return torch.stack([torch.randn(count, dimension, generator=draw) for draw in self.draws]).to(like)
 
 
-def setting(config: Exp2Config, margin: Tensor, stream: str) -> Setting:
-    """The configuration's setting; `margin` as in Setting, `stream` names the random numbers."""
-    seeds = [*config.seeds] * (len(margin) // len(config.seeds))
+def setting(config: Exp2Config, error: Tensor, share: Tensor, stream: str) -> Setting:
+    """The configuration's setting; `error` and `share` as in Setting, `stream` names the random numbers."""
+    seeds = [*config.seeds] * (len(error) // len(config.seeds))
     return Setting(
         config.smooth_steps, config.smooth_rate, config.smooth_starts, config.polish_steps,
         config.polish_rate, config.hop_sigma, config.hop_rounds, config.smoothing_sigma,
         config.smoothing_steps, config.smoothing_starts, config.smoothing_share, config.domain_range,
-        margin, generators(seeds, stream),
+        error, share, generators(seeds, stream),
     )  # fmt: skip
 
 
@@ -81,7 +87,12 @@ def setting(config: Exp2Config, margin: Tensor, stream: str) -> Setting:
 
 
 def adam_descent(
-    gradient: Callable[[Tensor, int], Tensor], points: Tensor, steps: int, rate: float, half_width: float
+    gradient: Callable[[Tensor, int], Tensor],
+    points: Tensor,
+    steps: int,
+    rate: float,
+    half_width: float,
+    memory: tuple[float, float] = SHORT_MEMORY,
 ) -> Tensor:
     """`steps` steps of Adam (Kingma & Ba, 2015) within the box, the rate falling to 0 as half a cosine.
 
@@ -91,22 +102,22 @@ def adam_descent(
         steps: how many.
         rate: the first, about the length of a step.
         half_width: of the box.
+        memory: decay of the averages of slopes and of their squares, from step to step.
     """
     first, second = torch.zeros_like(points), torch.zeros_like(points)
     for index in range(steps):
         slope = gradient(points, index)
-        first = 0.9 * first + 0.1 * slope
-        second = 0.99 * second + 0.01 * slope.square()
-        unbiased = first / (1 - 0.9 ** (index + 1))
-        spread = (second / (1 - 0.99 ** (index + 1))).sqrt() + 1e-8
+        first = memory[0] * first + (1 - memory[0]) * slope
+        second = memory[1] * second + (1 - memory[1]) * slope.square()
+        unbiased = first / (1 - memory[0] ** (index + 1))
+        spread = (second / (1 - memory[1] ** (index + 1))).sqrt() + 1e-8
         now = rate * 0.5 * (1 + math.cos(math.pi * index / steps))
         points = (points - now * unbiased / spread).clamp(-half_width, half_width)
     return points
 
 
-def _polish(flat: Field, candidates: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
-    """Descend on the flat model, keep each start's lowest: [S, B, N, d] -> [S, B, d], energies [S, B]."""
-    shape = candidates.shape
+def _polish(flat: Field, candidates: Tensor, setting: Setting) -> Tensor:
+    """Where descents on the flat model end: [S, B, N, d] -> [S, B, N, d]."""
     ends = adam_descent(
         lambda points, _: flat.gradient(points),
         candidates.flatten(1, 2),
@@ -114,44 +125,12 @@ def _polish(flat: Field, candidates: Tensor, setting: Setting) -> tuple[Tensor, 
         setting.polish_rate,
         setting.half_width,
     )
-    energies = flat(ends).view(shape[:3])
-    lowest, index = energies.min(-1)
-    return _pick(ends.view(shape), index), lowest
+    return ends.view(candidates.shape)
 
 
-def _hop(flat: Field, bases: Tensor, ranks: Tensor, budget: int, setting: Setting) -> Plan:
-    """Polish the bases and perturbations of them, in rounds; leave the best base only for a credible gain.
-
-    The first round perturbs every base in turn, the later ones the lowest point so far. The lowest of
-    many learned energies is the lowest of many errors, so it replaces the best base only where it lies
-    lower by more than `setting.margin`.
-
-    Args:
-        flat: the flat model.
-        bases: [S, B, K, d].
-        ranks: what bases are compared by, the lowest is best, [S, B, K].
-        budget: evaluations a start.
-        setting: hops, rounds, margin, random numbers.
-    """
-    members, batch, kept, dimension = bases.shape
-    count = max(kept, (budget - kept - 1) // setting.polish_cost)
-    points, energies = _polish(flat, bases, setting)
-    for index in range(setting.hop_rounds):
-        share = (count - kept) * (index + 1) // setting.hop_rounds
-        share -= (count - kept) * index // setting.hop_rounds
-        if share == 0:
-            continue
-        turns = torch.arange(share, device=bases.device) % kept
-        centres = bases[:, :, turns] if index == 0 else points[:, :, None]
-        noise = setting.normal(batch * share, dimension, bases).view(members, batch, share, dimension)
-        candidates = (centres + setting.hop_sigma * noise).clamp(-setting.half_width, setting.half_width)
-        found, lowest = _polish(flat, candidates, setting)
-        better = lowest < energies
-        points = torch.where(better[..., None], found, points)
-        energies = torch.where(better, lowest, energies)
-    anchor = _pick(bases, ranks.argmin(-1))
-    credible = energies < flat(anchor) - setting.margin.to(energies)[:, None]
-    return Plan(torch.where(credible[..., None], points, anchor), count * setting.polish_cost + kept + 1)
+def _values(energy: Callable[[Tensor], Tensor], candidates: Tensor) -> Tensor:
+    """Energies of candidates: [S, B, N, d] -> [S, B, N]."""
+    return energy(candidates.flatten(1, 2)).view(candidates.shape[:3])
 
 
 def _pick(candidates: Tensor, index: Tensor) -> Tensor:
@@ -189,8 +168,106 @@ def _anneal(flat: Field, starts: Tensor, budget: int, setting: Setting) -> tuple
         return smoothed_gradient(flat, points, sigma, samples, setting)
 
     rate = min(LONGEST_RATE, 2 * SMOOTHING_TRAVEL / steps)
-    points = adam_descent(gradient, starts, steps, rate, setting.half_width)
+    points = adam_descent(gradient, starts, steps, rate, setting.half_width, LONG_MEMORY)
     return points, GRADIENT_COST * steps * samples
+
+
+# ----------------------------------------------------------------------------------------------
+# Hops
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What hops have found, the unpolished bases first."""
+
+    points: Tensor  # [S, B, N, d]
+    energies: Tensor  # of the flat model, [S, B, N]
+    expected: Tensor  # the smooth energy, moved by the offset of the basin, [S, B, N]
+    offsets: Tensor  # [S, B, N]
+
+    def joined(self, more: "_Candidates") -> "_Candidates":
+        pairs = zip(vars(self).values(), vars(more).values(), strict=True)
+        return _Candidates(*(torch.cat(pair, 2) for pair in pairs))
+
+
+def trust(surprise: Tensor, error: Tensor) -> Tensor:
+    """How much of a candidate's surprise is believed, by empirical Bayes: [S, B, N], [S] -> [S, B, 1].
+
+    A candidate's flat energy is its true one plus an error of variance s^2; before it is asked for, the
+    true one is expected around the smooth energy with an unknown variance tau^2. The surprise, flat minus
+    expected, then varies by tau^2 + s^2 over the candidates, and 1 - s^2 / variance of it is the share that
+    the posterior mean keeps, at least 0 (Efron & Morris, 1973). The lowest of many learned energies is the
+    lowest of many errors; shrinking is what takes that back. Where ripples are far deeper than the model's
+    error this believes the flat model, where they are not the smooth one.
+    """
+    spread = surprise.var(-1, correction=0, keepdim=True)
+    return (1 - error.to(spread)[:, None, None].square() / spread.clamp(min=1e-12)).clamp(min=0)
+
+
+def _best(found: _Candidates, bases: int, error: Tensor) -> Tensor:
+    """Index of the lowest posterior mean: [S, B]. Only polished candidates tell of the surprise's spread."""
+    surprise = found.energies - found.expected
+    return (found.expected + trust(surprise[:, :, bases:], error) * surprise).argmin(-1)
+
+
+def _hop(
+    flat: Field,
+    smooth: Callable[[Tensor], Tensor],
+    smooth_cost: int,
+    bases: Tensor,
+    budget: int,
+    setting: Setting,
+) -> Plan:
+    """Polish the bases and perturbations of them, in rounds; keep the lowest posterior mean (see `trust`).
+
+    The first round perturbs every base in turn, the later ones the best so far. A base was found on the
+    smooth energy, so its flat energy is an unselected sample: held-out regression says which share of
+    its departure from the smooth one is true, and this offset moves what is expected all around the base.
+
+    Args:
+        flat: the flat model.
+        smooth: the energy expected before ripples are known.
+        smooth_cost: evaluations of a value of it.
+        bases: [S, B, K, d].
+        budget: evaluations a start.
+        setting: hops, rounds, errors, random numbers.
+    """
+    members, batch, kept, dimension = bases.shape
+    cost = setting.polish_cost + smooth_cost
+    count = max(kept, (budget - kept * (1 + smooth_cost)) // cost)
+    energies, expected = _values(flat, bases), _values(smooth, bases)
+    offsets = setting.share.to(bases)[:, None, None] * (energies - expected)
+    found = _Candidates(bases, energies, expected + offsets, offsets)
+    for index in range(setting.hop_rounds):
+        size = count * (index + 1) // setting.hop_rounds - count * index // setting.hop_rounds
+        first = found.points.shape[2] == kept
+        turns = torch.arange(size, device=bases.device) % kept
+        origin = turns.expand(members, batch, -1) if first else _best(found, kept, setting.error)[..., None]
+        origin = origin.expand(-1, -1, size)
+        noise = setting.normal(batch * size, dimension, bases).view(members, batch, size, dimension)
+        if first:
+            noise[:, :, :kept] = 0.0  # the bases themselves
+        centres = found.points.gather(2, origin[..., None].expand(-1, -1, -1, dimension))
+        hops = (centres + setting.hop_sigma * noise).clamp(-setting.half_width, setting.half_width)
+        ends, moved = _polish(flat, hops, setting), found.offsets.gather(2, origin)
+        more = _Candidates(ends, _values(flat, ends), _values(smooth, ends) + moved, moved)
+        found = found.joined(more)
+    points = _pick(found.points, _best(found, kept, setting.error))
+    return Plan(points, count * cost + kept * (1 + smooth_cost))
+
+
+@dataclass(frozen=True)
+class _Smoothed:
+    """The flat energy averaged over SMOOTHED_SAMPLES perturbations, the same ones at every point."""
+
+    flat: Field
+    noise: Tensor  # [S, samples, d], of the hops' width
+    half_width: float
+
+    def __call__(self, points: Tensor) -> Tensor:
+        around = (points[:, :, None] + self.noise[:, None]).clamp(-self.half_width, self.half_width)
+        return _values(self.flat, around).mean(2)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -199,10 +276,11 @@ def _anneal(flat: Field, starts: Tensor, budget: int, setting: Setting) -> tuple
 
 
 def mollified_descent(smooth: Field, flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
-    """Descend on the smoothed model, polish on the flat one, hop, keep the lowest flat energy.
+    """Descend on the smoothed model, polish on the flat one, hop, keep the lowest energy that is credible.
 
     The smoothed minimum lies in the right region but seldom in the right ripple; the hop looks at the
-    ripples around it. A trained smoothed model gives its gradient for the price of one.
+    ripples around it. A trained smoothed model gives its gradient for the price of one, and says what
+    energy to expect at a point that the flat one praises.
 
     Args:
         smooth: HELM's model.
@@ -218,34 +296,40 @@ def mollified_descent(smooth: Field, flat: Field, starts: Tensor, budget: int, s
         lambda points, _: smooth.gradient(points), bases.flatten(1, 2), setting.smooth_steps,
         setting.smooth_rate, setting.half_width,
     ).view(bases.shape)  # fmt: skip
-    ranks = smooth(bases.flatten(1, 2)).view(bases.shape[:3])
-    plan = _hop(flat, bases, ranks, budget - count * cost, setting)
+    plan = _hop(flat, smooth, 1, bases, budget - count * cost, setting)
     return Plan(plan.points, count * cost + plan.evaluations)
 
 
 def smoothed_flat(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
     """Post-hoc smoothing, annealed, the whole budget on it; then one polish. No HELM, no hop."""
-    points, used = _anneal(flat, starts, budget - setting.polish_cost, setting)
-    points, _ = _polish(flat, points[:, :, None], setting)
-    return Plan(points, used + setting.polish_cost)
+    cost = GRADIENT_COST * setting.polish_steps
+    points, used = _anneal(flat, starts, budget - cost, setting)
+    return Plan(_polish(flat, points[:, :, None], setting)[:, :, 0], used + cost)
 
 
 def smoothed_flat_hop(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
-    """Post-hoc smoothing, annealed, with a share of the budget; the rest on the same hops as HELM's."""
+    """Post-hoc smoothing, annealed, with a share of the budget; the rest on the same hops as HELM's.
+
+    What energy to expect is sampled too, from the flat model around each candidate; being that model's own
+    mean it needs no offset.
+    """
     count = setting.smoothing_starts
     bases = _with_fresh_starts(starts, count, setting)
     share = int(setting.smoothing_share * budget) // count
     points, used = _anneal(flat, bases.flatten(1, 2), share, setting)
-    ranks = flat(points).view(bases.shape[:3])
-    plan = _hop(flat, points.view(bases.shape), ranks, budget - count * used, setting)
+    noise = setting.hop_sigma * setting.normal(SMOOTHED_SAMPLES, starts.shape[-1], starts)
+    smooth = _Smoothed(flat, noise, setting.half_width)
+    unmoved = replace(setting, share=torch.zeros_like(setting.share))
+    left = budget - count * used
+    plan = _hop(flat, smooth, SMOOTHED_SAMPLES, points.view(bases.shape), left, unmoved)
     return Plan(plan.points, count * used + plan.evaluations)
 
 
 def multi_start(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
     """Best of N descents on the flat model: from the start, and from uniform random points."""
     count = budget // setting.polish_cost
-    points, _ = _polish(flat, _with_fresh_starts(starts, count, setting), setting)
-    return Plan(points, count * setting.polish_cost)
+    ends = _polish(flat, _with_fresh_starts(starts, count, setting), setting)
+    return Plan(_pick(ends, _values(flat, ends).argmin(-1)), count * setting.polish_cost)
 
 
 def single_descent(field: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:

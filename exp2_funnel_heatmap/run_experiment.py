@@ -71,7 +71,9 @@ def lambda_sigma_map(run: Run, task: Task) -> None:
     """Coverage, bias and shrink over lambda and sigma: predicted, and where the preset says so, trained."""
     predicted = run.measure(measure_predicted_map, "map/predicted", task)
     trained = {}
-    for arm, model in (train_map_arms(run, task) if run.config.train_map else {}).items():
+    with run.having(batch_size=run.config.map_batch_size):
+        models = train_map_arms(run, task) if run.config.train_map else {}
+    for arm, model in models.items():
         name = f"map/basins/{arm}"
         trained[arm] = run.measure(measure_basins, name, task, model, upstream=[f"map/{task.name}/{arm}"])
     record_map(run.results, predicted, trained, run.config)

@@ -13,9 +13,18 @@ from exp2_funnel_heatmap.energy_functions import (
     distance_to_minimum,
     misaligned_landscape,
 )
-from exp2_funnel_heatmap.evaluate_planning import FUNCTION_PLANNERS, Fields, errors, run_planner
+from exp2_funnel_heatmap.evaluate_planning import (
+    FUNCTION_PLANNERS,
+    Fields,
+    HeldOut,
+    errors,
+    held_out,
+    run_planner,
+)
 from exp2_funnel_heatmap.fields import TrueField, cell_centres
 from exp2_funnel_heatmap.mollified_descent import (
+    LONG_MEMORY,
+    SHORT_MEMORY,
     adam_descent,
     cma_es,
     mollified_descent,
@@ -25,6 +34,7 @@ from exp2_funnel_heatmap.mollified_descent import (
     smoothed_flat,
     smoothed_flat_hop,
     smoothed_gradient,
+    trust,
 )
 
 CONFIG = Exp2Config(seeds=(0,))
@@ -50,8 +60,8 @@ class Counted:
         return self
 
 
-def _setting(margin: float = 0.0, config: Exp2Config = CONFIG, stream: str = "test"):
-    return setting(config, torch.full((1,), margin), stream)
+def _setting(error: float = 0.0, config: Exp2Config = CONFIG, stream: str = "test"):
+    return setting(config, torch.full((1,), error), torch.ones(1), stream)
 
 
 def _success(points):
@@ -91,11 +101,71 @@ def test_on_the_closed_form_landscape_the_hop_finds_what_the_funnel_misses():
     assert _success(mollified_descent(smooth, flat, STARTS, 6000, _setting()).points) >= 0.98
 
 
-def test_a_hop_that_no_margin_believes_leaves_the_smoothed_minimum():
+def test_a_flat_model_whose_error_exceeds_the_ripples_is_not_believed():
     smooth, flat = TrueField([MISALIGNED.mollified(0.5)]), TrueField([MISALIGNED])
     config = dataclasses.replace(CONFIG, smooth_starts=1)
     plan = mollified_descent(smooth, flat, STARTS, 6000, _setting(1e6, config))
     assert (plan.points - MISALIGNED.mollified(0.5).minimisers).norm(dim=-1).max() < 0.1
+
+
+@pytest.mark.parametrize(("ripple", "error"), [(1.0, 0.1), (1.0, 1.0), (0.5, 1.0), (0.01, 1.0)])
+def test_trust_is_the_share_of_the_posterior_mean(ripple, error):
+    """Truth varies by tau around what is expected, the model errs by s: tau^2 / (tau^2 + s^2)."""
+    draw = torch.Generator().manual_seed(0)
+    true, noise = torch.randn(2, 1, 1, 200_000, generator=draw, dtype=torch.float64)
+    found = trust(ripple * true + error * noise, torch.full((1,), error)).item()
+    assert found == pytest.approx(ripple**2 / (ripple**2 + error**2), abs=0.02)
+
+
+def test_the_error_of_a_near_tie_is_shrunk_away():
+    """Equal ripples under a funnel, and a flat model that likes the wrong one: only shrinking finds it."""
+    ripples = dataclasses.replace(aligned_landscape(), amplitudes=torch.tensor([0.6, 0.6, 0.0, 0.0]).double())
+    truth = dataclasses.replace(ripples, half_width=3.0)
+    wrong = truth.centre + torch.tensor([2 * torch.pi / 7, 0.0])
+
+    def basin(points):
+        return 0.02 * truth.basin(points)
+
+    def flat(points):
+        dent = 0.03 * torch.exp(-20 * (points - wrong).square().sum(-1))
+        return basin(points) + truth.ripples(points).sum(-1) - dent
+
+    fields = TrueField([basin]), TrueField([flat])
+    believing, shrinking = (
+        mollified_descent(*fields, STARTS, 6000, _setting(error)).points for error in (0.0, 0.03)
+    )
+    assert ((believing - wrong).norm(dim=-1) < 0.05).double().mean() > 0.9
+    assert (distance_to_minimum(shrinking, truth.centre[None]) < 0.05).double().mean() > 0.9
+
+
+def test_a_polish_reaches_the_bottom_of_its_ripple():
+    """With Adam's usual memory it stops above it, by more than near ties differ."""
+    field = TrueField([MISALIGNED])
+
+    def bottom(steps, rate, memory):
+        ends = adam_descent(lambda points, _: field.gradient(points), STARTS, steps, rate, 3.0, memory)
+        settled = adam_descent(lambda points, _: field.gradient(points), ends, 400, 0.005, 3.0)
+        return (field(ends) - field(settled)).median().item()
+
+    assert bottom(CONFIG.polish_steps, CONFIG.polish_rate, SHORT_MEMORY) < 1e-3
+    assert bottom(25, 0.05, LONG_MEMORY) > 5e-3
+
+
+def test_held_out_samples_tell_the_error_and_what_of_the_ripples_is_true():
+    """A flat model with twice the ripples and a constant off: half of its departure from the basin holds."""
+    config = dataclasses.replace(CONFIG, seeds=(0, 1))
+
+    def model(gain, offset):
+        field = torch.nn.Module()
+        field.mean = torch.zeros(2, 1)
+        field.forward = lambda at: MISALIGNED.basin(at) + gain * MISALIGNED.ripples(at).sum(-1) + offset
+        return field
+
+    models = {"flat": model(2.0, 0.3), "helm_second_difference": model(0.0, 0.1)}
+    known = held_out(Task("misaligned", [MISALIGNED], None, 0), models, config)
+    torch.testing.assert_close(known.share, torch.full((2,), 0.5), rtol=1e-3, atol=0)
+    expected = (MISALIGNED.amplitudes.square().sum() / 2 + 0.09).sqrt().float()
+    torch.testing.assert_close(known.error, expected.expand(2), rtol=0.03, atol=0)
 
 
 def test_a_planner_keeps_the_lowest_learned_energy_though_the_true_one_disagrees():
@@ -148,9 +218,9 @@ def test_every_function_planner_runs_on_a_field_of_several_functions():
     fields = Fields(task, {}, 3.0)
     fields["flat"] = fields["helm_second_difference"] = Counted(lambda points: points.square().sum(-1))
     config = dataclasses.replace(CONFIG, seeds=(0, 1))
-    starts = torch.zeros(4, 2, 2)
+    starts, known = torch.zeros(4, 2, 2), HeldOut(torch.zeros(4), torch.ones(4))
     for planner in FUNCTION_PLANNERS:
-        plan = run_planner(planner, fields, starts, 400, config, torch.zeros(4), "test")
+        plan = run_planner(planner, fields, starts, 700, config, known, "test")
         assert plan.points.shape == starts.shape
     minima = torch.stack([energy.minimisers for energy in energies]).repeat_interleave(2, 0)
     torch.testing.assert_close(errors(task, minima), torch.zeros(4, 1, dtype=torch.float64))

@@ -4,11 +4,13 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 
 from common.checkpoint import ROOT
-from common.results import load_results
+from common.results import load_arrays, load_results
 
 SCRIPT = "exp2_funnel_heatmap/run_experiment.py"
 TINY = [
@@ -17,7 +19,8 @@ TINY = [
     "--plan-evaluations", "700", "--budget-sweep", "500", "--plan-grid", "4", "--smooth-steps", "20",
     "--smoothing-steps", "20", "--polish-steps", "10", "--num-landscapes", "2", "--functions", "ackley",
     "himmelblau", "--dimensions", "2", "5", "--function-starts", "3", "--cma-starts", "1", "--map-lambdas",
-    "1", "100", "--map-sigmas", "0.05", "--train-map", "--seeds", "0", "1", "--device", "cpu",
+    "1", "100", "--map-sigmas", "0.05", "--train-map", "--map-batch-size", "16", "--seeds", "0", "1",
+    "--device", "cpu",
 ]  # fmt: skip
 FIGURES = {
     "exp2_true_energy.png", "exp2_flat_energy.png", "exp2_helm_energy.png", "exp2_flat_basin.png",
@@ -117,6 +120,38 @@ def test_replot_draws_the_same_figures_from_saved_results(finished):
     assert {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()} == before
 
 
+def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
+    """Killed at several moments of training and measuring, then run to the end."""
+    command = [sys.executable, str(ROOT / SCRIPT), *TINY, "--output-dir", str(tmp_path)]
+    total = len(list((finished[0] / "checkpoints").glob("*.pt")))
+    kills = 0
+    for wanted in (1, total // 2, total - 2):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(tmp_path.glob("checkpoints/*.pt"))) < wanted:
+            time.sleep(0.02)
+        if process.poll() is None:
+            process.kill()  # SIGKILL
+            kills += 1
+        process.wait()
+    assert kills >= 2, "the run ended before it could be killed"
+    assert not (tmp_path / "results" / "results.json").exists()
+    run(tmp_path)
+    assert load_results(tmp_path / "results")["metrics"] == load_results(finished[0] / "results")["metrics"]
+    expected, found = (load_arrays(folder / "results") for folder in (finished[0], tmp_path))
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
+
+
+def test_unreadable_results_are_refused_by_replot_and_replaced_by_a_run(finished, tmp_path):
+    for part in ("checkpoints", "results"):
+        shutil.copytree(finished[0] / part, tmp_path / part)
+    (tmp_path / "results" / "results.json").write_text("{")
+    refused = run(tmp_path, "--replot", code=2)
+    assert refused.stderr.count("\n") == 1 and "results.json" in refused.stderr
+    run(tmp_path)
+    assert load_results(tmp_path / "results")["metrics"] == load_results(finished[0] / "results")["metrics"]
+
+
 def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
     """One function for another: its models and plans anew, the landscapes as they were."""
     shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
@@ -136,6 +171,8 @@ def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
         (["--functions", "ackley", "ackley"], "each value once"),
         (["--plan-evaluations", "301", "--smooth-steps", "100"], "--plan-evaluations"),
         (["--dimensions", "3"], "3"),
+        (["--map-sigmas", "0.1", "0.05"], "--map-sigmas"),
+        (["--hop-margin", "3"], "--hop-margin"),
         (["--replot"], "--replot"),
     ],
 )
