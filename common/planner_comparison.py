@@ -79,7 +79,7 @@ def _kept(task: Task) -> Tensor:
 
 
 def record_planner(results: Results, prefix: str, measured: Mapping[str, Tensor]) -> None:
-    """`{prefix}/success` and its like, with 95% intervals; milliseconds are timings, which no rerun reproduces."""
+    """`{prefix}/success` and its like, with 95% intervals; milliseconds are timings."""
     for name, unit in UNITS.items():
         values = measured[name]
         interval = wilson_interval(float(values.sum()), values.numel()) if name == "success" else None

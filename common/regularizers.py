@@ -96,7 +96,7 @@ def lagrangian(objective: Tensor, violation: Tensor, log_weight: Tensor, toleran
 
 
 def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
-    """|expectile - 1[error < 0]| error^2, minimal where the mean of the errors is, if expectile is 1/2: [...].
+    """|expectile - 1[error < 0]| error^2, minimal at their mean for an expectile of 1/2: [...].
 
     With error = observed - predicted and an expectile below 1/2 the prediction tends to the smallest values
     that were observed (Newey & Powell, 1987), here the shortest of the ways that a walk took.

@@ -41,7 +41,7 @@ class BatchSampler:
     def draw(self, draws: Sequence[torch.Generator], count: int) -> Batch:
         """`count` B windows, pairs and targets a seed."""
         states, actions = self.windows.draw(draws, count)
-        pairs, gap = self._draw_pairs(draws, count)
+        pairs, gap = self.draw_pairs(draws, count)
         targets = [
             visited[torch.randint(len(visited), (count,), generator=draw)]
             for visited, draw in zip(self.visited, draws, strict=True)
@@ -63,8 +63,8 @@ class BatchSampler:
             own=own.to(self.device),
         )
 
-    def _draw_pairs(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
-        """States [S, B, 2] and their gaps [S, B]."""
+    def draw_pairs(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
+        """`count` B pairs a seed: states [S, B, 2] as indices, and their gaps [S, B]."""
         pairs, gaps = [], []
         for walk, begins, lengths, draw in zip(
             self.task.walks, self.begins, self.lengths, draws, strict=True

@@ -72,7 +72,7 @@ def all_pairs(model: AlignedModel, latents: Tensor) -> Tensor:
 
 
 def one_step_descent(model: AlignedModel, latents: Tensor, goals: Tensor, num_actions: int) -> Tensor:
-    """The action after which the model sees the least energy: latents [S, N, d], goals [S, G, d] -> [S, N]."""
+    """The action after which the model sees the least energy: [S, N, d], goals [S, G, d] -> [S, N]."""
     one_hot = torch.eye(num_actions, device=latents.device)
     after = [
         model.energy(model.transition(latents, action.expand(*latents.shape[:2], -1)), goals)

@@ -95,7 +95,7 @@ class AlignedModel(LatentModel):
         return torch.linalg.vector_norm(points - others, dim=-1)
 
     def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
-        """The distance to the nearest goal, for the latents' own 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...]."""
+        """Distance to the nearest goal; the latents' own as 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...]."""
         if self.distance_name == "latent":
             return super().energy(latents, goals)
         points = self.embed(latents.flatten(1, -2))[:, :, None]  # [S, M, 1, h]
@@ -144,7 +144,7 @@ def contrast_loss(
 
 
 def qrl_loss(model: AlignedModel, encoded: Tensor, batch: Batch, config: Exp4Config) -> dict[str, Tensor]:
-    """`metric`: the Lagrangian of quasimetric RL; `violation` of d(s, s') <= 1 and `weight` for the record."""
+    """`metric`, the Lagrangian of quasimetric RL; `violation` of d(s, s') <= 1 and `weight` as records."""
     points = model.embed(encoded)
     now, after = take(points, batch.states[:, :, :-1]), take(points, batch.states[:, :, 1:])
     violation = qrl_violation(model.distance(now, after)).mean((1, 2))
