@@ -529,6 +529,8 @@ class Exp4Config(MiniGridConfig):
     # --- measurements -----------------------------------------------------------------------
     # the two pillars are measured in the first so many environments
     pillar_environments: int = bounded(1, low=0)
+    # objectives that stand for metric alignment there, each in a 2x2 of its own
+    pillar_objectives: tuple[Literal["qrl_symmetric", "infonce"], ...] = ("qrl_symmetric", "infonce")
     # at these horizons, each one of planning_horizons [steps]
     pillar_horizons: tuple[int, ...] = bounded((50,), low=1, rising=True)
 
@@ -537,10 +539,17 @@ class Exp4Config(MiniGridConfig):
         if not set(self.pillar_horizons) <= set(self.planning_horizons):
             allowed = " ".join(map(str, self.planning_horizons))
             reject("pillar_horizons", self.pillar_horizons, f"among --planning-horizons, {allowed}")
+        if len(set(self.pillar_objectives)) != len(self.pillar_objectives):
+            reject("pillar_objectives", self.pillar_objectives, "each value once")
 
 
 EXP4_PRESETS = {
-    "quick": Exp4Config(planning_horizons=(20, 50)),
+    "quick": Exp4Config(
+        iterations=1500,
+        planning_horizons=(50,),
+        evaluations_per_step=160,
+        pillar_objectives=("qrl_symmetric",),
+    ),
     "full": Exp4Config(
         preset="full",
         seeds=(0, 1, 2),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.minigrid_task import Task, WindowSampler
+from common.minigrid_task import Task
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,23 @@ class Batch:
 
 
 class BatchSampler:
-    """Draws windows of K steps, and pairs of states a geometric number of steps apart."""
+    """Draws windows of K steps, and pairs of states a geometric number of steps apart.
+
+    Windows also begin after an episode's end, where a walk stays in its last state: a model that has not
+    seen what follows an arrival leaves the goal again in long rollouts.
+    """
 
     def __init__(self, task: Task, steps: int, discount: float, device: torch.device):
         """`discount`: P(gap > k) = discount^k, as far as the walk goes."""
         self.task, self.discount, self.device = task, discount, device
-        self.windows = WindowSampler(task, steps)
+        self.steps = steps
         self.begins = [walk.valid.nonzero() for walk in task.walks]
         self.lengths = [walk.valid.sum(1) for walk in task.walks]  # [W], steps before an episode's end
         self.visited = [torch.unique(walk.states) for walk in task.walks]
 
     def draw(self, draws: Sequence[torch.Generator], count: int) -> Batch:
         """`count` B windows, pairs and targets a seed."""
-        states, actions = self.windows.draw(draws, count)
+        states, actions = self.draw_windows(draws, count)
         pairs, gap = self.draw_pairs(draws, count)
         targets = [
             visited[torch.randint(len(visited), (count,), generator=draw)]
@@ -62,6 +66,18 @@ class BatchSampler:
             targets=parts[2].squeeze(-1),
             own=own.to(self.device),
         )
+
+    def draw_windows(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
+        """`count` B windows a seed, each as likely: states [S, B, K + 1], actions [S, B, K]."""
+        offsets = torch.arange(self.steps + 1)
+        states, actions = [], []
+        for walk, draw in zip(self.task.walks, draws, strict=True):
+            walks, length = walk.actions.shape
+            index = torch.randint(walks, (count, 1), generator=draw)
+            when = torch.randint(length - self.steps + 1, (count, 1), generator=draw) + offsets
+            states.append(walk.states[index, when])
+            actions.append(walk.actions[index, when[:, :-1]])
+        return torch.stack(states), torch.stack(actions)
 
     def draw_pairs(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
         """`count` B pairs a seed: states [S, B, 2] as indices, and their gaps [S, B]."""

@@ -17,14 +17,19 @@ from common.results import Results
 # The models that are compared with all planners, by the arm that each is.
 COMPARED = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}
 PILLAR_PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem")
-# The corners none, spectral, metric, both of the 2x2, for each objective that stands for `metric`.
-PILLARS = {
-    "two_pillars": ("reconstruction", "reconstruction_spectral", "qrl_symmetric", "qrl_symmetric_spectral"),
-    "two_pillars_infonce": ("reconstruction", "reconstruction_spectral", "infonce", "infonce_spectral"),
-}
-CORNERS = ("none", "spectral", "metric", "both")
+DESIGNS = {"qrl_symmetric": "two_pillars", "infonce": "two_pillars_infonce"}  # of the 2x2, by its metric
 AGAINST_CEM = ("verified_gradient", "helm")
 EPISODE_TILE = 12  # side of a cell in pictures of episodes [pixels]
+
+
+def corners(objective: str) -> dict[str, str]:
+    """The arms at the corners of the 2x2 in which `objective` stands for metric alignment."""
+    return {
+        "none": "reconstruction",
+        "spectral": "reconstruction_spectral",
+        "metric": objective,
+        "both": f"{objective}_spectral",
+    }
 
 
 def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tensor) -> dict[str, Tensor]:
@@ -40,9 +45,9 @@ def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tens
     }
 
 
-def record_pillars(results: Results, prefix: str, corners: Mapping[str, Tensor]) -> None:
+def record_pillars(results: Results, prefix: str, success: Mapping[str, Tensor]) -> None:
     """Success at the corners [S, E] and the effects, with 95% intervals over the same starts."""
-    for name, values in (corners | factorial_effects(**corners)).items():
+    for name, values in (success | factorial_effects(**success)).items():
         interval = paired_interval(values, torch.zeros_like(values))
         results.add(f"{prefix}/{name}", values.mean(1), "1", interval)
 

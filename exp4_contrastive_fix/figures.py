@@ -44,7 +44,10 @@ OBJECTIVES = {
 MODEL_COLORS = {"baseline": "#D55E00", "unified_published": "#E69F00", "unified": "#0072B2"}
 CORNERS = {"none": "#999999", "spectral": "#E69F00", "metric": "#56B4E9", "both": "#0072B2"}
 EFFECTS = {"main_spectral": "#E69F00", "main_metric": "#56B4E9", "interaction": "#CC79A7"}
-DESIGNS = {"two_pillars": "metric = symmetric QRL", "two_pillars_infonce": "metric = published InfoNCE"}
+DESIGNS = {
+    "qrl_symmetric": ("two_pillars", "metric = symmetric QRL"),
+    "infonce": ("two_pillars_infonce", "metric = published InfoNCE"),
+}
 
 
 def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Figure]]:
@@ -240,7 +243,7 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
 def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, horizon: int) -> None:
     """Success of a planner over the gradient fidelity of the models that it was run on."""
     models = {label: (arm, f"{name}/{label}", "/success") for label, arm in ARMS.items()}
-    for design, metric in (("two_pillars", "qrl_symmetric"), ("two_pillars_infonce", "infonce")):
+    for metric, (design, _) in DESIGNS.items():
         corners = {"spectral": "reconstruction_spectral", "metric": metric, "both": f"{metric}_spectral"}
         for corner, arm in corners.items():
             models[arm] = (arm, f"{design}/{name}", f"/{corner}")
@@ -310,10 +313,12 @@ def _success_line(axis: Axes, results: Results, prefix: str, planner: str, horiz
 def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
     """The corners of the 2x2 and its effects, for each planner: a row for each environment and mode."""
     rows = [(name, mode) for name in names for mode in MODES]
-    figure, axes = new_figure(len(rows), 4, (16.0, 0.6 + 2.9 * len(rows)))
+    designs = [DESIGNS[objective] for objective in results["config"]["pillar_objectives"]]
+    columns = 2 * len(designs)
+    figure, axes = new_figure(len(rows), columns, (1.0 + 4.0 * columns, 0.6 + 2.9 * len(rows)))
     horizon = shown_horizon(results["config"]["pillar_horizons"])
     for line, (name, mode) in zip(axes, rows, strict=True):
-        for index, (design, title) in enumerate(DESIGNS.items()):
+        for index, (design, title) in enumerate(designs):
             prefix = f"{design}/{name}"
             bars, effects = line[2 * index : 2 * index + 2]
             _pillar_bars(bars, results, prefix, mode, horizon, CORNERS)

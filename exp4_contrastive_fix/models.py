@@ -121,6 +121,12 @@ def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Se
 # ----------------------------------------------------------------------------------------------
 
 
+def normal_like(like: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal numbers [S, ...], each member's from its own generator."""
+    noise = torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
+    return noise.to(like.device)
+
+
 def dynamics_loss(predicted: Tensor, latents: Tensor) -> Tensor:
     """|z^_{t+k} - sg(z_{t+k})|^2 over steps and axes; predicted [S, B, K, d], latents [S, B, K' + 1, d]."""
     steps = predicted.shape[2]

@@ -19,9 +19,9 @@ from common.planner_comparison import MODES, PLANNERS, measure_planner, record_c
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment, record_alignment, record_task
 from exp4_contrastive_fix.evaluate_planners import (
     COMPARED,
-    CORNERS,
+    DESIGNS,
     PILLAR_PLANNERS,
-    PILLARS,
+    corners,
     record_against_cem,
     record_pictures,
     record_pillars,
@@ -75,15 +75,15 @@ def compare_planners(run: Run, task: Task, models: Models) -> None:
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:
     """The 2x2 of spectral regularity and metric alignment, for planners with and without search."""
-    for design, arms in PILLARS.items():
+    for objective in run.config.pillar_objectives:
         for planner in PILLAR_PLANNERS:
             for mode in MODES:
                 for horizon in run.config.pillar_horizons:
                     success = {
                         corner: plan(run, task, models, arm, planner, mode, horizon)["success"]
-                        for corner, arm in zip(CORNERS, arms, strict=True)
+                        for corner, arm in corners(objective).items()
                     }
-                    prefix = f"{design}/{task.name}/{planner}/{mode}/T={horizon}"
+                    prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}/T={horizon}"
                     record_pillars(run.results, prefix, success)
 
 

@@ -31,6 +31,7 @@ from exp4_contrastive_fix.models import (
     hf_loss,
     jumpy_loss,
     make_model,
+    normal_like,
     qrl_loss,
     reconstruction_loss,
     spectral_loss,
@@ -54,7 +55,7 @@ class HelmArm:
 def helm_arms(config: Exp4Config, with_pillars: bool) -> dict[str, HelmArm]:
     """The objectives, the two unified ones and, where asked for, the corners of the 2x2 that are left."""
     strides = (config.coarse_stride,)
-    planned = ("infonce", "qrl_symmetric") if with_pillars else ()
+    planned = config.pillar_objectives if with_pillars else ()
     arms = {
         name: HelmArm(name, strides=strides if name in planned else ())
         for name in OBJECTIVES
@@ -108,10 +109,10 @@ class _Loss:
             terms["jumpy"] = jumpy_loss(self.model, latents, batch)
         if self.arm.lambda_spectral:
             terms["spectral"] = spectral_loss(
-                self.model, start, actions[:, :, 0], _normal(start, draws)[None]
+                self.model, start, actions[:, :, 0], normal_like(start, draws)[None]
             )
         if self.arm.lambda_hf:
-            noise = self.config.hf_noise_sigma * _normal(actions, draws)
+            noise = self.config.hf_noise_sigma * normal_like(actions, draws)
             terms["hf"] = hf_loss(self.model, start, actions, noise)
         return terms
 
@@ -130,14 +131,9 @@ class _Loss:
         }
 
 
-def _normal(like: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
-    noise = torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
-    return noise.to(like.device)
-
-
 @uses(*TASK_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
-      "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount", "nce_temperature", "qrl_offset",
-      "qrl_beta", "qrl_tolerance", "expectile", "lambda_straight", "hf_noise_sigma")  # fmt: skip
+      "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount", "nce_temperature",
+      "qrl_offset", "qrl_beta", "qrl_tolerance", "expectile", "lambda_straight", "hf_noise_sigma")  # fmt: skip
 def train_helm(
     task: Task,
     *,

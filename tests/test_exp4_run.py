@@ -16,7 +16,7 @@ TINY = [
     "--environments", ENV, "--num-walks", "40", "--walk-length", "20", "--d-latent", "8", "--hidden-dim",
     "16", "--iterations", "12", "--batch-size", "16", "--planning-horizons", "4", str(HORIZON),
     "--pillar-horizons", str(HORIZON), "--evaluations-per-step", "24", "--gd-steps", "3", "--num-episodes",
-    "4", "--seeds", "0", "1", "--device", "cpu",
+    "4", "--pillar-objectives", "qrl_symmetric", "infonce", "--seeds", "0", "1", "--device", "cpu",
 ]  # fmt: skip
 FIGURES = {
     "exp4_contrastive_fix.png", "exp4_two_pillars.png", "exp4_metric_alignment.png", "exp4_success_rate.png",
