@@ -63,7 +63,7 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
         "exp4_episode.gif": draw_episode(results, arrays, names[0]),
     }
     studied = names[: results["config"]["pillar_environments"]]
-    if studied:
+    if studied and results["config"]["pillar_objectives"]:
         figures["exp4_two_pillars.png"] = draw_two_pillars(results, studied)
     return figures
 

@@ -132,8 +132,8 @@ class _Loss:
 
 
 @uses(*TASK_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
-      "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount", "nce_temperature",
-      "qrl_offset", "qrl_beta", "qrl_tolerance", "expectile", "lambda_straight", "hf_noise_sigma")  # fmt: skip
+      "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount", "nce_temperature", "qrl_offset",
+      "qrl_beta", "qrl_tolerance", "expectile", "lambda_straight", "hf_noise_sigma")  # fmt: skip
 def train_helm(
     task: Task,
     *,
