@@ -83,3 +83,25 @@ def prediction_accuracy(
         nearest = euclidean(predicted[:, :, steps - 1], latents).argmin(-1)
         found[steps] = (classes[nearest] == classes[states[:, steps]]).double().mean(1)
     return found
+
+
+def greedy_success(world: GridWorld, choice: Tensor, starts: Tensor) -> Tensor:
+    """The fraction of starts from which always taking a state's chosen action ever ends at a goal.
+
+    Args:
+        world: whose true transitions are followed.
+        choice: [S, N] int64, one action for each state.
+        starts: [E] int64.
+
+    Returns:
+        [S]. There are no more than N states to come upon, so N steps decide.
+    """
+    found = []
+    for actions in choice:
+        following = world.next_state.gather(1, actions[:, None]).squeeze(1)
+        following = torch.where(world.terminal, torch.arange(world.num_states), following)
+        states = starts
+        for _ in range(world.num_states):
+            states = following[states]
+        found.append(torch.isin(states, world.goal_states).double().mean())
+    return torch.stack(found)

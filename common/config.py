@@ -492,6 +492,73 @@ EXP3_PRESETS = {
     ),
 }
 
+
+@dataclass(frozen=True)
+class Exp4Config(MiniGridConfig):
+    """Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars."""
+
+    # --- objectives -------------------------------------------------------------------------
+    # weight of the latents' prediction error over rollout_steps, beside every objective
+    lambda_dynamics: float = bounded(30.0, above=0.0)
+    # temperature of every InfoNCE
+    nce_temperature: float = bounded(0.1, above=0.0)
+    # geometric positives and temporal distances: P(gap > k) = discount^k
+    pair_discount: float = bounded(0.9, above=0.0, high=0.999)
+    # quasimetric RL: where the softplus that drives random pairs apart lets go of them [steps]
+    qrl_offset: float = bounded(10.0, above=0.0)
+    # quasimetric RL: sharpness of that softplus [1/steps]
+    qrl_beta: float = bounded(0.4, above=0.0)
+    # quasimetric RL: mean squared violation of d(s, s') <= 1 that its multiplier lets pass [steps^2]
+    qrl_tolerance: float = bounded(0.01, above=0.0)
+    # temporal distance: expectile of the steps between two states of a walk; 1/2 is their mean
+    expectile: float = bounded(0.1, above=0.0, high=0.5)
+    # weight of straightening
+    lambda_straight: float = bounded(0.5, low=0.0)
+
+    # --- the spectral pillar ----------------------------------------------------------------
+    # weight of the spectral penalty on one step, in the two pillars and in unified_published
+    lambda_spectral: float = bounded(1e-2, low=0.0)
+    # the same in `unified`
+    unified_spectral: float = bounded(1e-3, low=0.0)
+    # weight of L_HF over actions in unified_published, (E(a) - E(a + delta))^2 with E / d_latent
+    lambda_hf: float = bounded(1.0, low=0.0)
+    # standard deviation of delta, on one-hot actions
+    hf_noise_sigma: float = bounded(0.05, low=0.0)
+
+    # --- measurements -----------------------------------------------------------------------
+    # the two pillars are measured in the first so many environments
+    pillar_environments: int = bounded(1, low=0)
+    # objectives that stand for metric alignment there, each in a 2x2 of its own
+    pillar_objectives: tuple[Literal["qrl_symmetric", "infonce"], ...] = ("qrl_symmetric", "infonce")
+    # at these horizons, each one of planning_horizons [steps]
+    pillar_horizons: tuple[int, ...] = bounded((50,), low=1, rising=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not set(self.pillar_horizons) <= set(self.planning_horizons):
+            allowed = " ".join(map(str, self.planning_horizons))
+            reject("pillar_horizons", self.pillar_horizons, f"among --planning-horizons, {allowed}")
+        if len(set(self.pillar_objectives)) != len(self.pillar_objectives):
+            reject("pillar_objectives", self.pillar_objectives, "each value once")
+
+
+EXP4_PRESETS = {
+    "quick": Exp4Config(
+        iterations=1500,
+        planning_horizons=(50,),
+        evaluations_per_step=160,
+        pillar_objectives=("qrl_symmetric",),
+    ),
+    "full": Exp4Config(
+        preset="full",
+        seeds=(0, 1, 2),
+        environments=("Empty-8x8", "Empty-16x16"),
+        iterations=6000,
+        pillar_environments=2,
+        pillar_horizons=(10, 20, 30, 50, 80),
+    ),
+}
+
 # ----------------------------------------------------------------------------------------------
 # Command line
 # ----------------------------------------------------------------------------------------------

@@ -197,7 +197,7 @@ EXP2 = (
       for criterion in _function_criteria(f"{name}-{dimension}")),
 )  # fmt: skip
 
-# The documents' tiers of experiments 3 and 4; these experiments add their own when they are built.
+# The documents' tiers of experiments 3 and 4, and their own.
 
 
 def _planning_tier(env: str) -> tuple[Criterion, ...]:
@@ -237,11 +237,48 @@ EXP3 = (
       for planner in ("verified_gradient", "helm") for horizon in (30, 50, 80)),
 )  # fmt: skip
 
+
+def _aligned_tier(env: str) -> tuple[Criterion, ...]:
+    """The documents' tier on one environment, closed loop, T = 50, on experiment 4's unified model."""
+    prefix = f"{env}/unified"
+    return (
+        Criterion(f"exp4/strong/success/{env}", "strong", f"unified: HELM success > 0.50 at T=50, {env}",
+                  f"{prefix}/helm/closed/T=50/success", ">", 0.50),
+        Criterion(f"exp4/strong/near_cem/{env}", "strong", f"unified: HELM within 10 points of CEM, {env}",
+                  f"{prefix}/helm/closed/T=50/success", ">=", -0.10,
+                  minus=f"{prefix}/cem/closed/T=50/success"),
+    )  # fmt: skip
+
+
 EXP4 = (
     Criterion("exp4/published/success", "published", "unified model: success 1.00, Empty-8x8, closed loop",
               "Empty-8x8/unified/verified_gradient/closed/T=50/success", ">=", 1.0),
     Criterion("exp4/published/distance", "published", "unified model: final distance 0 (from about 7)",
               "Empty-8x8/unified/verified_gradient/closed/T=50/final_distance", "<=", 0.0),
+    Criterion("exp4/published/as_published", "published",
+              "unified as published (InfoNCE + spectral + HF): success 1.00, Empty-8x8, closed loop",
+              "Empty-8x8/unified_published/verified_gradient/closed/T=50/success", ">=", 1.0),
+    *(criterion for env in ("KeyCorridorS3R1", "DoorKey-8x8") for criterion in _aligned_tier(env)),
+    Criterion("exp4/helm/success", "beyond", "HELM on the unified model: success 1.00, Empty-8x8, closed",
+              "Empty-8x8/unified/helm/closed/T=50/success", ">=", 1.0),
+    Criterion("exp4/baseline/chance", "beyond",
+              "baseline, flat planner, open, T=50: not above the random policy (lower end of its interval)",
+              "Empty-8x8/baseline/flat_gradient/open/T=50/success", "<=", 0.0, bound="low",
+              minus="Empty-8x8/random_policy/T=50/success"),
+    *(Criterion(f"exp4/unified/{name}", "beyond", f"unified: {label} >= .95, Empty-8x8",
+                f"Empty-8x8/unified/{name}", ">=", 0.95)
+      for name, label in (("spearman", "Spearman to the true steps"), ("greedy", "greedy descent arrives"),
+                          ("accuracy_50", "50-step accuracy"))),
+    Criterion("exp4/unified/spearman_16", "beyond", "unified: Spearman to the true steps >= .95, Empty-16x16",
+              "Empty-16x16/unified/spearman", ">=", 0.95),
+    *(Criterion(f"exp4/above_cem/{planner}_T{horizon}", "beyond",
+                f"unified, Empty-16x16, open, T={horizon}: {planner} above CEM (lower end)",
+                f"Empty-16x16/unified/{planner}_minus_cem/open/T={horizon}/success", ">", 0.0, bound="low")
+      for planner in ("verified_gradient", "helm") for horizon in (50, 80)),
+    *(Criterion(f"exp4/pillars/{mode}_{planner}", "beyond",
+                f"both pillars interact: {planner}, {mode} loop, T=50, Empty-8x8 (lower end of the interval)",
+                f"two_pillars/Empty-8x8/{planner}/{mode}/T=50/interaction", ">", 0.0, bound="low")
+      for mode in ("open", "closed") for planner in ("flat_gradient", "verified_gradient", "helm", "cem")),
 )  # fmt: skip
 
 CRITERIA: dict[str, tuple[Criterion, ...]] = {

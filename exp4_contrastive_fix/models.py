@@ -1,0 +1,210 @@
+"""The world model of experiment 4, its distances, and the losses that objectives are made of.
+
+Shapes: S seeds, B windows, K steps, U different states of a batch, d latent, h metric, F features, A actions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from common.config import Exp4Config
+from common.minigrid_task import Task
+from common.networks import EnsembleMLP
+from common.regularizers import (
+    expectile_loss,
+    hf_invariance,
+    info_nce,
+    lagrangian,
+    qrl_spread,
+    qrl_violation,
+    spectral_penalty_stochastic,
+    straightening,
+)
+from common.world_model import LatentModel
+from exp4_contrastive_fix.dataset import Batch, take
+
+CLIP_NORM = 10.0  # largest gradient norm of a member
+METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
+PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
+DUAL_RATE = 10.0  # learning rate of QRL's log weight, in those of the model
+LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a latent is trained for, beside its dynamics."""
+
+    reconstruction: bool = False
+    contrast: str = (
+        ""  # InfoNCE of z_t with z_{t+1} ("next"), z_{t+k} ("later"), or of f(z_t, a_t) ("predicted")
+    )
+    metric: str = ""  # what trains the distance: "qrl" or "temporal"
+    distance: str = "latent"  # "latent" is ||z - z'||; "symmetric" and "quasimetric" have a head of their own
+    straight: bool = False
+
+
+OBJECTIVES = {
+    "reconstruction": Objective(reconstruction=True),
+    "infonce": Objective(contrast="next"),
+    "infonce_geometric": Objective(contrast="later"),
+    "next_state": Objective(contrast="predicted"),
+    "qrl_symmetric": Objective(contrast="predicted", metric="qrl", distance="symmetric"),
+    "qrl": Objective(contrast="predicted", metric="qrl", distance="quasimetric"),
+    "temporal_distance": Objective(contrast="predicted", metric="temporal", distance="quasimetric"),
+    "straightening": Objective(contrast="predicted", straight=True),
+}
+
+
+def quasimetric(points: Tensor, others: Tensor) -> Tensor:
+    """d(x, y) = sum over groups of max_i relu(y_i - x_i): [..., h], [..., h] -> [...].
+
+    Non-negative, 0 from a point to itself, d(x, z) <= d(x, y) + d(y, z), and not symmetric: a turn can lead
+    away faster than back. (A sum of the asymmetric parts of the metric residual network, Liu et al., 2023.)
+    """
+    ahead = (others - points).relu().unflatten(-1, (-1, METRIC_GROUP_SIZE))
+    return ahead.amax(-1).sum(-1)
+
+
+class AlignedModel(LatentModel):
+    """LatentModel with a decoder or a distance of its own, as its objective needs.
+
+    A distance that is not the latents' own is taken between h(z) and h(z'), h a perceptron.
+    """
+
+    def __init__(self, seeds: Sequence[int], features: int, num_actions: int, objective: Objective, **sizes):
+        super().__init__(seeds, features, num_actions, **sizes)
+        hidden_dim, d_latent = sizes["hidden_dim"], sizes["d_latent"]
+        self.distance_name = objective.distance
+        if objective.reconstruction:
+            self.decoder = EnsembleMLP(seeds, [d_latent, hidden_dim, features], "decoder")
+        if objective.distance != "latent":
+            self.head = EnsembleMLP(seeds, [d_latent, hidden_dim, METRIC_GROUPS * METRIC_GROUP_SIZE], "head")
+        if objective.metric == "qrl":
+            self.dual = nn.Parameter(torch.zeros(len(seeds), 1))
+
+    def embed(self, latents: Tensor) -> Tensor:
+        """Where distances are taken: [S, ..., d] -> [S, ..., h]."""
+        return latents if self.distance_name == "latent" else self.head(latents)
+
+    def distance(self, points: Tensor, others: Tensor) -> Tensor:
+        """From the one to the other of two embedded states, in steps if it has learned them: [S, ...]."""
+        if self.distance_name == "quasimetric":
+            return quasimetric(points, others)
+        return torch.linalg.vector_norm(points - others, dim=-1)
+
+    def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
+        """Distance to the nearest goal; the latents' own as 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...]."""
+        if self.distance_name == "latent":
+            return super().energy(latents, goals)
+        points = self.embed(latents.flatten(1, -2))[:, :, None]  # [S, M, 1, h]
+        return self.distance(points, self.embed(goals)[:, None]).amin(-1).view(latents.shape[:-1])
+
+
+def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Sequence[int]) -> AlignedModel:
+    """An untrained model of the configuration's size; what arms have in common starts the same."""
+    return AlignedModel(
+        config.seeds,
+        task.observations.shape[-1],
+        task.world.num_actions,
+        objective,
+        d_latent=config.d_latent,
+        hidden_dim=config.hidden_dim,
+        transition=config.transition,
+        strides=strides,
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# Losses, each averaged over a batch: [S]
+# ----------------------------------------------------------------------------------------------
+
+
+def normal_like(like: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal numbers [S, ...], each member's from its own generator."""
+    noise = torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
+    return noise.to(like.device)
+
+
+def dynamics_loss(predicted: Tensor, latents: Tensor) -> Tensor:
+    """|z^_{t+k} - sg(z_{t+k})|^2 over steps and axes; predicted [S, B, K, d], latents [S, B, K' + 1, d]."""
+    steps = predicted.shape[2]
+    return (predicted - latents[:, :, 1 : steps + 1].detach()).square().mean((1, 2, 3))
+
+
+def contrast_loss(
+    objective: Objective, encoded: Tensor, predicted: Tensor, batch: Batch, step: int, temperature: float
+) -> Tensor:
+    """InfoNCE. The keys are the batch's different states, so a state is a negative once, never of itself.
+
+    encoded [S, U, d]; of predicted [S, B, K, d] the latents after `step` steps and one are queries.
+    """
+    if objective.contrast == "predicted":
+        queries, positives = predicted[:, :, step], batch.states[:, :, step + 1]
+    elif objective.contrast == "next":
+        queries, positives = take(encoded, batch.states[:, :, 0]), batch.states[:, :, 1]
+    else:
+        queries, positives = take(encoded, batch.pairs[:, :, 0]), batch.pairs[:, :, 1]
+    return info_nce(queries, encoded, positives, temperature, batch.own).mean(-1)
+
+
+def qrl_loss(model: AlignedModel, encoded: Tensor, batch: Batch, config: Exp4Config) -> dict[str, Tensor]:
+    """`metric`, the Lagrangian of quasimetric RL; `violation` of d(s, s') <= 1 and `weight` as records."""
+    points = model.embed(encoded)
+    now, after = take(points, batch.states[:, :, :-1]), take(points, batch.states[:, :, 1:])
+    violation = qrl_violation(model.distance(now, after)).mean((1, 2))
+    targets = take(points, batch.targets)
+    dealt = torch.stack([targets.roll(shift, 1) for shift in range(PAIRS_A_START)], 2)
+    apart = model.distance(now[:, :, :1], dealt)
+    spread = qrl_spread(apart, config.qrl_offset, config.qrl_beta).mean((1, 2))
+    log_weight = LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * model.dual[:, 0])
+    metric = lagrangian(spread, violation, log_weight, config.qrl_tolerance)
+    return {"metric": metric, "violation": violation, "weight": log_weight.exp()}
+
+
+def temporal_distance_loss(model: AlignedModel, encoded: Tensor, batch: Batch, expectile: float) -> Tensor:
+    """Expectile regression of the steps that a walk took between two of its states."""
+    points = model.embed(encoded)
+    start, end = take(points, batch.pairs).unbind(2)
+    return expectile_loss(batch.gap - model.distance(start, end), expectile).mean(1)
+
+
+def reconstruction_loss(
+    model: AlignedModel, latents: Tensor, predicted: Tensor, batch: Batch, step: int
+) -> Tensor:
+    """Squared error of the decoder at the windows' first latents and at those predicted for step + 1."""
+    decoded = model.decoder(torch.cat([latents[:, :, 0], predicted[:, :, step]], 1))
+    shown = torch.cat([batch.states[:, :, 0], batch.states[:, :, step + 1]], 1)
+    return (decoded - take(batch.observations, shown)).square().mean((1, 2))
+
+
+def straight_loss(encoded: Tensor, batch: Batch) -> Tensor:
+    """Temporal straightening of the encoded windows."""
+    return straightening(take(encoded, batch.states)).mean((1, 2))
+
+
+def jumpy_loss(model: AlignedModel, latents: Tensor, batch: Batch) -> Tensor:
+    """Squared error of every jumpy level over its first macro step; the encoder does not feel it."""
+    latents = latents.detach()
+    errors = []
+    for stride in map(int, model.jumpy):
+        predicted = model.jump(latents[:, :, 0], batch.actions[:, :, :stride], stride)[:, :, 0]
+        errors.append((predicted - latents[:, :, stride]).square().mean((1, 2)))
+    return torch.stack(errors).mean(0)
+
+
+def hf_loss(model: AlignedModel, latents: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+    """(E(a) - E(a + delta))^2 of rollouts from latents [S, B, d]; goals are the same states, dealt round.
+
+    E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis.
+    """
+    goals = latents.roll(1, 1).repeat(1, 2, 1)
+    both = model.transition.rollout(latents.repeat(1, 2, 1), torch.cat([actions, actions + noise], 1))
+    energies = 0.5 * (both[:, :, -1] - goals).square().mean(-1)
+    return hf_invariance(*energies.chunk(2, 1)).mean(-1)
+
+
+def spectral_loss(model: AlignedModel, latents: Tensor, actions: Tensor, probes: Tensor) -> Tensor:
+    """||dz'/dz||_F^2 + ||dz'/da||_F^2 of one step, estimated from probes [P, S, B, d]."""
+    return spectral_penalty_stochastic(model.transition, latents, actions, probes).mean(-1)

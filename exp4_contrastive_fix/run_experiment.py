@@ -1,0 +1,100 @@
+"""Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars measured.
+
+    python run_experiment.py                  quick preset, minutes on a laptop
+    python run_experiment.py --preset full    three seeds, two environments: what the README reports
+
+writes results/results.json, results/arrays.npz, plots/*.png and plots/exp4_episode.gif; --help lists
+every setting.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.config import EXP4_PRESETS
+from common.experiment import Run, run_experiment
+from common.minigrid_task import Task, check_environments, make_task
+from common.planner_comparison import MODES, PLANNERS, measure_planner, record_controls, record_planner
+from exp4_contrastive_fix.evaluate_alignment import measure_alignment, record_alignment, record_task
+from exp4_contrastive_fix.evaluate_planners import (
+    COMPARED,
+    DESIGNS,
+    PILLAR_PLANNERS,
+    corners,
+    record_against_cem,
+    record_pictures,
+    record_pillars,
+)
+from exp4_contrastive_fix.figures import draw_figures
+from exp4_contrastive_fix.models import AlignedModel
+from exp4_contrastive_fix.train_flat import train_flat_arms
+from exp4_contrastive_fix.train_helm import train_helm_arms
+
+Models = dict[str, AlignedModel]
+
+
+def compute(run: Run) -> None:
+    """Train and measure every environment of the configuration."""
+    for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
+        with_pillars = position < run.config.pillar_environments
+        models = train_flat_arms(run, task) | train_helm_arms(run, task, with_pillars)
+        record_task(run.results, task)
+        for arm in models:
+            name = f"{task.name}/alignment/{arm}"
+            upstream = [f"{task.name}/{arm}"]
+            measured = run.measure(measure_alignment, name, task, models, arm, upstream=upstream)
+            record_alignment(run.results, task, arm, measured)
+        compare_planners(run, task, models)
+        record_pictures(run.results, task)
+        if with_pillars:
+            measure_pillars(run, task, models)
+
+
+def plan(run: Run, task: Task, models: Models, arm: str, planner: str, mode: str, horizon: int):
+    """One planner on one model at one horizon."""
+    upstream = [f"{task.name}/{arm}"] if arm in models else []
+    name = f"{task.name}/planning/{arm}/{planner}/{mode}/T={horizon}"
+    return run.measure(measure_planner, name, task, models, arm, planner, mode, horizon, upstream=upstream)
+
+
+def compare_planners(run: Run, task: Task, models: Models) -> None:
+    """Every planner on the baseline, on both unified models and on the oracle, over all horizons."""
+    horizons = run.config.planning_horizons
+    record_controls(run.results, task, horizons)
+    for label, arm in (COMPARED | {"oracle": "oracle"}).items():
+        for mode in MODES:
+            for horizon in horizons:
+                found = {name: plan(run, task, models, arm, name, mode, horizon) for name in PLANNERS}
+                for planner, measured in found.items():
+                    prefix = f"{task.name}/{label}/{planner}/{mode}/T={horizon}"
+                    record_planner(run.results, prefix, measured)
+                success = {planner: measured["success"] for planner, measured in found.items()}
+                record_against_cem(run.results, f"{task.name}/{label}", mode, horizon, success)
+
+
+def measure_pillars(run: Run, task: Task, models: Models) -> None:
+    """The 2x2 of spectral regularity and metric alignment, for planners with and without search."""
+    for objective in run.config.pillar_objectives:
+        for planner in PILLAR_PLANNERS:
+            for mode in MODES:
+                for horizon in run.config.pillar_horizons:
+                    success = {
+                        corner: plan(run, task, models, arm, planner, mode, horizon)["success"]
+                        for corner, arm in corners(objective).items()
+                    }
+                    prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}/T={horizon}"
+                    record_pillars(run.results, prefix, success)
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        run_experiment(
+            "exp4_contrastive_fix",
+            Path(__file__).parent,
+            EXP4_PRESETS,
+            compute,
+            draw_figures,
+            check=check_environments,
+        )
+    )

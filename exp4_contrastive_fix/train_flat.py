@@ -1,0 +1,107 @@
+"""Train the baseline: reconstruction and dynamics, a latent whose distance nobody asked for.
+
+    python train_flat.py [--preset full] [--environments Empty-16x16] ...
+
+trains what run_experiment.py would, and leaves it where run_experiment.py finds it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP4_PRESETS, Exp4Config
+from common.experiment import Run, run_training
+from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
+from common.training import fit
+from exp4_contrastive_fix.dataset import BatchSampler, take
+from exp4_contrastive_fix.models import (
+    CLIP_NORM,
+    OBJECTIVES,
+    AlignedModel,
+    dynamics_loss,
+    jumpy_loss,
+    make_model,
+    reconstruction_loss,
+)
+
+
+@dataclass(frozen=True)
+class FlatArm:
+    """There is one baseline; its siblings are in train_helm.py."""
+
+
+@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+      "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount")  # fmt: skip
+def train_flat(
+    task: Task,
+    *,
+    arm: FlatArm,
+    config: Exp4Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "reconstruction",
+) -> tuple[AlignedModel, dict[str, Tensor]]:
+    """Reconstruction + lambda_dynamics dynamics; a jumpy level on the finished latents.
+
+    Args:
+        task: environment and walks.
+        arm: nothing to choose.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the ensemble [S members], and the training history (see common.training.fit).
+    """
+    model = make_model(task, config, OBJECTIVES["reconstruction"], (config.coarse_stride,)).to(device)
+    steps = config.rollout_steps
+    sampler = BatchSampler(task, max(steps, config.coarse_stride), config.pair_discount, device)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        batch = sampler.draw(draws, config.batch_size)
+        latents = take(model.encoder(batch.observations), batch.states)
+        predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
+        terms = {
+            "dynamics": dynamics_loss(predicted, latents),
+            "reconstruction": reconstruction_loss(model, latents, predicted, batch, iteration % steps),
+            "jumpy": jumpy_loss(model, latents, batch),
+        }
+        total = config.lambda_dynamics * terms["dynamics"] + terms["reconstruction"] + terms["jumpy"]
+        return {"loss": total, **terms}
+
+    history = fit(
+        model,
+        loss,
+        seeds=config.seeds,
+        iterations=config.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=task.name,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+    )
+    return model, history
+
+
+def train_flat_arms(run: Run, task: Task) -> dict[str, AlignedModel]:
+    """The baseline, by the name of its objective."""
+    return run.train_arms(train_flat, task.name, task, arms={"reconstruction": FlatArm()})
+
+
+def train_all(run: Run) -> None:
+    """The baseline of every environment."""
+    for name in run.config.environments:
+        train_flat_arms(run, make_task(name, run.config))
+
+
+if __name__ == "__main__":
+    run_training("exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check_environments)

@@ -1,0 +1,197 @@
+"""Train for metric alignment: every objective alone, the two pillars, and the two unified objectives.
+
+    python train_helm.py [--preset full] [--environments Empty-16x16] ...
+
+trains what run_experiment.py would, and leaves it where run_experiment.py finds it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.checkpoint import Checkpoint, uses
+from common.config import EXP4_PRESETS, Exp4Config
+from common.experiment import Run, run_training
+from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
+from common.training import fit
+from exp4_contrastive_fix.dataset import Batch, BatchSampler, take
+from exp4_contrastive_fix.models import (
+    CLIP_NORM,
+    OBJECTIVES,
+    AlignedModel,
+    contrast_loss,
+    dynamics_loss,
+    hf_loss,
+    jumpy_loss,
+    make_model,
+    normal_like,
+    qrl_loss,
+    reconstruction_loss,
+    spectral_loss,
+    straight_loss,
+    temporal_distance_loss,
+)
+
+PENALISED = 64  # windows of a batch on which the spectral and HF penalties are taken
+
+
+@dataclass(frozen=True)
+class HelmArm:
+    """One training: its objective's name in OBJECTIVES, the weights of its penalties, its jumpy levels."""
+
+    objective: str
+    lambda_spectral: float = 0.0
+    lambda_hf: float = 0.0
+    strides: tuple[int, ...] = ()
+
+
+def helm_arms(config: Exp4Config, with_pillars: bool) -> dict[str, HelmArm]:
+    """The objectives, the two unified ones and, where asked for, the corners of the 2x2 that are left."""
+    strides = (config.coarse_stride,)
+    planned = config.pillar_objectives if with_pillars else ()
+    arms = {
+        name: HelmArm(name, strides=strides if name in planned else ())
+        for name in OBJECTIVES
+        if name != "reconstruction"
+    }
+    arms["unified_published"] = HelmArm("infonce", config.lambda_spectral, config.lambda_hf, strides)
+    arms["unified"] = HelmArm("qrl", config.unified_spectral, strides=strides)
+    if with_pillars:
+        for objective in ("reconstruction", *planned):
+            arms[f"{objective}_spectral"] = HelmArm(objective, config.lambda_spectral, strides=strides)
+    return arms
+
+
+class _Loss:
+    """The terms of an arm's loss on a batch."""
+
+    def __init__(self, model: AlignedModel, arm: HelmArm, config: Exp4Config):
+        self.model, self.arm, self.config = model, arm, config
+        self.objective = OBJECTIVES[arm.objective]
+
+    def terms(self, batch: Batch, iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Each [S]; what the weights of `weights` are for, and records beside."""
+        model, objective, config = self.model, self.objective, self.config
+        steps = config.rollout_steps
+        step = iteration % steps
+        encoded = model.encoder(batch.observations)
+        latents = take(encoded, batch.states)
+        predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
+        terms = {"dynamics": dynamics_loss(predicted, latents)}
+        if objective.reconstruction:
+            terms["reconstruction"] = reconstruction_loss(model, latents, predicted, batch, step)
+        if objective.contrast:
+            terms["contrast"] = contrast_loss(
+                objective, encoded, predicted, batch, step, config.nce_temperature
+            )
+        if objective.metric == "qrl":
+            terms |= qrl_loss(model, encoded, batch, config)
+        if objective.metric == "temporal":
+            terms["metric"] = temporal_distance_loss(model, encoded, batch, config.expectile)
+        if objective.straight:
+            terms["straight"] = straight_loss(encoded, batch)
+        return terms | self._penalties(latents, batch, draws)
+
+    def _penalties(
+        self, latents: Tensor, batch: Batch, draws: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        terms = {}
+        start = latents[:, :PENALISED, 0]
+        actions = batch.actions[:, :PENALISED, : self.config.rollout_steps]
+        if self.arm.strides:
+            terms["jumpy"] = jumpy_loss(self.model, latents, batch)
+        if self.arm.lambda_spectral:
+            terms["spectral"] = spectral_loss(
+                self.model, start, actions[:, :, 0], normal_like(start, draws)[None]
+            )
+        if self.arm.lambda_hf:
+            noise = self.config.hf_noise_sigma * normal_like(actions, draws)
+            terms["hf"] = hf_loss(self.model, start, actions, noise)
+        return terms
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms that are minimised; those not named are records."""
+        return {
+            "dynamics": self.config.lambda_dynamics,
+            "reconstruction": 1.0,
+            "contrast": 1.0,
+            "metric": 1.0,
+            "straight": self.config.lambda_straight,
+            "jumpy": 1.0,
+            "spectral": self.arm.lambda_spectral,
+            "hf": self.arm.lambda_hf,
+        }
+
+
+@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+      "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount", "nce_temperature", "qrl_offset",
+      "qrl_beta", "qrl_tolerance", "expectile", "lambda_straight", "hf_noise_sigma")  # fmt: skip
+def train_helm(
+    task: Task,
+    *,
+    arm: HelmArm,
+    config: Exp4Config,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    label: str = "unified",
+) -> tuple[AlignedModel, dict[str, Tensor]]:
+    """The weighted sum of what the arm asks for.
+
+    Args:
+        task: environment and walks.
+        arm: objective, penalties and strides. Arms share initial weights and batches, flat's as well.
+        config: the fields named above.
+        device: where to train.
+        checkpoint: where to resume from and save to.
+        label: names the training in the log.
+
+    Returns:
+        the ensemble [S members], and the training history (see common.training.fit).
+    """
+    model = make_model(task, config, OBJECTIVES[arm.objective], arm.strides).to(device)
+    sampler = BatchSampler(
+        task, max(config.rollout_steps, config.coarse_stride), config.pair_discount, device
+    )
+    parts = _Loss(model, arm, config)
+
+    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        batch = sampler.draw(draws, config.batch_size)
+        terms = parts.terms(batch, iteration, draws)
+        total = sum(weight * terms[name] for name, weight in parts.weights.items() if name in terms)
+        return {"loss": total, **terms}
+
+    history = fit(
+        model,
+        loss,
+        seeds=config.seeds,
+        iterations=config.iterations,
+        learning_rate=config.learning_rate,
+        label=label,
+        stream=task.name,
+        clip_norm=CLIP_NORM,
+        checkpoint=checkpoint,
+    )
+    return model, history
+
+
+def train_helm_arms(run: Run, task: Task, with_pillars: bool) -> dict[str, AlignedModel]:
+    """Every model but the baseline, by name."""
+    return run.train_arms(train_helm, task.name, task, arms=helm_arms(run.config, with_pillars))
+
+
+def train_all(run: Run) -> None:
+    """The models of every environment."""
+    for position, name in enumerate(run.config.environments):
+        train_helm_arms(run, make_task(name, run.config), position < run.config.pillar_environments)
+
+
+if __name__ == "__main__":
+    run_training("exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check_environments)

@@ -1,0 +1,104 @@
+"""Experiment 4's batches and models: what a member sees, distances, and losses with known values."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from common.config import EXP4_PRESETS
+from common.minigrid_task import make_task
+from common.minigrid_walks import all_distances
+from common.runtime import generators
+from exp4_contrastive_fix.dataset import BatchSampler
+from exp4_contrastive_fix.models import OBJECTIVES, hf_loss, jumpy_loss, make_model
+from exp4_contrastive_fix.train_flat import FlatArm, train_flat
+from exp4_contrastive_fix.train_helm import HelmArm, train_helm
+
+CPU = torch.device("cpu")
+
+
+def tiny(seeds=(0, 1), **changes):
+    return dataclasses.replace(
+        EXP4_PRESETS["quick"], environments=("Empty-5x5",), seeds=seeds, num_walks=30, walk_length=20,
+        d_latent=8, hidden_dim=16, batch_size=32, iterations=6, **changes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task("Empty-5x5", tiny())
+
+
+def test_pairs_are_a_state_and_one_that_the_walk_reached_after_that_gap(task):
+    sampler = BatchSampler(task, 4, 0.8, CPU)
+    batch = sampler.draw(generators((0, 1), "test"), 400)
+    assert (batch.gap >= 1).all() and (batch.gap <= 20).all()
+    assert 3.0 < float(batch.gap.mean()) < 5.0  # 1 / (1 - .8) = 5, less where walks end
+    shortest = all_distances(task.world.next_state)
+    pairs, gaps = sampler.draw_pairs(generators((0, 1), "raw"), 100)
+    for walk, (start, end), gap in zip(task.walks, pairs.mT, gaps, strict=True):
+        assert (shortest[start, end] >= 0).all() and (shortest[start, end] <= gap).all()
+        assert torch.isin(start, walk.states).all() and torch.isin(end, walk.states).all()
+
+
+def test_a_member_sees_only_its_own_states(task):
+    batch = BatchSampler(task, 4, 0.8, CPU).draw(generators((0, 1), "test"), 3)
+    for seed in range(2):
+        drawn = torch.cat([batch.states[seed].flatten(), batch.pairs[seed].flatten(), batch.targets[seed]])
+        assert set(drawn.tolist()) == set(batch.own[seed].nonzero().flatten().tolist())
+    assert not batch.own.all()
+
+
+@pytest.mark.parametrize("objective", ["infonce", "qrl"])
+def test_a_member_does_not_depend_on_its_neighbours(objective):
+    """Seed 1 trained beside seed 0 and alone: the same predictions and distances, to rounding.
+
+    Not the same parameters: the bias of a distance's head has no effect and no gradient but rounding.
+    """
+    arm = HelmArm(objective, 0.01, 1.0, (4,))
+    found = []
+    for seeds in ((0, 1), (1,)):
+        config = tiny(seeds=seeds)
+        task = make_task("Empty-5x5", config)
+        model, _ = train_helm(task, arm=arm, config=config, device=CPU)
+        latents = model.encoder(task.observations)
+        actions = torch.eye(3)[torch.arange(latents.shape[1]) % 3].expand(len(seeds), -1, -1)
+        predicted = model.transition(latents, actions)
+        found.append((latents[-1], predicted[-1], model.energy(predicted, latents[:, :2])[-1]))
+    for together, alone in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_the_energy_is_the_distance_to_the_nearest_goal(task, objective):
+    model = make_model(task, tiny(), OBJECTIVES[objective], ())
+    latents = model.encoder(task.observations)
+    goals = latents[:, :3]
+    energy = model.energy(latents[:, None], goals)[:, 0]  # [S, N]
+    points = model.embed(latents)
+    nearest = torch.stack([model.distance(points, points[:, i : i + 1]) for i in range(3)]).amin(0)
+    expected = 0.5 * nearest.square() if OBJECTIVES[objective].distance == "latent" else nearest
+    torch.testing.assert_close(energy, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_no_noise_no_hf_loss_and_the_jumpy_level_leaves_the_encoder_alone(task):
+    model = make_model(task, tiny(), OBJECTIVES["infonce"], (4,))
+    batch = BatchSampler(task, 4, 0.8, CPU).draw(generators((0, 1), "test"), 8)
+    latents = model.encoder(batch.observations)[:, :5, None].expand(-1, -1, 5, -1)
+    actions = batch.actions[:, :5]
+    zero = hf_loss(model, latents[:, :, 0], actions, torch.zeros_like(actions))
+    torch.testing.assert_close(zero, torch.zeros(2), atol=1e-10, rtol=0)
+    some = hf_loss(model, latents[:, :, 0], actions, 0.5 * torch.ones_like(actions))
+    assert (some > 0).all()
+    jumpy_batch = dataclasses.replace(batch, actions=actions)
+    jumpy_loss(model, latents, jumpy_batch).sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+
+
+def test_flat_and_helm_without_penalties_are_the_same_training(task):
+    """The arm of the 2x2 that has neither pillar is the baseline."""
+    flat, _ = train_flat(task, arm=FlatArm(), config=tiny(), device=CPU)
+    arm = HelmArm("reconstruction", strides=(4,))
+    helm, _ = train_helm(task, arm=arm, config=tiny(), device=CPU)
+    for name, value in flat.state_dict().items():
+        torch.testing.assert_close(helm.state_dict()[name], value)

@@ -1,0 +1,140 @@
+"""Experiment 4's objectives against closed forms, reference implementations and known distances."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common.regularizers import (
+    expectile_loss,
+    info_nce,
+    lagrangian,
+    qrl_spread,
+    qrl_violation,
+    straightening,
+)
+from common.runtime import generator
+from exp4_contrastive_fix.evaluate_planners import factorial_effects
+from exp4_contrastive_fix.models import METRIC_GROUP_SIZE, METRIC_GROUPS, quasimetric
+
+
+def normal(*shape, stream="test"):
+    return torch.randn(*shape, generator=generator(0, stream))
+
+
+def test_info_nce_is_the_cross_entropy_of_cosines():
+    queries, keys = normal(2, 5, 8), normal(2, 7, 8, stream="keys")
+    positives = torch.tensor([[0, 3, 6, 1, 2], [5, 5, 0, 4, 1]])
+    cosine = F.cosine_similarity(queries[:, :, None], keys[:, None], dim=-1)
+    expected = F.cross_entropy((cosine / 0.3).flatten(0, 1), positives.flatten(), reduction="none")
+    torch.testing.assert_close(info_nce(queries, keys, positives, 0.3).flatten(), expected)
+
+
+def test_info_nce_of_one_collapsed_latent_is_log_k():
+    collapsed = torch.ones(6, 4)
+    loss = info_nce(collapsed, collapsed, torch.arange(6), 0.1)
+    torch.testing.assert_close(loss, torch.full((6,), math.log(6)))
+
+
+def test_keys_that_are_not_allowed_do_not_count():
+    queries, keys = normal(1, 4, 8), normal(1, 6, 8, stream="keys")
+    positives = torch.tensor([[0, 1, 2, 3]])
+    allowed = torch.tensor([[True, True, True, True, False, False]])
+    masked = info_nce(queries, keys, positives, 0.2, allowed)
+    torch.testing.assert_close(masked, info_nce(queries, keys[:, :4], positives, 0.2))
+
+
+def test_the_quasimetric_is_one():
+    points = normal(12, METRIC_GROUPS * METRIC_GROUP_SIZE)
+    distance = quasimetric(points[:, None], points[None])
+    assert (distance >= 0).all() and (distance.diagonal() == 0).all()
+    around = distance[:, :, None] + distance[None]  # d(x, y) + d(y, z)
+    assert (distance[:, None] <= around + 1e-5).all()
+    assert (distance - distance.T).abs().max() > 1  # not symmetric
+
+
+def learn_ring(states, steps=1500):
+    """Free embeddings of a one-way ring, trained by quasimetric RL alone."""
+    points = (0.1 * normal(states, METRIC_GROUPS * METRIC_GROUP_SIZE)).requires_grad_()
+    log_weight = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([{"params": [points], "lr": 0.01}, {"params": [log_weight], "lr": 0.02}])
+    here = torch.arange(states)
+    violations, weights = [], []
+    for _ in range(steps):
+        spread = qrl_spread(quasimetric(points[:, None], points[None]), 10.0, 0.4).mean()
+        violation = qrl_violation(quasimetric(points, points[(here + 1) % states])).mean()
+        optimizer.zero_grad()
+        lagrangian(spread, violation, log_weight, 0.001).backward()
+        optimizer.step()
+        violations.append(float(violation.detach()))
+        weights.append(float(log_weight.detach().exp()))
+    return quasimetric(points[:, None], points[None]).detach(), violations, weights
+
+
+def test_quasimetric_rl_finds_the_distances_of_a_one_way_ring():
+    """True distance from i to j: (j - i) mod n. No symmetric distance can have both 1 and n - 1."""
+    states = 6
+    learned, violations, weights = learn_ring(states)
+    here = torch.arange(states)
+    true = ((here[None] - here[:, None]) % states).float()
+    assert (learned - true).abs().max() < 0.35
+    assert max(weights) > 3 and violations[-1] < 0.005  # the multiplier rose until the constraint held
+
+
+def test_the_multiplier_grows_while_the_constraint_is_violated_and_shrinks_else():
+    for violation, sign in ((0.5, -1.0), (0.01, 1.0)):
+        log_weight = torch.tensor(0.7, requires_grad=True)
+        lagrangian(torch.tensor(0.0), torch.tensor(violation), log_weight, 0.1).backward()
+        assert torch.sign(log_weight.grad) == sign  # descent goes against it
+    slack = torch.tensor(0.3, requires_grad=True)
+    value = lagrangian(torch.tensor(2.0), slack, torch.tensor(math.log(5.0)), 0.1)
+    value.backward()
+    assert float(value.detach()) == pytest.approx(2 + 5 * 0.2) and float(slack.grad) == pytest.approx(5.0)
+
+
+def test_admissible_steps_do_not_violate():
+    torch.testing.assert_close(
+        qrl_violation(torch.tensor([0.2, 1.0, 1.5, 3.0])), torch.tensor([0, 0, 0.25, 4.0])
+    )
+
+
+def test_spread_is_minus_the_distance_below_the_offset_and_flat_above():
+    distance = torch.tensor([0.0, 1.0, 60.0, 61.0])
+    spread = qrl_spread(distance, 30.0, 1.0)
+    assert float(spread[0] - spread[1]) == pytest.approx(1.0, abs=1e-4)
+    assert float(spread[2] - spread[3]) == pytest.approx(0.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("expectile", [0.1, 0.3, 0.5])
+def test_the_expectile_of_two_values_is_between_them(expectile):
+    """Stationary where e (b - m) = (1 - e) (m - a), so at m = e b + (1 - e) a."""
+    observed, low, high = torch.tensor([4.0, 10.0]), 4.0, 10.0
+    predicted = torch.tensor(expectile * high + (1 - expectile) * low, requires_grad=True)
+    expectile_loss(observed - predicted, expectile).sum().backward()
+    assert float(predicted.grad) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_straightening_by_closed_form():
+    line = torch.tensor([[0.0, 0.0], [1.0, 2.0], [1.5, 3.0], [4.5, 9.0]])  # straight, at varying speed
+    torch.testing.assert_close(straightening(line), torch.zeros(2), atol=1e-6, rtol=0)
+    corner = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 3.0], [1.0, 1.0]])  # a right angle, and back
+    torch.testing.assert_close(straightening(corner), torch.tensor([1.0, 2.0]))
+
+
+def test_standing_still_has_no_direction_and_no_gradient():
+    path = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    loss = straightening(path)
+    loss.sum().backward()
+    assert float(loss.detach()) == 0.0 and torch.equal(path.grad, torch.zeros_like(path))
+
+
+def test_effects_of_a_design_whose_answer_is_known():
+    """Success .1 + .2 spectral + .5 metric + .1 of both together."""
+    values = [0.1 + 0.2 * s + 0.5 * m + 0.1 * s * m for m, s in itertools.product((0, 1), repeat=2)]
+    none, spectral, metric, both = (torch.full((2, 3), value, dtype=torch.float64) for value in values)
+    effects = factorial_effects(none, spectral, metric, both)
+    expected = {"main_spectral": 0.25, "main_metric": 0.55, "interaction": 0.1}
+    for name, value in expected.items():
+        torch.testing.assert_close(effects[name], torch.full((2, 3), value, dtype=torch.float64))

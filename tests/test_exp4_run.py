@@ -1,0 +1,147 @@
+"""Experiment 4 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
+
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from common.checkpoint import ROOT
+from common.results import load_results
+
+SCRIPT = "exp4_contrastive_fix/run_experiment.py"
+ENV, HORIZON = "Empty-5x5", 6
+TINY = [
+    "--environments", ENV, "--num-walks", "40", "--walk-length", "20", "--d-latent", "8", "--hidden-dim",
+    "16", "--iterations", "12", "--batch-size", "16", "--planning-horizons", "4", str(HORIZON),
+    "--pillar-horizons", str(HORIZON), "--evaluations-per-step", "24", "--gd-steps", "3", "--num-episodes",
+    "4", "--pillar-objectives", "qrl_symmetric", "infonce", "--seeds", "0", "1", "--device", "cpu",
+]  # fmt: skip
+FIGURES = {
+    "exp4_contrastive_fix.png", "exp4_two_pillars.png", "exp4_metric_alignment.png", "exp4_success_rate.png",
+    "exp4_gradient_fidelity.png", "exp4_latent_space.png", "exp4_episode.gif", "exp4_training.png",
+}  # fmt: skip
+
+
+def run(folder, *more, cwd=ROOT, script=SCRIPT, code=0):
+    command = [sys.executable, script, *TINY, "--output-dir", str(folder), *more]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One complete tiny run with two seeds, from inside the experiment's folder."""
+    folder = tmp_path_factory.mktemp("exp4")
+    return folder, run(folder, cwd=ROOT / "exp4_contrastive_fix", script="run_experiment.py")
+
+
+def promised_metrics():
+    """The names that issue 5 says must exist, for the tiny run's environment and horizons."""
+    objectives = (
+        "reconstruction", "infonce", "infonce_geometric", "next_state", "qrl_symmetric", "qrl",
+        "temporal_distance", "straightening",
+    )  # fmt: skip
+    knowledge = ("spearman", "greedy", "accuracy_1", "accuracy_50", "gradient_fidelity")
+    names = {f"{ENV}/{objective}/{name}" for objective in objectives for name in knowledge}
+    measures = ("success", "spl", "final_distance", "evaluations")
+    planners = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
+    for mode in ("open", "closed"):
+        for planner in planners:
+            for horizon in (4, HORIZON):
+                for model in ("baseline", "unified_published", "unified"):
+                    prefix = f"{ENV}/{model}/{planner}/{mode}/T={horizon}"
+                    names |= {f"{prefix}/{name}" for name in measures}
+        effects = ("none", "spectral", "metric", "both", "main_spectral", "main_metric", "interaction")
+        for design in ("two_pillars", "two_pillars_infonce"):
+            for planner in planners[:4]:
+                names |= {f"{design}/{ENV}/{planner}/{mode}/T={HORIZON}/{name}" for name in effects}
+    return names
+
+
+def test_every_promised_metric_exists_and_is_finite(finished):
+    metrics = load_results(finished[0] / "results")["metrics"]
+    assert not promised_metrics() - set(metrics)
+    for name in promised_metrics():
+        values = metrics[name]["values"]
+        assert len(values) == 2 and all(value is not None and math.isfinite(value) for value in values), name
+        if name.endswith(("/success", "/greedy", "/accuracy_1", "/accuracy_50", "/none", "/both")):
+            assert all(0.0 <= value <= 1.0 for value in values), name
+        if name.endswith(("spearman", "fidelity")):
+            assert all(-1.0 <= value <= 1.0 for value in values), name
+        if "/open/" in name and name.endswith("/evaluations"):
+            budget = 24 * int(name.split("T=")[1].split("/")[0])
+            assert all(0 < value <= budget for value in values), name
+
+
+def test_the_effects_are_those_of_the_corners(finished):
+    metrics = load_results(finished[0] / "results")["metrics"]
+    for design in ("two_pillars", "two_pillars_infonce"):
+        prefix = f"{design}/{ENV}/cem/closed/T={HORIZON}"
+        none, spectral, metric, both, interaction = (
+            metrics[f"{prefix}/{name}"]["mean"]
+            for name in ("none", "spectral", "metric", "both", "interaction")
+        )
+        assert interaction == pytest.approx(both - metric - spectral + none)
+        low, high = metrics[f"{prefix}/interaction"]["interval95"]
+        assert low <= interaction <= high
+
+
+def test_every_figure_exists_and_shows_something(finished):
+    import matplotlib.image
+
+    plots = finished[0] / "plots"
+    assert {path.name for path in plots.iterdir()} == FIGURES
+    for name in FIGURES:
+        image = matplotlib.image.imread(plots / name)
+        assert min(image.shape[:2]) > 250 and image.std() > 0.05
+
+
+def test_replot_draws_the_same_figures_from_saved_results(finished):
+    before = {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()}
+    for path in (finished[0] / "plots").iterdir():
+        path.unlink()
+    done = run(finished[0], "--replot")
+    assert "loss=" not in done.stderr and "measured in" not in done.stderr
+    assert {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()} == before
+
+
+def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
+    """Another pace of replanning: the plans anew, no training, and what ran open loop as it was."""
+    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
+    done = run(tmp_path, "--replan-execute", "2")
+    assert "loss=" not in done.stderr  # no training
+    again = [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "measured in" in line]
+    assert again and all("/planning/" in name for name in again)
+    before, after = (load_results(folder / "results")["metrics"] for folder in (finished[0], tmp_path))
+    same = [name for name in before if "/closed/" not in name]
+    assert {name: after[name] for name in same} == {name: before[name] for name in same}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--qrl-tolerance", "0"], "--qrl-tolerance"),
+        (["--pillar-horizons", "7"], "--pillar-horizons"),
+        (["--environments", "Dynamic-Obstacles-5x5"], "--environments"),
+        (["--replot"], "--replot"),
+        (["--lambda-metric", "1"], "--lambda-metric"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
+    folder = tmp_path / "new"
+    command = [sys.executable, str(ROOT / SCRIPT), "--output-dir", str(folder), *args]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and words in done.stderr
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
+def test_the_trainings_run_on_their_own(tmp_path, script):
+    run(tmp_path, cwd=ROOT / "exp4_contrastive_fix", script=script)
+    names = {path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    wanted = {"reconstruction"} if script == "train_flat.py" else {"qrl", "unified", "infonce_spectral"}
+    assert {f"{ENV}-{name}" for name in wanted} <= names
