@@ -545,7 +545,7 @@ class Exp4Config(MiniGridConfig):
 EXP4_PRESETS = {
     "quick": Exp4Config(
         iterations=1500,
-        planning_horizons=(50,),
+        planning_horizons=(10, 50),
         evaluations_per_step=160,
         pillar_objectives=("qrl_symmetric",),
     ),

@@ -27,7 +27,7 @@ PLANNER_LABELS = {
 }
 MODES = {"open": "open loop", "closed": "closed loop"}
 MODELS = {
-    "baseline": "baseline (reconstruction)",
+    "baseline": "baseline",
     "unified_published": "unified as published",
     "unified": "unified",
 }
@@ -44,6 +44,16 @@ OBJECTIVES = {
 }
 MODEL_COLORS = {"baseline": "#D55E00", "unified_published": "#E69F00", "unified": "#0072B2"}
 CORNERS = {"none": "#999999", "spectral": "#E69F00", "metric": "#56B4E9", "both": "#0072B2"}
+SCATTER_COLORS = {
+    "reconstruction": "#D55E00",
+    "reconstruction_spectral": "#E69F00",
+    "infonce": "#F0C060",
+    "infonce_spectral": "#CC79A7",
+    "unified_published": "#999999",
+    "qrl_symmetric": "#56B4E9",
+    "qrl_symmetric_spectral": "#009E73",
+    "unified": "#0072B2",
+}
 EFFECTS = {"main_spectral": "#E69F00", "main_metric": "#56B4E9", "interaction": "#CC79A7"}
 DESIGNS = {
     "qrl_symmetric": ("two_pillars", "metric = symmetric QRL"),
@@ -94,11 +104,11 @@ def draw_headline(results: Results, arrays: Arrays, name: str) -> Figure:
     """Energy over the grid with its descent field, true and learned; the way to the goal, step by step."""
     figure, axes = new_figure(2, 3, (12.0, 7.2))
     position, distance = arrays[f"{name}/task/position"], arrays[f"{name}/task/distance"]
-    panels = {"true steps to the goal": distance}
+    panels = {"true steps to the goal\n(breadth-first search)": distance}
     for label, title in MODELS.items():
         greedy = _mean(results, f"{name}/{ARMS[label]}/greedy")
         energy = arrays[f"{name}/{ARMS[label]}/energy"][0]
-        panels[f"{title}: greedy descent arrives from {greedy:.0%}"] = energy
+        panels[f"{title}\ndescent arrives from {greedy:.0%} of starts"] = energy
     for axis, (title, energy) in zip(axes.flat, panels.items(), strict=False):
         draw_landscape(axis, position, energy)
         axis.set_title(title, fontsize=9.5)
@@ -137,14 +147,14 @@ def _distance_panel(axis: Axes, arrays: Arrays, name: str, horizon: int) -> None
     for color, (model, planner, mode) in shown.items():
         states = arrays[f"{name}/{model}/{planner}/{mode}/T={horizon}/states"][0, 0]
         away = np.linalg.norm(position[states][:, None] - position[goals][None], axis=-1).min(1)
-        label = f"{MODELS[model]}, {PLANNER_LABELS[planner]}, {MODES[mode]}"
+        label = f"{MODELS[model]}: {PLANNER_LABELS[planner].split(',')[0]}, {mode}"
         axis.plot(away, color=MODEL_COLORS[color], label=label)
         axis.plot(len(away) - 1, away[-1], "o", color=MODEL_COLORS[color])
     axis.set_xlabel("executed steps")
     axis.set_ylabel("distance to the goal [cells]")
     axis.set_title("the path from the reset state, first seed", fontsize=9.5)
-    axis.set_ylim(-0.3, None)
-    axis.legend(fontsize=7, loc="upper right")
+    axis.set_ylim(-0.3, 1.3 * axis.get_ylim()[1])
+    axis.legend(fontsize=7.5, loc="upper right")
 
 
 def _success_bars(axis: Axes, results: Results, name: str) -> None:
@@ -165,7 +175,7 @@ def _success_bars(axis: Axes, results: Results, name: str) -> None:
         )  # fmt: skip
     chance = _mean(results, f"{name}/random_policy/T={horizon}/success")
     axis.axhline(chance, color="#777777", ls="--", label="random policy")
-    ticks = [f"{PLANNER_LABELS[planner].split(',')[0]}\n{MODES[mode]}" for planner, mode in shown]
+    ticks = [f"{PLANNER_LABELS[planner].split(',')[0]}\n{mode}".replace(" ", "\n") for planner, mode in shown]
     axis.set_xticks(positions, ticks, fontsize=7.5)
     axis.set_ylim(0, 1.35)
     axis.set_ylabel("success rate")
@@ -203,7 +213,7 @@ def draw_alignment(results: Results, arrays: Arrays, name: str) -> Figure:
 def draw_latent_space(results: Results, arrays: Arrays, name: str) -> Figure:
     """States on the first two principal axes of where distances are taken, coloured by steps to the goal."""
     shown = {
-        "reconstruction": "baseline (reconstruction)",
+        "reconstruction": "baseline",
         "unified_published": "unified as published",
         "qrl_symmetric": "QRL, symmetric",
         "unified": "unified",
@@ -242,36 +252,27 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
 
 
 def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, horizon: int) -> None:
-    """Success of a planner over the gradient fidelity of the models that it was run on."""
-    models = {label: (arm, f"{name}/{label}", "/success") for label, arm in ARMS.items()}
-    for metric, (design, _) in DESIGNS.items():
-        corners = {"spectral": "reconstruction_spectral", "metric": metric, "both": f"{metric}_spectral"}
-        for corner, arm in corners.items():
-            models[arm] = (arm, f"{design}/{name}", f"/{corner}")
-    for mode, style in (("open", "o"), ("closed", "s")):
-        points = [
-            (label, _mean(results, f"{name}/{arm}/gradient_fidelity"), _success(results, where, mode, planner,
-             horizon, tail))
-            for label, (arm, where, tail) in models.items()
-        ]  # fmt: skip
-        axis.plot(
-            [x for _, x, _ in points], [y for _, _, y in points], style, markersize=7, label=MODES[mode],
-            color=COLORS[planner], markerfacecolor="white" if mode == "open" else COLORS[planner],
-        )  # fmt: skip
-        for label, x, y in points:
-            if mode == "closed" and np.isfinite(x + y):
-                axis.annotate(
-                    label, (x, y), fontsize=6, xytext=(0, -9), ha="center", textcoords="offset points"
-                )
+    """Success of a planner over the gradient fidelity of its models, at about the horizon of its plans."""
+    prefixes = {arm: (f"{name}/{label}", "success") for label, arm in ARMS.items()}
+    for objective, (design, _) in DESIGNS.items():
+        if objective in results["config"]["pillar_objectives"]:
+            prefixes["reconstruction_spectral"] = (f"{design}/{name}", "spectral")
+            prefixes[objective] = (f"{design}/{name}", "metric")
+            prefixes[f"{objective}_spectral"] = (f"{design}/{name}", "both")
+    for arm, (prefix, quantity) in prefixes.items():
+        color = SCATTER_COLORS[arm]
+        for mode, steps, face in (("open", 50, "white"), ("closed", 10, color)):
+            fidelity = _mean(results, f"{name}/{arm}/gradient_fidelity/T={steps}")
+            success = _mean(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
+            label = arm.replace("_", " ") if mode == "closed" else None
+            axis.plot(
+                fidelity, success, "o", color=color, markerfacecolor=face, markersize=8, label=label, ls=""
+            )
     axis.set_title(f"{name}: {PLANNER_LABELS[planner]}, T = {horizon}", fontsize=9.5)
-    axis.set_xlabel("gradient fidelity of the model, 20 steps")
-    axis.set_ylabel("success rate")
-    axis.set_ylim(-0.08, 1.05)
-    axis.legend()
-
-
-def _success(results: Results, where: str, mode: str, planner: str, horizon: int, tail: str) -> float:
-    return _mean(results, f"{where}/{planner}/{mode}/T={horizon}{tail}")
+    axis.set_xlabel("gradient fidelity (closed loop: plans of 10 steps, open: 50)")
+    axis.set_ylabel("success rate (filled: closed loop, hollow: open)")
+    axis.set_ylim(-0.08, 1.08)
+    axis.legend(fontsize=6.5)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ def _success(results: Results, where: str, mode: str, planner: str, horizon: int
 
 def draw_success(results: Results, names: Sequence[str]) -> Figure:
     """Success over the horizon: a row for each environment and mode, a column for each model."""
-    columns = MODELS | {"oracle": "true dynamics (oracle)"}
+    columns = MODELS | {"oracle": "true dynamics"}
     rows = [(name, mode) for name in names for mode in MODES]
     figure, axes = new_figure(
         len(rows), len(columns), (13.0, 0.9 + 2.4 * len(rows)), sharex=True, sharey=True
@@ -293,10 +294,10 @@ def draw_success(results: Results, names: Sequence[str]) -> Figure:
             axis.plot(horizons, chance, "--", color="#999999", label="random policy (exact)", linewidth=1.3)
             for planner in PLANNERS:
                 _success_line(axis, results, f"{name}/{model}/{planner}/{mode}", planner, horizons)
-            axis.set_title(f"{name}, {MODES[mode]}: {title}", fontsize=8.5)
+            axis.set_title(title, fontsize=9.5)
             axis.set_ylim(-0.03, 1.03)
             axis.set_xticks(horizons)
-        line[0].set_ylabel("success rate")
+        line[0].set_ylabel(f"{name}, {MODES[mode]}\nsuccess rate")
     for axis in axes[-1]:
         axis.set_xlabel("horizon T [steps]")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)

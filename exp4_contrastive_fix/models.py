@@ -34,14 +34,18 @@ LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
 
 @dataclass(frozen=True)
 class Objective:
-    """What a latent is trained for, beside its dynamics."""
+    """What a latent is trained for, beside its dynamics.
+
+    contrast: InfoNCE of z_t with z_{t+1} ("next"), of z_t with z_{t+k} ("later"), or of the predicted latent
+        with the true one ("predicted"); "" for none.
+    metric: what trains the distance, "qrl" or "temporal"; "" for nothing.
+    distance: "latent", which is ||z - z'||, or with a head of its own "symmetric" or "quasimetric".
+    """
 
     reconstruction: bool = False
-    contrast: str = (
-        ""  # InfoNCE of z_t with z_{t+1} ("next"), z_{t+k} ("later"), or of f(z_t, a_t) ("predicted")
-    )
-    metric: str = ""  # what trains the distance: "qrl" or "temporal"
-    distance: str = "latent"  # "latent" is ||z - z'||; "symmetric" and "quasimetric" have a head of their own
+    contrast: str = ""
+    metric: str = ""
+    distance: str = "latent"
     straight: bool = False
 
 
