@@ -499,15 +499,15 @@ class Exp4Config(MiniGridConfig):
 
     # --- objectives -------------------------------------------------------------------------
     # weight of the latents' prediction error over rollout_steps, beside every objective
-    lambda_dynamics: float = bounded(30.0, above=0.0)
+    lambda_dynamics: float = bounded(10.0, above=0.0)
     # temperature of every InfoNCE
     nce_temperature: float = bounded(0.1, above=0.0)
     # geometric positives and temporal distances: P(gap > k) = discount^k
     pair_discount: float = bounded(0.9, above=0.0, high=0.999)
     # quasimetric RL: where the softplus that drives random pairs apart lets go of them [steps]
-    qrl_offset: float = bounded(10.0, above=0.0)
+    qrl_offset: float = bounded(8.0, above=0.0)
     # quasimetric RL: sharpness of that softplus [1/steps]
-    qrl_beta: float = bounded(0.4, above=0.0)
+    qrl_beta: float = bounded(0.6, above=0.0)
     # quasimetric RL: mean squared violation of d(s, s') <= 1 that its multiplier lets pass [steps^2]
     qrl_tolerance: float = bounded(0.01, above=0.0)
     # temporal distance: expectile of the steps between two states of a walk; 1/2 is their mean
@@ -545,6 +545,7 @@ class Exp4Config(MiniGridConfig):
 EXP4_PRESETS = {
     "quick": Exp4Config(
         iterations=1500,
+        learning_rate=3e-3,
         planning_horizons=(10, 50),
         evaluations_per_step=160,
         pillar_objectives=("qrl_symmetric",),
@@ -552,8 +553,11 @@ EXP4_PRESETS = {
     "full": Exp4Config(
         preset="full",
         seeds=(0, 1, 2),
-        environments=("Empty-8x8", "Empty-16x16"),
+        environments=("Empty-8x8", "Empty-16x16", "KeyCorridorS3R1", "DoorKey-8x8", "FourRooms"),
         iterations=6000,
+        lambda_dynamics=30.0,
+        qrl_offset=14.0,  # longer ways than on Empty-8x8
+        qrl_beta=0.3,
         pillar_environments=2,
         pillar_horizons=(10, 20, 30, 50, 80),
     ),

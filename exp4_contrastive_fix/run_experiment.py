@@ -1,7 +1,7 @@
 """Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars measured.
 
     python run_experiment.py                  quick preset, minutes on a laptop
-    python run_experiment.py --preset full    three seeds, two environments: what the README reports
+    python run_experiment.py --preset full    three seeds, five environments: what the README reports
 
 writes results/results.json, results/arrays.npz, plots/*.png and plots/exp4_episode.gif; --help lists
 every setting.
