@@ -92,7 +92,7 @@ def test_it_agrees_with_a_loop_over_swaps():
                 other[time] = action
                 changed = bent(F.one_hot(other, ACTIONS).float()[None, None])[0, 0, -1]
                 predicted.append(float(slope[time, action] - slope[time, plan[time]]))
-                actual.append(float((changed - energy).detach()))
+                actual.append(float(changed - energy.detach()))
         assert float(found[row]) == pytest.approx(np.corrcoef(predicted, actual)[0, 1], abs=1e-4)
 
 
