@@ -149,7 +149,7 @@ def draw_ablation(results: Results, names: Sequence[str]) -> Figure:
         line[2].set_yscale("log")
         knowledge = {"spearman": "Spearman", "accuracy_1": "1 step", "accuracy_10": "10", "accuracy_50": "50"}
         _model_bars(line[3], results, name, knowledge)
-        line[3].set_title("Spearman; accuracy after 1, 10, 50")
+        line[3].set_title("Spearman, accuracy")
         line[3].legend(ncols=2)
         line[3].set_ylim(0, 1.35)
     return figure
