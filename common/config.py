@@ -379,6 +379,9 @@ EXP2_PRESETS = {
 # ----------------------------------------------------------------------------------------------
 
 
+DropAction = Literal["auto", "yes", "no"]
+
+
 @dataclass(frozen=True)
 class MiniGridConfig(RunConfig):
     """What experiments 3 and 4 share: environments, data, the world model's size, planning, evaluation."""
@@ -390,8 +393,9 @@ class MiniGridConfig(RunConfig):
     layout_seed: int = bounded(0, low=0, high=2**31 - 1)
     # what the encoder sees: the whole grid one-hot, the agent's 7x7 view (a POMDP), or pixels
     observation: Literal["full", "partial", "rgb"] = "full"
-    # whether the agent may drop what it carries, where there are objects (multiplies the states)
-    drop_action: bool = True
+    # whether the agent may drop what it carries: an object can then lie anywhere, which multiplies the
+    # states (DoorKey-8x8: 9210 instead of 426). auto: where no goal can be reached without
+    drop_action: DropAction = "auto"
     # random walks for training; each restarts at a state that has been seen and visited least
     num_walks: int = bounded(400, low=1)
     # their length [steps]
@@ -526,6 +530,8 @@ class Exp4Config(MiniGridConfig):
     hf_noise_sigma: float = bounded(0.05, low=0.0)
 
     # --- measurements -----------------------------------------------------------------------
+    # every objective is trained in the first so many environments; elsewhere those that are planned with
+    objective_environments: int = bounded(5, low=1)
     # the two pillars are measured in the first so many environments
     pillar_environments: int = bounded(1, low=0)
     # objectives that stand for metric alignment there, each in a 2x2 of its own

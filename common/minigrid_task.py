@@ -1,7 +1,6 @@
 """A MiniGrid environment as a learning task: observations, training windows, starts and goals.
 
-Shapes: S training seeds, N states, F features, W walks, L steps, K steps of a window, B windows, A actions,
-G goal states, E episodes.
+Shapes: S training seeds, N states, F features, G goal states, E episodes.
 
 An episode that has ended stays in its last state, for training windows and evaluation alike.
 """
@@ -13,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from common.config import ConfigError, MiniGridConfig, reject
+from common.config import ConfigError, DropAction, MiniGridConfig, reject
 from common.minigrid_env import GridWorld, Observation, tabulate
 from common.minigrid_walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
 from common.runtime import generator
@@ -78,10 +77,13 @@ def check_environments(config: MiniGridConfig) -> None:
 
 
 @cache
-def _tabulate(name: str, layout_seed: int, observation: Observation, drop_action: bool) -> GridWorld:
+def _tabulate(name: str, layout_seed: int, observation: Observation, drop_action: DropAction) -> GridWorld:
     try:
-        without = () if drop_action else ("drop",)
-        return tabulate(name, layout_seed=layout_seed, observation=observation, without=without)
+        without = () if drop_action == "yes" else ("drop",)
+        world = tabulate(name, layout_seed=layout_seed, observation=observation, without=without)
+        if drop_action == "auto" and not len(world.goal_states):
+            world = tabulate(name, layout_seed=layout_seed, observation=observation)
+        return world
     except ValueError as error:
         raise ValueError(f"environments (--environments): {error}") from None
 
@@ -109,22 +111,3 @@ def _choose_starts(world: GridWorld, distance: Tensor, config: MiniGridConfig) -
 def data_coverage(task: Task) -> list[float]:
     """Fraction of all reachable states that each seed's walks came upon: S numbers."""
     return [coverage(task.world, walk) for walk in task.walks]
-
-
-class WindowSampler:
-    """Training windows of K steps, drawn uniformly from all that begin before an episode's end."""
-
-    def __init__(self, task: Task, steps: int):
-        self.walks, self.steps = task.walks, steps
-        self.begins = [walk.valid[:, : walk.valid.shape[1] - steps + 1].nonzero() for walk in task.walks]
-
-    def draw(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
-        """`count` B windows a seed: states [S, B, K + 1] and actions [S, B, K], as indices."""
-        offsets = torch.arange(self.steps + 1)
-        states, actions = [], []
-        for walk, begins, draw in zip(self.walks, self.begins, draws, strict=True):
-            walk_index, time = begins[torch.randint(len(begins), (count,), generator=draw)].unbind(1)
-            when = time[:, None] + offsets
-            states.append(walk.states[walk_index[:, None], when])
-            actions.append(walk.actions[walk_index[:, None], when[:, :-1]])
-        return torch.stack(states), torch.stack(actions)

@@ -1,15 +1,19 @@
-"""Planners on a set of trained models of a task: configured, measured, recorded.
+"""Planners on a set of trained models of a task, for experiments 3 and 4: configured, measured, recorded.
 
 Shapes: S seeds, E episodes, T horizon.
 """
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.checkpoint import uses
 from common.config import MiniGridConfig
+from common.experiment import Run
 from common.latent_planning import LatentProblems, MakeProblem, OracleProblems
 from common.minigrid_task import TASK_FIELDS, Task
 from common.planner_evaluation import (
@@ -24,19 +28,24 @@ from common.results import Results
 from common.runtime import generator
 from common.world_model import LatentModel
 
+log = logging.getLogger(__name__)
+
 PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 MODES = ("open", "closed")
 KEPT_EPISODES = 1  # whose states are kept for figures
+EPISODE_TILE = 12  # side of a cell in their pictures [pixels]
 PLANNING_FIELDS = (
     *TASK_FIELDS, "coarse_stride", "evaluations_per_step", "replan_horizon", "replan_execute", "gumbel_tau",
     "gd_steps", "gd_lr", "coarse_share",
 )  # fmt: skip
 UNITS = {"success": "1", "spl": "1", "final_distance": "steps", "evaluations": "transitions"}
 
+Measured = Mapping[str, Tensor]  # `T=../success` and its like at every horizon, each [S, E]
 
-def configured_planner(name: str, config: MiniGridConfig) -> Planner:
-    """The planner with the configuration's settings."""
-    tau = config.gumbel_tau
+
+def configured_planner(name: str, config: MiniGridConfig, tau: float | None = None) -> Planner:
+    """The planner with the configuration's settings; with another temperature if one is given."""
+    tau = tau or config.gumbel_tau
     settings = {
         "flat_gradient": {"gd_steps": config.gd_steps, "gd_lr": config.gd_lr, "tau": tau},
         "verified_gradient": {"tau": tau},
@@ -46,6 +55,15 @@ def configured_planner(name: str, config: MiniGridConfig) -> Planner:
     return make_planner(name, **settings.get(name, {}))
 
 
+def problems_of(
+    task: Task, models: Mapping[str, LatentModel], arm: str, stride: int, device: torch.device
+) -> MakeProblem:
+    """Planning problems in a trained model, or for the arm `oracle` in the true dynamics."""
+    if arm == "oracle":
+        return OracleProblems(task, stride, torch.device("cpu"))  # walks through a table
+    return LatentProblems(models[arm], task, stride, device)
+
+
 @uses(*PLANNING_FIELDS)
 def measure_planner(
     task: Task,
@@ -53,29 +71,30 @@ def measure_planner(
     arm: str,
     planner: str,
     mode: str,
-    horizon: int,
+    horizons: Sequence[int],
     *,
     config: MiniGridConfig,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """success, spl and their like, each [S, E] (see evaluate_planner); `arm` may be `oracle`."""
-    make_problem: MakeProblem
-    if arm == "oracle":
-        make_problem = OracleProblems(task, config.coarse_stride, torch.device("cpu"))  # walks in a table
-    else:
-        make_problem = LatentProblems(models[arm], task, config.coarse_stride, device)
+    """`T=../success` and its like at every horizon, each [S, E] (see evaluate_planner)."""
+    began = time.monotonic()
     found = evaluate_planner(
         task,
-        make_problem,
+        problems_of(task, models, arm, config.coarse_stride, device),
         configured_planner(planner, config),
         mode,
-        [horizon],
+        horizons,
         config,
-        lambda steps: generator(config.seeds[0], f"{task.name}/{planner}/{mode}/T={steps}"),
-    )[horizon]
-    # the episode from the reset's start, where that is among them
-    found["states"] = found["states"][:, _kept(task)].clone()
-    return found
+        lambda horizon: generator(config.seeds[0], f"{task.name}/{planner}/{mode}/T={horizon}"),
+    )
+    success = " ".join(f"{horizon}:{value['success'].mean():.2f}" for horizon, value in found.items())
+    spent = time.monotonic() - began
+    log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, arm, planner, mode, success, spent)
+    measured = {}
+    for horizon, values in found.items():
+        values["states"] = values["states"][:, _kept(task)].clone()
+        measured |= {f"T={horizon}/{name}": value for name, value in values.items()}
+    return measured
 
 
 def _kept(task: Task) -> Tensor:
@@ -85,26 +104,76 @@ def _kept(task: Task) -> Tensor:
     return order[:KEPT_EPISODES]
 
 
-def record_planner(results: Results, prefix: str, measured: Mapping[str, Tensor]) -> None:
-    """`{prefix}/success` and its like, with 95% intervals; milliseconds are timings."""
-    for name, unit in UNITS.items():
-        values = measured[name]
-        interval = success_interval(values) if name == "success" else None
-        results.add(f"{prefix}/{name}", values.mean(1), unit, interval)
-    results.timings[f"{prefix}/milliseconds"] = float(measured["milliseconds"])
-    results.add_array(f"{prefix}/states", measured["states"].to(torch.int16))
+def plan_with(
+    run: Run,
+    task: Task,
+    models: Mapping[str, LatentModel],
+    arm: str,
+    planner: str,
+    mode: str,
+    horizons: Sequence[int],
+) -> Measured:
+    """`measure_planner` as a phase of the run, done once; `arm` is one of the models, or `oracle`."""
+    upstream = [f"{task.name}/{arm}"] if arm in models else []
+    name = f"{task.name}/planning/{arm}/{planner}/{mode}/T={','.join(map(str, horizons))}"
+    return run.measure(measure_planner, name, task, models, arm, planner, mode, horizons, upstream=upstream)
 
 
-def record_difference(results: Results, name: str, first: Tensor, second: Tensor) -> None:
-    """Mean of first - second [S, E] over the same starts, with its 95% interval."""
-    results.add(name, (first - second).mean(1), "1", paired_interval(first, second))
-
-
-def record_controls(results: Results, task: Task, horizons: Sequence[int]) -> None:
-    """`{env}/random_policy/T={T}/success`, exact, and `shortest_path`, the upper bound."""
+def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str, Tensor]]:
+    """What frames every planner, in the form of measure_planner: `random_policy`, `shortest_path`, [S, E]."""
+    seeds = len(task.walks)
     random = random_policy_success(task, list(horizons))
-    for horizon in horizons:
-        reachable = (task.distance[task.starts] <= horizon).double()
-        for name, success in (("random_policy", random[horizon]), ("shortest_path", reachable)):
-            mean = success.mean().expand(len(results.seeds))
-            results.add(f"{task.name}/{name}/T={horizon}/success", mean)
+    reachable = {horizon: (task.distance[task.starts] <= horizon).double() for horizon in horizons}
+    return {
+        name: {f"T={horizon}/success": value.expand(seeds, -1) for horizon, value in found.items()}
+        for name, found in (("random_policy", random), ("shortest_path", reachable))
+    }
+
+
+# ----------------------------------------------------------------------------------------------
+# Records
+# ----------------------------------------------------------------------------------------------
+
+
+def record_planner(results: Results, prefix: str, measured: Measured, horizons: Sequence[int]) -> None:
+    """`{prefix}/T=../success` and its like, with 95% intervals.
+
+    Milliseconds are timings, which no rerun reproduces.
+    """
+    for here in (f"T={horizon}" for horizon in horizons):
+        for name, unit in UNITS.items():
+            values = measured[f"{here}/{name}"]
+            interval = success_interval(values) if name == "success" else None
+            results.add(f"{prefix}/{here}/{name}", values.mean(1), unit, interval)
+        results.timings[f"{prefix}/{here}/milliseconds"] = float(measured[f"{here}/milliseconds"])
+        results.add_array(f"{prefix}/{here}/states", measured[f"{here}/states"].to(torch.int16))
+        gap = float(measured[f"{here}/relaxation_gap"])
+        results.add_array(f"{prefix}/{here}/relaxation_gap", torch.tensor(gap))
+
+
+def record_difference(
+    results: Results, prefix: str, mode: str, first: Measured, second: Measured, horizons: Sequence[int]
+) -> None:
+    """`{prefix}/{mode}/T=../success`: success of first - second over the same starts, with 95% intervals."""
+    for here in (f"T={horizon}/success" for horizon in horizons):
+        difference = (first[here] - second[here]).mean(1)
+        results.add(f"{prefix}/{mode}/{here}", difference, "1", paired_interval(first[here], second[here]))
+
+
+def record_controls(
+    results: Results, task: Task, controls: Mapping[str, Measured], horizons: Sequence[int]
+) -> None:
+    """`{env}/random_policy/T={T}/success`, exact, and `shortest_path`, the upper bound."""
+    for name, found in controls.items():
+        for here in (f"T={horizon}/success" for horizon in horizons):
+            results.add(f"{task.name}/{name}/{here}", found[here].mean(1))
+
+
+def record_pictures(results: Results, task: Task, horizon: int) -> None:
+    """MiniGrid's pictures of every state that the kept episodes of the first seed pass at this horizon."""
+    names = [name for name in results.arrays if name.startswith(f"{task.name}/") and name.endswith("/states")]
+    visited = [results.arrays[name][0] for name in names if f"/T={horizon}/" in name]
+    states = np.unique(np.concatenate([found.ravel() for found in visited]))
+    results.add_array(f"{task.name}/pictures/states", states)
+    pictures = np.stack([task.world.render(int(state), EPISODE_TILE) for state in states])
+    results.add_array(f"{task.name}/pictures/pixels", pictures)

@@ -232,6 +232,14 @@ class LatentModel(nn.Module):
         })  # fmt: skip
         self.d_latent = d_latent
 
+    def embed(self, latents: Tensor) -> Tensor:
+        """Where distances are taken: [S, ..., d] -> [S, ..., h]; here the latents themselves."""
+        return latents
+
+    def distance(self, points: Tensor, others: Tensor) -> Tensor:
+        """From the one to the other of two embedded states: [S, ..., h] -> [S, ...]; here ||z - z'||."""
+        return torch.linalg.vector_norm(points - others, dim=-1)
+
     def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
         """What planning minimises: latents [S, ..., d], goals [S, G, d] -> [S, ...]."""
         return squared_distance_to_set(latents, goals)

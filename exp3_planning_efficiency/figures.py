@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.model_evaluation import PICTURE_TILE
 from common.viz_utils import COLORS, new_figure, plot_band
-from exp3_planning_efficiency.evaluate_model import PICTURE_TILE
 
 Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]

@@ -1,6 +1,6 @@
 """The world model of experiment 3: a latent model with a decoder, and the loss that all arms share.
 
-Shapes: S seeds, U states, B windows, K steps, d latent, F features, A actions.
+Shapes: S seeds, B windows, K steps, d latent, F features.
 """
 
 from collections.abc import Sequence
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from common.config import Exp3Config
+from common.latent_training import Windows, dynamics_loss, reconstruction_loss, take
 from common.minigrid_task import Task
 from common.networks import EnsembleMLP
 from common.world_model import LatentModel
-from exp3_planning_efficiency.dataset import Batch, take
+from exp3_planning_efficiency.dataset import BatchSampler
 
 
 class WorldModel(LatentModel):
@@ -37,26 +38,23 @@ def make_model(task: Task, config: Exp3Config, strides: Sequence[int] = ()) -> W
     )
 
 
-def reconstruction_and_dynamics(
-    model: WorldModel, batch: Batch, steps: int, decoded_step: int
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The world-model loss of every arm, from a rollout of `steps` K steps.
+class WorldModelLoss:
+    """Reconstruction and dynamics over a rollout of `rollout_steps` K steps: the loss of every arm."""
 
-    dynamics: |z^_{t+k} - sg(z_{t+k})|^2, averaged over steps and axes. Without the stop-gradient sg the
-    latents of different states draw together and the one-step accuracy stays below 0.2.
-    reconstruction: squared error of the decoder, at the encoded latents and at those predicted for
-    `decoded_step`, which keeps rollouts among the latents of states.
+    def __init__(self, task: Task, config: Exp3Config, device: torch.device):
+        self.sampler = BatchSampler(task, config, device)
+        self.steps = config.rollout_steps
 
-    Returns:
-        latents [S, B, K' + 1, d] of the batch's windows (K' >= K), and the two terms [S].
-    """
-    latents = take(model.encoder(batch.observations), batch.states)
-    start, targets = latents[:, :, 0], latents[:, :, 1 : steps + 1].detach()
-    predicted = model.transition.rollout(start, batch.actions[:, :, :steps])
-    decoded = model.decoder(torch.cat([start, predicted[:, :, decoded_step]], 1))
-    shown = torch.cat([batch.states[:, :, 0], batch.states[:, :, decoded_step + 1]], 1)
-    terms = {
-        "dynamics": (predicted - targets).square().mean((1, 2, 3)),
-        "reconstruction": (decoded - take(batch.observations, shown)).square().mean((1, 2)),
-    }
-    return latents, terms
+    def __call__(
+        self, model: WorldModel, iteration: int, draws: Sequence[torch.Generator]
+    ) -> tuple[Windows, Tensor, dict[str, Tensor]]:
+        """A batch, its latents [S, B, K' + 1, d] with K' >= K, and the two terms [S]."""
+        batch = self.sampler.draw(draws)
+        latents = take(model.encoder(batch.observations), batch.states)
+        predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, : self.steps])
+        shown = iteration % self.steps  # the prediction that is decoded
+        terms = {
+            "dynamics": dynamics_loss(predicted, latents),
+            "reconstruction": reconstruction_loss(model.decoder, latents, predicted, batch, shown),
+        }
+        return batch, latents, terms

@@ -15,21 +15,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.config import EXP3_PRESETS
 from common.experiment import Run, run_experiment
 from common.minigrid_task import Task, check_environments, make_task
-from exp3_planning_efficiency.evaluate_model import measure_model, record_model, record_task
+from common.model_evaluation import measure_model, record_model, record_task
+from common.planner_comparison import (
+    MODES,
+    PLANNERS,
+    control_policies,
+    plan_with,
+    record_controls,
+    record_difference,
+    record_pictures,
+    record_planner,
+)
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,
-    MODES,
     PAIRS,
-    PLANNERS,
-    control_policies,
-    measure_planner,
     measure_sweeps,
     record_ablation,
-    record_controls,
-    record_difference,
-    record_episode,
-    record_planner,
     record_sweeps,
 )
 from exp3_planning_efficiency.figures import draw_figures
@@ -52,19 +54,10 @@ def compute(run: Run) -> None:
             )
             record_model(run.results, task, arm, measured)
         compare_planners(run, task, models)
-        record_episode(run.results, task, run.config.study_horizon)
+        record_pictures(run.results, task, run.config.study_horizon)
         if studied:
             ablate(run, task, models)
             sweep(run, task, models)
-
-
-def plan(run: Run, task: Task, models: Models, arm: str, planner: str, mode: str, horizons: tuple[int, ...]):
-    """One planner on one model."""
-    upstream = [f"{task.name}/{arm}"] if arm in models else []
-    name = f"{task.name}/planning/{arm}/{planner}/{mode}"
-    if horizons != run.config.planning_horizons:
-        name += f"/T={horizons[0]}"
-    return run.measure(measure_planner, name, task, models, arm, planner, mode, horizons, upstream=upstream)
 
 
 def compare_planners(run: Run, task: Task, models: Models) -> None:
@@ -74,11 +67,14 @@ def compare_planners(run: Run, task: Task, models: Models) -> None:
     record_controls(run.results, task, controls, horizons)
     for arm in ("flat", "helm", "oracle"):
         for mode in MODES:
-            measured = {name: plan(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
-            for planner, found in measured.items():
-                record_planner(run.results, task, arm, planner, mode, found, horizons)
-            for pair in PAIRS:
-                record_difference(run.results, task, arm, pair, mode, measured | controls, horizons)
+            found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
+            for planner, measured in found.items():
+                prefix = f"{task.name}/{arm}/{planner}/{mode}"
+                record_planner(run.results, prefix, measured, horizons)
+            found |= controls
+            for first, second in PAIRS:
+                prefix = f"{task.name}/{arm}/{first}_minus_{second}"
+                record_difference(run.results, prefix, mode, found[first], found[second], horizons)
 
 
 def ablate(run: Run, task: Task, models: Models) -> None:
@@ -89,7 +85,7 @@ def ablate(run: Run, task: Task, models: Models) -> None:
     )
     for mode in MODES:
         measured = {
-            (arm, label): plan(run, task, models, arm, planner, mode, horizons[arm])
+            (arm, label): plan_with(run, task, models, arm, planner, mode, horizons[arm])
             for arm in ABLATION
             for label, planner in ABLATION_PLANNERS.items()
         }

@@ -19,12 +19,9 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP3_PRESETS, Exp3Config
 from common.experiment import Run, run_training
+from common.latent_training import fit_latent_model
 from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
-from common.training import fit
-from exp3_planning_efficiency.dataset import draw_batch, window_sampler
-from exp3_planning_efficiency.models import WorldModel, make_model, reconstruction_and_dynamics
-
-CLIP_NORM = 10.0
+from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
 
 
 @dataclass(frozen=True)
@@ -57,26 +54,13 @@ def train_flat(
         the ensemble [S members], and the training history (see common.training.fit).
     """
     model = make_model(task, config).to(device)
-    sampler = window_sampler(task, config)
+    world_model_loss = WorldModelLoss(task, config, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        batch = draw_batch(task, sampler, draws, config.batch_size, device)
-        steps = config.rollout_steps
-        _, terms = reconstruction_and_dynamics(model, batch, steps, iteration % steps)
+        _, _, terms = world_model_loss(model, iteration, draws)
         return {"loss": terms["reconstruction"] + terms["dynamics"], **terms}
 
-    history = fit(
-        model,
-        loss,
-        seeds=config.seeds,
-        iterations=config.iterations,
-        learning_rate=config.learning_rate,
-        label=label,
-        stream=task.name,
-        clip_norm=CLIP_NORM,
-        checkpoint=checkpoint,
-    )
-    return model, history
+    return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
 def train_flat_arms(run: Run, task: Task) -> dict[str, WorldModel]:

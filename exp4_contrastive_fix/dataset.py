@@ -11,16 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.latent_training import Windows, WindowSampler
 from common.minigrid_task import Task
 
 
 @dataclass(frozen=True)
-class Batch:
-    """States are positions in a list of the batch's different states."""
+class Batch(Windows):
+    """Windows, and what objectives need beside; all states are positions in one list."""
 
-    observations: Tensor  # [S, U, F] of the different states
-    states: Tensor  # [S, B, K + 1] int64: windows of K steps
-    actions: Tensor  # [S, B, K, A] one-hot
     pairs: Tensor  # [S, B, 2] int64: a state, and one that the same walk came to later on
     gap: Tensor  # [S, B] float: after how many steps
     targets: Tensor  # [S, B] int64: states that the walks visited, each as likely as any other
@@ -28,23 +26,19 @@ class Batch:
 
 
 class BatchSampler:
-    """Draws windows of K steps, and pairs of states a geometric number of steps apart.
-
-    Windows also begin after an episode's end, where a walk stays in its last state: a model that has not
-    seen what follows an arrival leaves the goal again in long rollouts.
-    """
+    """Draws windows of K steps, and pairs of states a geometric number of steps apart."""
 
     def __init__(self, task: Task, steps: int, discount: float, device: torch.device):
         """`discount`: P(gap > k) = discount^k, as far as the walk goes."""
         self.task, self.discount, self.device = task, discount, device
-        self.steps = steps
+        self.windows = WindowSampler(task, steps)
         self.begins = [walk.valid.nonzero() for walk in task.walks]
         self.lengths = [walk.valid.sum(1) for walk in task.walks]  # [W], steps before an episode's end
         self.visited = [torch.unique(walk.states) for walk in task.walks]
 
     def draw(self, draws: Sequence[torch.Generator], count: int) -> Batch:
         """`count` B windows, pairs and targets a seed."""
-        states, actions = self.draw_windows(draws, count)
+        states, actions = self.windows.draw(draws, count)
         pairs, gap = self.draw_pairs(draws, count)
         targets = [
             visited[torch.randint(len(visited), (count,), generator=draw)]
@@ -67,18 +61,6 @@ class BatchSampler:
             own=own.to(self.device),
         )
 
-    def draw_windows(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
-        """`count` B windows a seed, each as likely: states [S, B, K + 1], actions [S, B, K]."""
-        offsets = torch.arange(self.steps + 1)
-        states, actions = [], []
-        for walk, draw in zip(self.task.walks, draws, strict=True):
-            walks, length = walk.actions.shape
-            index = torch.randint(walks, (count, 1), generator=draw)
-            when = torch.randint(length - self.steps + 1, (count, 1), generator=draw) + offsets
-            states.append(walk.states[index, when])
-            actions.append(walk.actions[index, when[:, :-1]])
-        return torch.stack(states), torch.stack(actions)
-
     def draw_pairs(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
         """`count` B pairs a seed: states [S, B, 2] as indices, and their gaps [S, B]."""
         pairs, gaps = [], []
@@ -92,9 +74,3 @@ class BatchSampler:
             pairs.append(walk.states[index[:, None], torch.stack([time, time + gap], 1)])
             gaps.append(gap.float())
         return torch.stack(pairs), torch.stack(gaps)
-
-
-def take(values: Tensor, positions: Tensor) -> Tensor:
-    """values [S, U, D] at positions [S, ...] -> [S, ..., D]."""
-    flat = positions.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
-    return values.gather(1, flat).view(*positions.shape, -1)

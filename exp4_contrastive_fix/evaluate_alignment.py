@@ -1,153 +1,33 @@
-"""What a latent knows before any planning: distance, descent, predictions, gradients, Jacobian.
+"""What experiment 4 measures of a latent: all that common/model_evaluation.py does, and its shape.
 
-Shapes: S seeds, N states, M sampled rollouts, P pairs of states, d latent, h metric, T steps, A actions.
+Shapes: S seeds, N states, h metric.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from common.alignment import greedy_success, prediction_accuracy, random_rollouts, spearman
 from common.checkpoint import uses
 from common.config import Exp4Config
-from common.gradient_fidelity import fidelity_budget, gradient_fidelity
-from common.jacobian_utils import rollout_jacobian_norms
-from common.latent_planning import LatentProblems
-from common.minigrid_task import TASK_FIELDS, Task, data_coverage
-from common.minigrid_walks import all_distances
-from common.results import Results
-from common.runtime import generator
+from common.minigrid_task import TASK_FIELDS, Task
+from common.model_evaluation import measure_model
 from exp4_contrastive_fix.models import AlignedModel
-
-STEPS = (1, 10, 50)  # at which predictions are judged
-ROLLOUTS = 512
-JACOBIAN_STATES = 64
-FIDELITY_PLANS = 64
-FIDELITY_HORIZONS = (5, 10, 20, 50)
-FIDELITY_HORIZON = 20  # of `gradient_fidelity` without T
-PAIRS = 3000  # of states, in the scatter
-PICTURE_TILE = 16  # side of a cell in the saved picture [pixels]
 
 
 @uses(*TASK_FIELDS)
 def measure_alignment(
     task: Task, models: Mapping[str, AlignedModel], arm: str, *, config: Exp4Config, device: torch.device
 ) -> dict[str, Tensor]:
-    """spearman, greedy, accuracy_T, gradient_fidelity, jacobian_50 and the jumpy level's accuracy, each [S].
-
-    spearman: rank correlation of the model's and the true distance over ALL ordered pairs of states.
-    greedy: fraction of starts from which one-step descent of the energy, as the model predicts it, arrives.
-    jacobian_50: geometric mean of ||dz_50/dz_0||_F over states and random actions.
-    """
-    model, world = models[arm], task.world
-    problems = LatentProblems(model, task, 1, device)  # no jumpy planning here
-    latents = problems.latents
-    states, actions = random_rollouts(world, ROLLOUTS, max(STEPS), generator(0, "evaluation/rollouts"))
-    true = all_distances(world.next_state)
+    """`measure_model`, and `plane`: states on the first two principal axes of where distances are taken."""
+    model = models[arm]
     with torch.no_grad():
-        between = all_pairs(model, latents).cpu()
-        measured = _accuracies(task, model, latents, states, actions)
-        choice = one_step_descent(model, latents, problems.goals, world.num_actions).cpu()
-    known = true > 0
-    measured["spearman"] = torch.tensor([spearman(distance[known], true[known]) for distance in between])
-    measured["greedy"] = greedy_success(world, choice, task.starts)
-    measured |= _fidelities(problems, states, actions)
-    measured["jacobian_50"] = _jacobian(model, latents, states, actions, world.num_actions)
-    pairs = known.nonzero()
-    pairs = pairs[torch.randint(len(pairs), (PAIRS,), generator=generator(0, "evaluation/pairs"))]
-    measured["pairs/latent"] = between[:, pairs[:, 0], pairs[:, 1]]
-    measured["pairs/steps"] = true[pairs[:, 0], pairs[:, 1]]
-    measured["energy"] = problems.energy
-    measured["plane"] = _principal_plane(model.embed(latents))
-    return measured
+        points = model.embed(model.encoder(task.observations.to(device)))
+    return measure_model(task, models, arm, config=config, device=device) | {"plane": principal_plane(points)}
 
 
-def all_pairs(model: AlignedModel, latents: Tensor) -> Tensor:
-    """The model's distance from every state to every other: [S, N, d] -> [S, N, N]."""
-    points = model.embed(latents)
-    return torch.stack([model.distance(points, goal[:, None]) for goal in points.unbind(1)], -1)
-
-
-def one_step_descent(model: AlignedModel, latents: Tensor, goals: Tensor, num_actions: int) -> Tensor:
-    """The action after which the model sees the least energy: [S, N, d], goals [S, G, d] -> [S, N]."""
-    one_hot = torch.eye(num_actions, device=latents.device)
-    after = [
-        model.energy(model.transition(latents, action.expand(*latents.shape[:2], -1)), goals)
-        for action in one_hot
-    ]
-    return torch.stack(after, -1).argmin(-1)
-
-
-def _accuracies(
-    task: Task, model: AlignedModel, latents: Tensor, states: Tensor, actions: Tensor
-) -> dict[str, Tensor]:
-    count, device = task.world.num_actions, latents.device
-    states, actions = states.to(device), actions.to(device)
-    found = prediction_accuracy(latents, model.transition.rollout, states, actions, count, STEPS)
-    measured = {f"accuracy_{steps}": value for steps, value in found.items()}
-    for stride in map(int, model.jumpy):
-        macro_states = states[:, : states.shape[1] // stride * stride : stride]
-
-        def jump(start: Tensor, one_hot: Tensor, stride: int = stride) -> Tensor:
-            return model.jump(start, one_hot, stride)
-
-        found = prediction_accuracy(latents, jump, macro_states, actions[:, :stride], count, (1,))
-        measured[f"jumpy_accuracy/stride={stride}"] = found[1]
-    return measured
-
-
-def _fidelities(problems: LatentProblems, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
-    """Mean gradient fidelity over random plans, at each horizon: [S]."""
-    seeds, measured = len(problems.latents), {}
-    starts = torch.cartesian_prod(torch.arange(seeds), states[:FIDELITY_PLANS, 0])  # [S M, 2], by seed
-    for horizon in FIDELITY_HORIZONS:
-        plans = actions[:FIDELITY_PLANS, :horizon].repeat(seeds, 1)
-        budget = fidelity_budget(horizon, problems.num_actions)
-        found = gradient_fidelity(problems(starts, horizon, budget, "final"), plans)
-        measured[f"gradient_fidelity/T={horizon}"] = found.view(seeds, -1).nanmean(1)
-    measured["gradient_fidelity"] = measured[f"gradient_fidelity/T={FIDELITY_HORIZON}"]
-    return measured
-
-
-def _jacobian(
-    model: AlignedModel, latents: Tensor, states: Tensor, actions: Tensor, num_actions: int
-) -> Tensor:
-    """In float64, on a copy of the transition: [S]."""
-    transition = copy.deepcopy(model.transition).double()
-    starts = latents[:, states[:JACOBIAN_STATES, 0]].double()
-    one_hot = F.one_hot(actions[:JACOBIAN_STATES], num_actions).to(starts).expand(len(starts), -1, -1, -1)
-    log10, _ = rollout_jacobian_norms(transition, starts, one_hot, [max(STEPS)])
-    return 10 ** log10[0].mean(1)
-
-
-def _principal_plane(points: Tensor) -> Tensor:
+def principal_plane(points: Tensor) -> Tensor:
     """The points on their first two principal axes: [S, N, h] -> [S, N, 2]."""
     centred = points - points.mean(1, keepdim=True)
     _, _, axes = torch.linalg.svd(centred, full_matrices=False)
     return centred @ axes[:, :2].mT
-
-
-def record_alignment(results: Results, task: Task, arm: str, measured: Mapping[str, Tensor]) -> None:
-    """Metrics, and what the figures of the latent are drawn from."""
-    for name, value in measured.items():
-        if name.startswith(("pairs", "energy", "plane")):
-            results.add_array(f"{task.name}/{arm}/{name}", value)
-        else:
-            results.add(f"{task.name}/{arm}/{name}", value, "norm" if name.startswith("jacobian") else "1")
-
-
-def record_task(results: Results, task: Task) -> None:
-    """Coverage of the data, and what figures of the grid need."""
-    world = task.world
-    results.add(f"{task.name}/data_coverage", data_coverage(task), "of all reachable states")
-    for name, values in {
-        "position": world.position,
-        "distance": task.distance,
-        "starts": task.starts,
-        "goals": task.goals,
-        "picture": world.render(world.start_state, PICTURE_TILE),
-    }.items():
-        results.add_array(f"{task.name}/task/{name}", values)

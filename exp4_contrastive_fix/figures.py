@@ -241,7 +241,8 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
                 for metric, entry in results["metrics"].items()
                 if metric.startswith(f"{name}/{objective}/gradient_fidelity/T=")
             ]
-            line[0].plot(*zip(*sorted(found), strict=True), marker="o", color=color, label=label)
+            if found:
+                line[0].plot(*zip(*sorted(found), strict=True), marker="o", color=color, label=label)
         line[0].set_title(f"{name}: random plans", fontsize=9.5)
         line[0].set_xlabel("horizon of the plan [steps]")
         line[0].set_ylabel("gradient fidelity")
@@ -264,6 +265,8 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
         for mode, steps, face in (("open", 50, "white"), ("closed", 10, color)):
             fidelity = _mean(results, f"{name}/{arm}/gradient_fidelity/T={steps}")
             success = _mean(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
+            if np.isnan(success):
+                continue
             label = arm.replace("_", " ") if mode == "closed" else None
             axis.plot(
                 fidelity, success, "o", color=color, markerfacecolor=face, markersize=8, label=label, ls=""

@@ -10,22 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Exp4Config
+from common.latent_training import take
 from common.minigrid_task import Task
 from common.networks import EnsembleMLP
 from common.regularizers import (
     expectile_loss,
-    hf_invariance,
     info_nce,
     lagrangian,
     qrl_spread,
     qrl_violation,
-    spectral_penalty_stochastic,
     straightening,
 )
 from common.world_model import LatentModel
-from exp4_contrastive_fix.dataset import Batch, take
+from exp4_contrastive_fix.dataset import Batch
 
-CLIP_NORM = 10.0  # largest gradient norm of a member
 METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
 PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
 DUAL_RATE = 10.0  # learning rate of QRL's log weight, in those of the model
@@ -89,14 +87,14 @@ class AlignedModel(LatentModel):
             self.dual = nn.Parameter(torch.zeros(len(seeds), 1))
 
     def embed(self, latents: Tensor) -> Tensor:
-        """Where distances are taken: [S, ..., d] -> [S, ..., h]."""
-        return latents if self.distance_name == "latent" else self.head(latents)
+        """[S, ..., d] -> [S, ..., h]."""
+        return super().embed(latents) if self.distance_name == "latent" else self.head(latents)
 
     def distance(self, points: Tensor, others: Tensor) -> Tensor:
-        """From the one to the other of two embedded states, in steps if it has learned them: [S, ...]."""
+        """In steps, if it has learned them: [S, ..., h] -> [S, ...]."""
         if self.distance_name == "quasimetric":
             return quasimetric(points, others)
-        return torch.linalg.vector_norm(points - others, dim=-1)
+        return super().distance(points, others)
 
     def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
         """Distance to the nearest goal; the latents' own as 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...]."""
@@ -123,18 +121,6 @@ def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Se
 # ----------------------------------------------------------------------------------------------
 # Losses, each averaged over a batch: [S]
 # ----------------------------------------------------------------------------------------------
-
-
-def normal_like(like: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal numbers [S, ...], each member's from its own generator."""
-    noise = torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in draws])
-    return noise.to(like.device)
-
-
-def dynamics_loss(predicted: Tensor, latents: Tensor) -> Tensor:
-    """|z^_{t+k} - sg(z_{t+k})|^2 over steps and axes; predicted [S, B, K, d], latents [S, B, K' + 1, d]."""
-    steps = predicted.shape[2]
-    return (predicted - latents[:, :, 1 : steps + 1].detach()).square().mean((1, 2, 3))
 
 
 def contrast_loss(
@@ -174,41 +160,6 @@ def temporal_distance_loss(model: AlignedModel, encoded: Tensor, batch: Batch, e
     return expectile_loss(batch.gap - model.distance(start, end), expectile).mean(1)
 
 
-def reconstruction_loss(
-    model: AlignedModel, latents: Tensor, predicted: Tensor, batch: Batch, step: int
-) -> Tensor:
-    """Squared error of the decoder at the windows' first latents and at those predicted for step + 1."""
-    decoded = model.decoder(torch.cat([latents[:, :, 0], predicted[:, :, step]], 1))
-    shown = torch.cat([batch.states[:, :, 0], batch.states[:, :, step + 1]], 1)
-    return (decoded - take(batch.observations, shown)).square().mean((1, 2))
-
-
 def straight_loss(encoded: Tensor, batch: Batch) -> Tensor:
     """Temporal straightening of the encoded windows."""
     return straightening(take(encoded, batch.states)).mean((1, 2))
-
-
-def jumpy_loss(model: AlignedModel, latents: Tensor, batch: Batch) -> Tensor:
-    """Squared error of every jumpy level over its first macro step; the encoder does not feel it."""
-    latents = latents.detach()
-    errors = []
-    for stride in map(int, model.jumpy):
-        predicted = model.jump(latents[:, :, 0], batch.actions[:, :, :stride], stride)[:, :, 0]
-        errors.append((predicted - latents[:, :, stride]).square().mean((1, 2)))
-    return torch.stack(errors).mean(0)
-
-
-def hf_loss(model: AlignedModel, latents: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-    """(E(a) - E(a + delta))^2 of rollouts from latents [S, B, d]; goals are the same states, dealt round.
-
-    E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis.
-    """
-    goals = latents.roll(1, 1).repeat(1, 2, 1)
-    both = model.transition.rollout(latents.repeat(1, 2, 1), torch.cat([actions, actions + noise], 1))
-    energies = 0.5 * (both[:, :, -1] - goals).square().mean(-1)
-    return hf_invariance(*energies.chunk(2, 1)).mean(-1)
-
-
-def spectral_loss(model: AlignedModel, latents: Tensor, actions: Tensor, probes: Tensor) -> Tensor:
-    """||dz'/dz||_F^2 + ||dz'/da||_F^2 of one step, estimated from probes [P, S, B, d]."""
-    return spectral_penalty_stochastic(model.transition, latents, actions, probes).mean(-1)

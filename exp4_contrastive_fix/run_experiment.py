@@ -15,18 +15,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.config import EXP4_PRESETS
 from common.experiment import Run, run_experiment
 from common.minigrid_task import Task, check_environments, make_task
-from common.planner_comparison import MODES, PLANNERS, measure_planner, record_controls, record_planner
-from exp4_contrastive_fix.evaluate_alignment import measure_alignment, record_alignment, record_task
+from common.model_evaluation import record_model, record_task
+from common.planner_comparison import (
+    MODES,
+    PLANNERS,
+    control_policies,
+    plan_with,
+    record_controls,
+    record_difference,
+    record_pictures,
+    record_planner,
+)
+from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
+    AGAINST_CEM,
     COMPARED,
     DESIGNS,
     PILLAR_PLANNERS,
     corners,
-    record_against_cem,
-    record_pictures,
     record_pillars,
 )
-from exp4_contrastive_fix.figures import draw_figures
+from exp4_contrastive_fix.figures import draw_figures, shown_horizon
 from exp4_contrastive_fix.models import AlignedModel
 from exp4_contrastive_fix.train_flat import train_flat_arms
 from exp4_contrastive_fix.train_helm import train_helm_arms
@@ -37,54 +46,48 @@ Models = dict[str, AlignedModel]
 def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
     for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
-        with_pillars = position < run.config.pillar_environments
-        models = train_flat_arms(run, task) | train_helm_arms(run, task, with_pillars)
+        models = train_flat_arms(run, task) | train_helm_arms(run, task, position)
         record_task(run.results, task)
         for arm in models:
             name = f"{task.name}/alignment/{arm}"
             upstream = [f"{task.name}/{arm}"]
             measured = run.measure(measure_alignment, name, task, models, arm, upstream=upstream)
-            record_alignment(run.results, task, arm, measured)
+            record_model(run.results, task, arm, measured)
         compare_planners(run, task, models)
-        record_pictures(run.results, task)
-        if with_pillars:
+        record_pictures(run.results, task, shown_horizon(run.config.planning_horizons))
+        if position < run.config.pillar_environments:
             measure_pillars(run, task, models)
-
-
-def plan(run: Run, task: Task, models: Models, arm: str, planner: str, mode: str, horizon: int):
-    """One planner on one model at one horizon."""
-    upstream = [f"{task.name}/{arm}"] if arm in models else []
-    name = f"{task.name}/planning/{arm}/{planner}/{mode}/T={horizon}"
-    return run.measure(measure_planner, name, task, models, arm, planner, mode, horizon, upstream=upstream)
 
 
 def compare_planners(run: Run, task: Task, models: Models) -> None:
     """Every planner on the baseline, on both unified models and on the oracle, over all horizons."""
     horizons = run.config.planning_horizons
-    record_controls(run.results, task, horizons)
+    record_controls(run.results, task, control_policies(task, horizons), horizons)
     for label, arm in (COMPARED | {"oracle": "oracle"}).items():
         for mode in MODES:
-            for horizon in horizons:
-                found = {name: plan(run, task, models, arm, name, mode, horizon) for name in PLANNERS}
-                for planner, measured in found.items():
-                    prefix = f"{task.name}/{label}/{planner}/{mode}/T={horizon}"
-                    record_planner(run.results, prefix, measured)
-                success = {planner: measured["success"] for planner, measured in found.items()}
-                record_against_cem(run.results, f"{task.name}/{label}", mode, horizon, success)
+            found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
+            for planner, measured in found.items():
+                record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
+            for planner in AGAINST_CEM:
+                prefix = f"{task.name}/{label}/{planner}_minus_cem"
+                record_difference(run.results, prefix, mode, found[planner], found["cem"], horizons)
 
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:
     """The 2x2 of spectral regularity and metric alignment, for planners with and without search."""
+    compared, horizons = COMPARED.values(), run.config.pillar_horizons
     for objective in run.config.pillar_objectives:
         for planner in PILLAR_PLANNERS:
             for mode in MODES:
-                for horizon in run.config.pillar_horizons:
-                    success = {
-                        corner: plan(run, task, models, arm, planner, mode, horizon)["success"]
-                        for corner, arm in corners(objective).items()
-                    }
-                    prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}/T={horizon}"
-                    record_pillars(run.results, prefix, success)
+                found = {
+                    corner: plan_with(
+                        run, task, models, arm, planner, mode,
+                        run.config.planning_horizons if arm in compared else horizons,
+                    )
+                    for corner, arm in corners(objective).items()
+                }  # fmt: skip
+                prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}"
+                record_pillars(run.results, prefix, found, horizons)
 
 
 if __name__ == "__main__":

@@ -19,18 +19,10 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP4_PRESETS, Exp4Config
 from common.experiment import Run, run_training
+from common.latent_training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
 from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
-from common.training import fit
-from exp4_contrastive_fix.dataset import BatchSampler, take
-from exp4_contrastive_fix.models import (
-    CLIP_NORM,
-    OBJECTIVES,
-    AlignedModel,
-    dynamics_loss,
-    jumpy_loss,
-    make_model,
-    reconstruction_loss,
-)
+from exp4_contrastive_fix.dataset import BatchSampler
+from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model
 
 
 @dataclass(frozen=True)
@@ -72,24 +64,15 @@ def train_flat(
         predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
         terms = {
             "dynamics": dynamics_loss(predicted, latents),
-            "reconstruction": reconstruction_loss(model, latents, predicted, batch, iteration % steps),
+            "reconstruction": reconstruction_loss(
+                model.decoder, latents, predicted, batch, iteration % steps
+            ),
             "jumpy": jumpy_loss(model, latents, batch),
         }
         total = config.lambda_dynamics * terms["dynamics"] + terms["reconstruction"] + terms["jumpy"]
         return {"loss": total, **terms}
 
-    history = fit(
-        model,
-        loss,
-        seeds=config.seeds,
-        iterations=config.iterations,
-        learning_rate=config.learning_rate,
-        label=label,
-        stream=task.name,
-        clip_norm=CLIP_NORM,
-        checkpoint=checkpoint,
-    )
-    return model, history
+    return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
 def train_flat_arms(run: Run, task: Task) -> dict[str, AlignedModel]:

@@ -19,27 +19,28 @@ from torch import Tensor
 from common.checkpoint import Checkpoint, uses
 from common.config import EXP4_PRESETS, Exp4Config
 from common.experiment import Run, run_training
+from common.latent_training import (
+    PENALISED,
+    dynamics_loss,
+    fit_latent_model,
+    hf_loss,
+    jumpy_loss,
+    penalty_noise,
+    reconstruction_loss,
+    spectral_loss,
+    take,
+)
 from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
-from common.training import fit
-from exp4_contrastive_fix.dataset import Batch, BatchSampler, take
+from exp4_contrastive_fix.dataset import Batch, BatchSampler
 from exp4_contrastive_fix.models import (
-    CLIP_NORM,
     OBJECTIVES,
     AlignedModel,
     contrast_loss,
-    dynamics_loss,
-    hf_loss,
-    jumpy_loss,
     make_model,
-    normal_like,
     qrl_loss,
-    reconstruction_loss,
-    spectral_loss,
     straight_loss,
     temporal_distance_loss,
 )
-
-PENALISED = 64  # windows of a batch on which the spectral and HF penalties are taken
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,22 @@ class HelmArm:
     strides: tuple[int, ...] = ()
 
 
-def helm_arms(config: Exp4Config, with_pillars: bool) -> dict[str, HelmArm]:
-    """The objectives, the two unified ones and, where asked for, the corners of the 2x2 that are left."""
+def helm_arms(config: Exp4Config, position: int) -> dict[str, HelmArm]:
+    """Of the environment at a position of the configuration, all but the baseline.
+
+    The two unified models everywhere; the objectives alone, and the corners of the 2x2, where asked for.
+    """
     strides = (config.coarse_stride,)
-    planned = config.pillar_objectives if with_pillars else ()
+    planned = config.pillar_objectives if position < config.pillar_environments else ()
+    alone = OBJECTIVES if position < config.objective_environments else planned
     arms = {
         name: HelmArm(name, strides=strides if name in planned else ())
-        for name in OBJECTIVES
+        for name in alone
         if name != "reconstruction"
     }
     arms["unified_published"] = HelmArm("infonce", config.lambda_spectral, config.lambda_hf, strides)
     arms["unified"] = HelmArm("qrl", config.unified_spectral, strides=strides)
-    if with_pillars:
+    if planned:
         for objective in ("reconstruction", *planned):
             arms[f"{objective}_spectral"] = HelmArm(objective, config.lambda_spectral, strides=strides)
     return arms
@@ -72,11 +77,11 @@ def helm_arms(config: Exp4Config, with_pillars: bool) -> dict[str, HelmArm]:
 class _Loss:
     """The terms of an arm's loss on a batch."""
 
-    def __init__(self, model: AlignedModel, arm: HelmArm, config: Exp4Config):
-        self.model, self.arm, self.config = model, arm, config
+    def __init__(self, model: AlignedModel, task: Task, arm: HelmArm, config: Exp4Config):
+        self.model, self.name, self.arm, self.config = model, task.name, arm, config
         self.objective = OBJECTIVES[arm.objective]
 
-    def terms(self, batch: Batch, iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
+    def terms(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
         """Each [S]; what the weights of `weights` are for, and records beside."""
         model, objective, config = self.model, self.objective, self.config
         steps = config.rollout_steps
@@ -86,7 +91,7 @@ class _Loss:
         predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
         terms = {"dynamics": dynamics_loss(predicted, latents)}
         if objective.reconstruction:
-            terms["reconstruction"] = reconstruction_loss(model, latents, predicted, batch, step)
+            terms["reconstruction"] = reconstruction_loss(model.decoder, latents, predicted, batch, step)
         if objective.contrast:
             terms["contrast"] = contrast_loss(
                 objective, encoded, predicted, batch, step, config.nce_temperature
@@ -97,23 +102,20 @@ class _Loss:
             terms["metric"] = temporal_distance_loss(model, encoded, batch, config.expectile)
         if objective.straight:
             terms["straight"] = straight_loss(encoded, batch)
-        return terms | self._penalties(latents, batch, draws)
+        return terms | self._penalties(latents, batch, iteration)
 
-    def _penalties(
-        self, latents: Tensor, batch: Batch, draws: Sequence[torch.Generator]
-    ) -> dict[str, Tensor]:
-        terms = {}
+    def _penalties(self, latents: Tensor, batch: Batch, iteration: int) -> dict[str, Tensor]:
+        terms, seeds = {}, self.config.seeds
         start = latents[:, :PENALISED, 0]
         actions = batch.actions[:, :PENALISED, : self.config.rollout_steps]
         if self.arm.strides:
             terms["jumpy"] = jumpy_loss(self.model, latents, batch)
         if self.arm.lambda_spectral:
-            terms["spectral"] = spectral_loss(
-                self.model, start, actions[:, :, 0], normal_like(start, draws)[None]
-            )
+            probes = penalty_noise(start, seeds, f"{self.name}/probes/{iteration}")[None]
+            terms["spectral"] = spectral_loss(self.model, start, actions[:, :, 0], probes)
         if self.arm.lambda_hf:
-            noise = self.config.hf_noise_sigma * normal_like(actions, draws)
-            terms["hf"] = hf_loss(self.model, start, actions, noise)
+            delta = penalty_noise(actions, seeds, f"{self.name}/delta/{iteration}")
+            terms["hf"] = hf_loss(self.model, start, actions, self.config.hf_noise_sigma * delta)
         return terms
 
     @property
@@ -160,37 +162,26 @@ def train_helm(
     sampler = BatchSampler(
         task, max(config.rollout_steps, config.coarse_stride), config.pair_discount, device
     )
-    parts = _Loss(model, arm, config)
+    parts = _Loss(model, task, arm, config)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         batch = sampler.draw(draws, config.batch_size)
-        terms = parts.terms(batch, iteration, draws)
+        terms = parts.terms(batch, iteration)
         total = sum(weight * terms[name] for name, weight in parts.weights.items() if name in terms)
         return {"loss": total, **terms}
 
-    history = fit(
-        model,
-        loss,
-        seeds=config.seeds,
-        iterations=config.iterations,
-        learning_rate=config.learning_rate,
-        label=label,
-        stream=task.name,
-        clip_norm=CLIP_NORM,
-        checkpoint=checkpoint,
-    )
-    return model, history
+    return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_helm_arms(run: Run, task: Task, with_pillars: bool) -> dict[str, AlignedModel]:
-    """Every model but the baseline, by name."""
-    return run.train_arms(train_helm, task.name, task, arms=helm_arms(run.config, with_pillars))
+def train_helm_arms(run: Run, task: Task, position: int) -> dict[str, AlignedModel]:
+    """Every model but the baseline, by name; `position` is the environment's in the configuration."""
+    return run.train_arms(train_helm, task.name, task, arms=helm_arms(run.config, position))
 
 
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        train_helm_arms(run, make_task(name, run.config), position < run.config.pillar_environments)
+        train_helm_arms(run, make_task(name, run.config), position)
 
 
 if __name__ == "__main__":

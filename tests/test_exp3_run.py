@@ -133,7 +133,7 @@ def test_another_budget_plans_anew_and_trains_nothing(finished, tmp_path):
     done = run(tmp_path, "--evaluations-per-step", "32")
     assert "loss=" not in done.stderr
     again = {line.split()[1] for line in done.stderr.splitlines() if "measured in" in line}
-    assert "Empty-5x5/planning/helm/cem/open:" in again and "Empty-5x5/model/helm:" not in again
+    assert "Empty-5x5/planning/helm/cem/open/T=4,9:" in again and "Empty-5x5/model/helm:" not in again
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from common.config import Exp3Config
-from common.minigrid_task import WindowSampler, check_environments, make_task
-from common.runtime import generators
+from common.minigrid_task import check_environments, make_task
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20)
 
@@ -41,30 +40,28 @@ def test_goals_are_goal_states_that_the_walks_reached(task):
         assert torch.isin(goals, torch.unique(walks.states)).all()
 
 
-def test_windows_follow_the_table_and_begin_before_an_episodes_end(task):
-    states, actions = WindowSampler(task, 5).draw(generators((0, 1), "test"), 300)
-    assert states.shape == (2, 300, 6) and actions.shape == (2, 300, 5)
-    assert torch.equal(task.world.next_state[states[..., :-1], actions], states[..., 1:])
-    assert not task.world.terminal[states[..., 0]].any()
-    assert task.world.terminal[states[..., -1]].any(), "windows across an episode's end are among them"
-
-
 def test_a_seed_sees_the_same_whatever_it_runs_beside(task):
     alone = make_task("Empty-6x6", replace(CONFIG, seeds=(1,)))
     assert torch.equal(alone.walks[0].states, task.walks[1].states)
     torch.testing.assert_close(alone.observations[0], task.observations[1])
 
 
-def test_drop_is_left_out_where_the_configuration_says_so():
-    with_drop = make_task("KeyCorridorS3R1", replace(CONFIG, num_walks=200))
+def test_drop_is_left_out_where_a_goal_is_reached_without_or_the_configuration_says_so():
+    with_drop = make_task(
+        "KeyCorridorS3R1", replace(CONFIG, num_walks=200)
+    )  # for free hands
     assert "drop" in with_drop.world.action_names
+    doors = {choice: replace(CONFIG, num_walks=300, drop_action=choice) for choice in ("auto", "yes")}
+    without, everything = (make_task("DoorKey-5x5", config).world for config in doors.values())
+    assert "drop" not in without.action_names and len(without.goal_states)
+    assert "drop" in everything.action_names and everything.num_states > 2 * without.num_states
     with pytest.raises(ValueError, match="no state of KeyCorridorS3R1"):
-        check_environments(replace(CONFIG, environments=("KeyCorridorS3R1",), drop_action=False))
+        check_environments(replace(CONFIG, environments=("KeyCorridorS3R1",), drop_action="no"))
 
 
 def test_leaving_drop_out_comes_before_exploring():
     """With drop DoorKey-16x16 has too many states; without, it is small."""
-    check_environments(replace(CONFIG, environments=("DoorKey-16x16",), drop_action=False))
+    check_environments(replace(CONFIG, environments=("DoorKey-16x16",), drop_action="no"))
 
 
 def test_walks_that_reach_no_goal_are_refused_with_what_to_change():

@@ -1,0 +1,168 @@
+"""What a latent model knows before any planning: predictions, distance, descent, gradients, Jacobian.
+
+Shapes: S seeds, N states, M sampled rollouts, P pairs of states, d latent, h metric, G goals, T steps,
+A actions.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.alignment import greedy_success, mean_ranks, pearson, prediction_accuracy, random_rollouts
+from common.checkpoint import uses
+from common.config import MiniGridConfig
+from common.gradient_fidelity import fidelity_budget, gradient_fidelity
+from common.jacobian_utils import rollout_jacobian_norms
+from common.latent_planning import LatentProblems
+from common.minigrid_task import TASK_FIELDS, Task, data_coverage
+from common.minigrid_walks import all_distances
+from common.results import Results
+from common.runtime import generator, measurement_device
+from common.world_model import LatentModel
+
+STEPS = (1, 10, 50)  # at which predictions are judged
+ROLLOUTS = 512
+JACOBIAN_STATES = 64
+FIDELITY_PLANS = 64
+FIDELITY_HORIZONS = (5, 10, 20, 50)
+FIDELITY_HORIZON = 20  # of `gradient_fidelity` without T
+PAIRS = 3000  # of states, in the scatter
+RANKED_PAIRS = 2_000_000  # of states, in the rank correlation at most
+PICTURE_TILE = 16  # side of a cell in the saved picture [pixels]
+ARRAYS = ("pairs", "energy", "plane")  # what figures are drawn from, no metrics
+
+
+@uses(*TASK_FIELDS)
+def measure_model(
+    task: Task,
+    models: Mapping[str, LatentModel],
+    arm: str,
+    *,
+    config: MiniGridConfig,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Metrics, each [S], and arrays that figures of the latent are drawn from.
+
+    accuracy_T: the prediction after T random actions is nearest to the true state, among all.
+    jumpy_accuracy/stride=..: the same after one macro step.
+    spearman: rank correlation of the model's and the true distance over all ordered pairs of states with a
+        way between them; over RANKED_PAIRS random ones where there are more.
+    greedy: fraction of starts from which one-step descent of the energy, as the model predicts it, arrives.
+    gradient_fidelity: see common/gradient_fidelity.py; mean over random plans.
+    jacobian_50: geometric mean of ||dz_50/dz_0||_F over states and random actions.
+    """
+    model, world = models[arm], task.world
+    problems = LatentProblems(model, task, 1, device)  # without a jumpy level
+    latents = problems.latents
+    states, actions = random_rollouts(world, ROLLOUTS, max(STEPS), generator(0, "evaluation/rollouts"))
+    with torch.no_grad():
+        between = all_pairs(model, latents).cpu()
+        measured = _accuracies(task, model, latents, states.to(device), actions.to(device))
+        choice = one_step_descent(model, latents, problems.goals, world.num_actions).cpu()
+    measured["greedy"] = greedy_success(world, choice, task.starts)
+    measured |= _distances(task, between)
+    measured |= _fidelities(problems, states, actions)
+    measured["jacobian_50"] = _jacobian(model, latents, states, actions, world.num_actions)
+    return measured | {"energy": problems.energy}
+
+
+def all_pairs(model: LatentModel, latents: Tensor) -> Tensor:
+    """The model's distance from every state to every other: [S, N, d] -> [S, N, N]."""
+    points = model.embed(latents)
+    return torch.stack([model.distance(points, goal[:, None]) for goal in points.unbind(1)], -1)
+
+
+def one_step_descent(model: LatentModel, latents: Tensor, goals: Tensor, num_actions: int) -> Tensor:
+    """The action after which the model sees the least energy: [S, N, d], goals [S, G, d] -> [S, N]."""
+    one_hot = torch.eye(num_actions, device=latents.device)
+    after = [
+        model.energy(model.transition(latents, action.expand(*latents.shape[:2], -1)), goals)
+        for action in one_hot
+    ]
+    return torch.stack(after, -1).argmin(-1)
+
+
+def _distances(task: Task, between: Tensor) -> dict[str, Tensor]:
+    """Spearman, and pairs for the scatter; `between` [S, N, N]."""
+    true = all_distances(task.world.next_state)
+    pairs = (true > 0).nonzero()  # (from, to) with a way between them
+    order = torch.randperm(len(pairs), generator=generator(0, "evaluation/pairs"))
+    start, end = pairs[order[:RANKED_PAIRS]].unbind(1)
+    steps = mean_ranks(true[start, end])
+    ranks = [mean_ranks(distance[start, end]) for distance in between]
+    start, end = start[:PAIRS], end[:PAIRS]
+    return {
+        "spearman": torch.tensor([pearson(found, steps) for found in ranks]),
+        "pairs/latent": between[:, start, end],
+        "pairs/steps": true[start, end],
+    }
+
+
+def _accuracies(
+    task: Task, model: LatentModel, latents: Tensor, states: Tensor, actions: Tensor
+) -> dict[str, Tensor]:
+    count = task.world.num_actions
+    classes = torch.unique(task.world.observations, dim=0, return_inverse=True)[1].to(latents.device)
+    found = prediction_accuracy(latents, model.transition.rollout, states, actions, count, STEPS, classes)
+    measured = {f"accuracy_{steps}": value for steps, value in found.items()}
+    for stride in map(int, model.jumpy):
+        macro_states = states[:, : states.shape[1] // stride * stride : stride]
+
+        def jump(start: Tensor, one_hot: Tensor, stride: int = stride) -> Tensor:
+            return model.jump(start, one_hot, stride)
+
+        found = prediction_accuracy(latents, jump, macro_states, actions[:, :stride], count, (1,), classes)
+        measured[f"jumpy_accuracy/stride={stride}"] = found[1]
+    return measured
+
+
+def _fidelities(problems: LatentProblems, states: Tensor, actions: Tensor) -> dict[str, Tensor]:
+    """Mean gradient fidelity over random plans, at each horizon: [S]."""
+    seeds, measured = len(problems.latents), {}
+    starts = torch.cartesian_prod(torch.arange(seeds), states[:FIDELITY_PLANS, 0])  # [S M, 2], by seed
+    for horizon in FIDELITY_HORIZONS:
+        plans = actions[:FIDELITY_PLANS, :horizon].repeat(seeds, 1)
+        budget = fidelity_budget(horizon, problems.num_actions)
+        found = gradient_fidelity(problems(starts, horizon, budget, "final"), plans)
+        measured[f"gradient_fidelity/T={horizon}"] = found.view(seeds, -1).nanmean(1)
+    measured["gradient_fidelity"] = measured[f"gradient_fidelity/T={FIDELITY_HORIZON}"]
+    return measured
+
+
+def _jacobian(
+    model: LatentModel, latents: Tensor, states: Tensor, actions: Tensor, num_actions: int
+) -> Tensor:
+    """In float64, on a copy of the transition: [S]."""
+    device = measurement_device(latents.device)
+    transition = copy.deepcopy(model.transition).to(device, torch.float64)
+    starts = latents[:, states[:JACOBIAN_STATES, 0]].to(device, torch.float64)
+    one_hot = F.one_hot(actions[:JACOBIAN_STATES], num_actions).to(device, torch.float64)
+    one_hot = one_hot.expand(len(starts), -1, -1, -1)
+    log10, _ = rollout_jacobian_norms(transition, starts, one_hot, [max(STEPS)])
+    return 10 ** log10[0].mean(1)
+
+
+def record_model(results: Results, task: Task, arm: str, measured: Mapping[str, Tensor]) -> None:
+    """Metrics, and for the figures the latent's arrays."""
+    for name, value in measured.items():
+        if name.startswith(ARRAYS):
+            results.add_array(f"{task.name}/{arm}/{name}", value)
+        else:
+            results.add(f"{task.name}/{arm}/{name}", value, "norm" if name.startswith("jacobian") else "1")
+
+
+def record_task(results: Results, task: Task) -> None:
+    """Coverage of the data, and what figures of the grid need."""
+    world = task.world
+    results.add(f"{task.name}/data_coverage", data_coverage(task), "of all reachable states")
+    for name, values in {
+        "position": world.position,
+        "distance": task.distance,
+        "starts": task.starts,
+        "goals": task.goals,
+        "picture": world.render(world.start_state, PICTURE_TILE),
+    }.items():
+        results.add_array(f"{task.name}/task/{name}", values)

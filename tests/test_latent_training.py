@@ -1,0 +1,99 @@
+"""What experiments 3 and 4 train latent models with: windows, and losses with known values."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from common.config import Exp3Config
+from common.latent_training import (
+    WindowSampler,
+    draw_windows,
+    dynamics_loss,
+    hf_loss,
+    jumpy_loss,
+    penalty_noise,
+    take,
+)
+from common.minigrid_task import make_task
+from common.runtime import generators
+from common.world_model import LatentModel
+
+CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task("Empty-6x6", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    features, actions = task.observations.shape[-1], task.world.num_actions
+    sizes = {"d_latent": 8, "hidden_dim": 16, "transition": "action_linear", "strides": (2, 4)}
+    return LatentModel((0, 1), features, actions, **sizes)
+
+
+@pytest.fixture(scope="module")
+def batch(task):
+    return draw_windows(task, WindowSampler(task, 5), generators((0, 1), "test"), 300, CPU)
+
+
+def test_windows_follow_the_table(task):
+    states, actions = WindowSampler(task, 5).draw(generators((0, 1), "test"), 300)
+    assert states.shape == (2, 300, 6) and actions.shape == (2, 300, 5)
+    assert torch.equal(task.world.next_state[states[..., :-1], actions], states[..., 1:])
+
+
+def test_windows_cross_an_episodes_end_and_begin_after_it(task):
+    states, _ = WindowSampler(task, 5).draw(generators((0, 1), "test"), 300)
+    ended = task.world.terminal[states]
+    assert (~ended[..., 0] & ended[..., -1]).any() and ended[..., 0].any()
+
+
+def test_a_batch_holds_each_state_once_and_its_windows_point_to_them(task, batch):
+    states, actions = WindowSampler(task, 5).draw(generators((0, 1), "test"), 300)
+    table = task.observations
+    expected = torch.stack([table[seed][states[seed]] for seed in range(2)])
+    assert torch.equal(take(batch.observations, batch.states), expected)
+    assert torch.equal(batch.actions.argmax(-1), actions) and (batch.actions.sum(-1) == 1).all()
+    assert batch.observations.shape[1] == len(torch.unique(states))
+
+
+def test_noise_of_a_seed_is_its_own():
+    both = penalty_noise(torch.zeros(2, 3, 4), (0, 1), "test")
+    assert torch.equal(penalty_noise(torch.zeros(1, 3, 4), (1,), "test")[0], both[1])
+    assert not torch.equal(both[0], both[1])
+
+
+def test_dynamics_loss_does_not_pull_at_its_target(model, batch):
+    latents = take(model.encoder(batch.observations), batch.states)
+    shifted = latents[:, :, 1:4].detach() + 0.5
+    loss = dynamics_loss(shifted.requires_grad_(), latents)
+    torch.testing.assert_close(loss, torch.full((2,), 0.25))
+    loss.sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+
+
+def test_without_noise_no_hf_loss(model, batch):
+    latents = take(model.encoder(batch.observations), batch.states)[:, :, 0]
+    zero = hf_loss(model, latents, batch.actions, torch.zeros_like(batch.actions))
+    torch.testing.assert_close(zero, torch.zeros(2), atol=1e-10, rtol=0)
+    assert (hf_loss(model, latents, batch.actions, 0.5 * torch.ones_like(batch.actions)) > 0).all()
+
+
+def test_the_jumpy_loss_is_the_mean_over_levels_and_leaves_the_encoder_alone(task, model, batch):
+    model.zero_grad()
+    latents = take(model.encoder(batch.observations), batch.states)
+    loss = jumpy_loss(model, latents, batch)
+    errors = []
+    for stride in (2, 4):
+        macro = batch.actions[:, :, :stride].flatten(2)
+        predicted = model.jumpy[str(stride)](latents[:, :, 0], macro)
+        errors.append((predicted - latents[:, :, stride]).square().mean((1, 2)))
+    torch.testing.assert_close(loss, (errors[0] + errors[1]) / 2)
+    loss.sum().backward()
+    assert all(parameter.grad is None for parameter in model.encoder.parameters())
+    fewer = dataclasses.replace(batch, actions=batch.actions[:, :, :4])
+    torch.testing.assert_close(jumpy_loss(model, latents, fewer), loss)
