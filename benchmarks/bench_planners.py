@@ -3,7 +3,8 @@
     python benchmarks/bench_planners.py
 
 prints ratios of medians measured in one process, in turn, one thread; absolute times are noise. The peer is
-left out where the package is not importable (it is no requirement: pip install stable-worldmodel).
+left out where the package is not importable (it is no requirement: pip install stable-worldmodel). Peak
+memory is that of a process of its own for each planner, over what it had before it planned.
 
 Both plan on one trained model (Empty-8x8, trained here in a minute), weights frozen, all problems in one
 batch, which is the peer's best setting (its CategoricalCEM defaults to one problem at a time). The model
@@ -15,6 +16,7 @@ Shapes: B problems, N candidates, T steps, A actions.
 
 import contextlib
 import io
+import multiprocessing
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,7 @@ from benchmarks.timing import median_seconds
 from common.config import Exp3Config
 from common.latent_planning import LatentProblems
 from common.minigrid_task import Task, make_task
+from common.planner_comparison import PLANNERS
 from common.planners import make_planner
 from common.planners.adapter import CostModel
 from common.planners.cem import CEM
@@ -178,6 +181,34 @@ def compare_success(task: Task, model: LatentModel, solver: Any | None) -> None:
         report(f"stable-worldmodel: {name}", plan())
 
 
+def peak_memory_mb(config: Exp3Config, model: LatentModel, name: str) -> float:
+    """What planning adds to this process at its peak, on Linux: one plan of T steps from every start."""
+
+    def resident(quantity: str) -> float:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition(f"{quantity}:")[2].split()[0]) / 2**10
+
+    torch.set_num_threads(1)
+    task = make_task("Empty-8x8", config)
+    states = torch.stack([torch.zeros_like(task.starts), task.starts], 1)
+    problem = LatentProblems(model, task, 4, CPU)(states, HORIZON, 320 * HORIZON, "softmin")
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+    make_planner(name)(problem, torch.Generator().manual_seed(0))
+    return resident("VmHWM") - before
+
+
+def compare_memory(config: Exp3Config, model: LatentModel) -> None:
+    """Peak memory of every planner, each in a fresh process."""
+    if sys.platform != "linux":
+        print("peak memory is read from /proc: left out here")
+        return
+    print(f"peak memory of a plan of T = {HORIZON} steps from all starts of Empty-8x8, 320 T evaluations:")
+    for name in PLANNERS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            print(f"  {name:<44}{pool.apply(peak_memory_mb, (config, model, name)):.0f} MB")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     config = Exp3Config(iterations=1500)
@@ -190,6 +221,7 @@ def main() -> None:
     for problems, candidates in SIZES:
         compare(task, model, problems, candidates, solver)
     compare_success(task, model, solver)
+    compare_memory(config, model)
 
 
 if __name__ == "__main__":

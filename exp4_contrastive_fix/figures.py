@@ -271,9 +271,10 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
             axis.plot(
                 fidelity, success, "o", color=color, markerfacecolor=face, markersize=8, label=label, ls=""
             )
-    axis.set_title(f"{name}: {PLANNER_LABELS[planner]}, T = {horizon}", fontsize=9.5)
-    axis.set_xlabel("gradient fidelity (closed loop: plans of 10 steps, open: 50)")
-    axis.set_ylabel("success rate (filled: closed loop, hollow: open)")
+    axis.set_title(f"{name}: {PLANNER_LABELS[planner]}, T = {horizon}\nfilled: closed loop; hollow: open",
+                   fontsize=9.5)  # fmt: skip
+    axis.set_xlabel("gradient fidelity, plans of 10 (closed) or 50 steps")
+    axis.set_ylabel("success rate")
     axis.set_ylim(-0.08, 1.08)
     axis.legend(fontsize=6.5)
 
