@@ -4,10 +4,11 @@ A generated part of a Markdown file stands between `<!-- KIND: ARGUMENTS -->` an
 line or over several. RUN is an experiment's name, for reference/RUN/results.json, or RUN/quick for
 reference/RUN/quick.json. Kinds:
 
-    metric: RUN NAME [log10]      the mean, and the range over seeds where there are several
-    table: RUN PATTERN | ROWS | COLUMNS [| log10]
+    metric: RUN NAME [STYLE]      the mean, and the range over seeds where there are several
+    table: RUN PATTERN | ROWS | COLUMNS [| STYLE]
                                   metrics by rows and columns; PATTERN holds {row} and {column}, and
                                   ROWS and COLUMNS are comma-separated, an item `name: label` or `name`
+                                  STYLE: `log10`, powers of ten; `interval`, the 95% interval in brackets
     criteria: RUN                 the success tiers with what was measured
     run: RUN                      preset, seeds, minutes, machine
     gallery: RUN FILE ...         figures
@@ -84,24 +85,29 @@ def reference_results(root: Path, run: str) -> dict[str, Any]:
 Reader = Callable[[str], Mapping[str, Any]]
 
 
-def metric_text(results: Mapping[str, Any], name: str, log10: bool) -> str:
-    """A metric's mean, with the range over seeds in brackets where there are several."""
-    entry = results["metrics"][name]
+def metric_text(results: Mapping[str, Any], name: str, style: str = "") -> str:
+    """A metric's mean; in brackets the range over seeds, where there are several, or the interval."""
+    if style not in ("", "log10", "interval"):
+        raise ValueError(f"style {style!r} of {name}: allowed: log10, interval")
+    entry, log10 = results["metrics"][name], style == "log10"
     if entry["mean"] is None:
         return "not finite"
     mean = format_number(entry["mean"], log10)
+    if style == "interval":
+        low, high = entry["interval95"]
+        return f"{mean} [{format_number(low)}, {format_number(high)}]"
     if len(entry["values"]) == 1 or entry["min"] == entry["max"]:
         return mean
     return f"{mean} ({format_number(entry['min'], log10)} to {format_number(entry['max'], log10)})"
 
 
 def _metric(arguments: str, read: Reader) -> str:
-    run, name, *log10 = arguments.split()
-    return metric_text(read(run), name, log10 == ["log10"])
+    run, name, *style = arguments.split()
+    return metric_text(read(run), name, *style)
 
 
 def _table(arguments: str, read: Reader) -> str:
-    head, rows, columns, *log10 = (part.strip() for part in arguments.split("|"))
+    head, rows, columns, *style = (part.strip() for part in arguments.split("|"))
     run, pattern = head.split(maxsplit=1)
     results = read(run)
     row_items, column_items = _items(rows), _items(columns)
@@ -111,10 +117,7 @@ def _table(arguments: str, read: Reader) -> str:
     ]
     for row, label in row_items:
         names = [pattern.replace("{row}", row).replace("{column}", column) for column, _ in column_items]
-        cells = [
-            metric_text(results, name, log10 == ["log10"]) if name in results["metrics"] else ""
-            for name in names
-        ]
+        cells = [metric_text(results, name, *style) if name in results["metrics"] else "" for name in names]
         if not any(cells):
             raise KeyError(f"table row {row!r}: no metric like {names[0]}")
         lines.append(f"| {label} | " + " | ".join(cells) + " |")

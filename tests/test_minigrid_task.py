@@ -47,9 +47,7 @@ def test_a_seed_sees_the_same_whatever_it_runs_beside(task):
 
 
 def test_drop_is_left_out_where_a_goal_is_reached_without_or_the_configuration_says_so():
-    with_drop = make_task(
-        "KeyCorridorS3R1", replace(CONFIG, num_walks=200)
-    )  # for free hands
+    with_drop = make_task("KeyCorridorS3R1", replace(CONFIG, num_walks=200))  # for free hands
     assert "drop" in with_drop.world.action_names
     doors = {choice: replace(CONFIG, num_walks=300, drop_action=choice) for choice in ("auto", "yes")}
     without, everything = (make_task("DoorKey-5x5", config).world for config in doors.values())

@@ -32,7 +32,10 @@ def content(**changes):
     return {
         "schema": SCHEMA, "experiment": "exp9_test", "preset": "full", "config": {}, "provenance": origin,
         "seeds": [0, 1], "timings": {"phase_seconds": 90.0}, "criteria": [row],
-        "metrics": {"m/T=5": summarise([1.0, 2.0], "1"), "m/T=9": summarise([3.0, 3.0], "log10")},
+        "metrics": {
+            "m/T=5": summarise([1.0, 2.0], "1"), "m/T=9": summarise([3.0, 3.0], "log10"),
+            "m/rate": summarise([0.4, 0.6], "1") | {"interval95": [0.25, 0.75]},
+        },
     } | changes  # fmt: skip
 
 
@@ -131,9 +134,19 @@ def test_tables_criteria_and_galleries(root):
     assert "![a.png](../reference/exp9_test/a.png)" in filled
 
 
-def test_a_metric_that_is_not_saved_is_an_error(root):
-    with pytest.raises(KeyError):
-        regenerate("<!-- metric: exp9_test none --><!-- end -->", root, root)
+def test_intervals_stand_in_square_brackets(root):
+    text = "\n".join([
+        "<!-- metric: exp9_test m/rate interval --><!-- end -->",
+        "<!-- table: exp9_test m/{column} | m: model | rate | interval -->", "<!-- end -->",
+    ])  # fmt: skip
+    filled = regenerate(text, root, root)
+    assert "-->0.5 [0.25, 0.75]<!-- end -->" in filled and "| model | 0.5 [0.25, 0.75] |" in filled
+
+
+@pytest.mark.parametrize(("name", "error"), [("none", KeyError), ("m/rate log2", ValueError)])
+def test_what_is_not_saved_or_not_known_is_an_error(root, name, error):
+    with pytest.raises(error):
+        regenerate(f"<!-- metric: exp9_test {name} --><!-- end -->", root, root)
 
 
 @pytest.mark.parametrize("path", document_paths(ROOT), ids=lambda path: path.relative_to(ROOT).as_posix())
