@@ -454,9 +454,9 @@ def test_random_shooting_returns_the_best_of_all_chunks():
 
 GOLDEN = {
     "flat_gradient": ["FFFFFFFFFFFF", "LFFFFFFFFFFF"],
-    "verified_gradient": ["FFFFFRFFFFFF", "LFLFRFFFFLFF"],
-    "helm": ["FFFFFRFFFFFR", "LFFFFLFFFRFF"],
-    "cem": ["FFFRFFFFFLFF", "LFFFFFFFLFFR"],
+    "verified_gradient": ["FFFFFFRFFFFF", "RRFFFRFFFFFF"],
+    "helm": ["FFFFFFRFFFFF", "LFFFFFLFFFFF"],
+    "cem": ["FFLRFFFRFFFF", "LFFFFFFFLFFR"],
     "coarse_cem": ["FRFFFFFLFFFF", "LLFFFRFFFFFR"],
     "random_shooting": ["FFFRFLFLRFRL", "LFFFFLFLRFRR"],
 }

@@ -22,7 +22,7 @@ from torch import Tensor
 Energies = Callable[[Tensor], Tensor]  # actions [B, N, T, A] -> the energy after every step, [B, N, T]
 
 BACKWARD_COST = 2  # of a backward pass, in forward passes
-TEMPERATURE_FRACTION = 0.03  # of the energy scale: the softmin's default temperature
+TEMPERATURE_FRACTION = 0.1  # of the energy scale: the softmin's default temperature
 SMALLEST_SCALE = 1e-6  # of the energy; a start at the goal has energy 0
 
 
