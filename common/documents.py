@@ -93,9 +93,10 @@ def metric_text(results: Mapping[str, Any], name: str, style: str = "") -> str:
     if entry["mean"] is None:
         return "not finite"
     mean = format_number(entry["mean"], log10)
-    if style == "interval":
-        low, high = entry["interval95"]
-        return f"{mean} [{format_number(low)}, {format_number(high)}]"
+    if style == "interval":  # of rates and their differences: what is below rounding is 0
+        numbers = (entry["mean"], *entry["interval95"])
+        mean, low, high = (format_number(round(number, 9) + 0.0) for number in numbers)
+        return f"{mean} [{low}, {high}]"
     if len(entry["values"]) == 1 or entry["min"] == entry["max"]:
         return mean
     return f"{mean} ({format_number(entry['min'], log10)} to {format_number(entry['max'], log10)})"
