@@ -47,6 +47,7 @@ HORIZON, ROUNDS, REPEATS = 50, 3, 5
 CPU = torch.device("cpu")
 SIZES = ((1, 1), (1, 16), (16, 1), (16, 16), (16, 64), (128, 32))  # (B, N)
 UNLIMITED = 10**12
+TEMPERATURE = Exp3Config().open_temperature
 
 
 class StepByStep:
@@ -119,7 +120,9 @@ def compare(task: Task, model: LatentModel, problems: int, candidates: int, solv
     count, generator = task.world.num_actions, torch.Generator().manual_seed(0)
 
     def ours(planner: Planner, rollouts: int) -> Callable[[], object]:
-        return lambda: planner(make_problem(states, HORIZON, rollouts * HORIZON, "softmin"), generator)
+        return lambda: planner(
+            make_problem(states, HORIZON, rollouts * HORIZON, "softmin", TEMPERATURE), generator
+        )
 
     elites = max(1, candidates // 8)
     cem = CEM(population=candidates, elites=elites)
@@ -132,7 +135,7 @@ def compare(task: Task, model: LatentModel, problems: int, candidates: int, solv
     for kind, (plan, cost, peer, settings) in kinds.items():
         functions: dict[str, Callable[[], object]] = {"floor": products, "ours": plan}
         if solver is not None:
-            unlimited = make_problem(states, HORIZON, UNLIMITED, "softmin")
+            unlimited = make_problem(states, HORIZON, UNLIMITED, "softmin", TEMPERATURE)
             models = {"steps": StepByStep(model, make_problem, starts), "rollout": CostModel(unlimited)}
             settings |= {"num_samples": candidates, "n_steps": ROUNDS}
             for name, cost_model in models.items():
@@ -167,7 +170,7 @@ def compare_success(task: Task, model: LatentModel, solver: Any | None) -> None:
 
     print(f"success on Empty-8x8, open loop, T = {horizon}, {len(starts)} starts:")
     for name in ("cem", "verified_gradient"):
-        problem = make_problem(states, horizon, 320 * horizon, "softmin")
+        problem = make_problem(states, horizon, 320 * horizon, "softmin", TEMPERATURE)
         report(f"ours: {name}", make_planner(name)(problem, torch.Generator().manual_seed(0)).actions)
     if solver is None:
         return
@@ -176,7 +179,7 @@ def compare_success(task: Task, model: LatentModel, solver: Any | None) -> None:
         "PGDSolver": {"num_samples": 4, "n_steps": 26},  # three evaluations a step and sample
     }
     for name, settings in peers.items():
-        problem = make_problem(states, horizon, UNLIMITED, "softmin")
+        problem = make_problem(states, horizon, UNLIMITED, "softmin", TEMPERATURE)
         plan = peer_plan(getattr(solver, name), CostModel(problem), len(starts), 3, horizon, **settings)
         report(f"stable-worldmodel: {name}", plan())
 

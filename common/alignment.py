@@ -16,12 +16,7 @@ from common.minigrid_env import GridWorld
 
 def spearman(first: Tensor, second: Tensor) -> float:
     """Spearman's rank correlation of two equally long vectors, ties with their mean rank; nan if constant."""
-    return pearson(mean_ranks(first), mean_ranks(second))
-
-
-def pearson(first: Tensor, second: Tensor) -> float:
-    """Pearson's correlation of two equally long vectors; nan if one is constant."""
-    return float(torch.corrcoef(torch.stack([first, second]))[0, 1])
+    return float(torch.corrcoef(torch.stack([mean_ranks(first), mean_ranks(second)]))[0, 1])
 
 
 def mean_ranks(values: Tensor) -> Tensor:
@@ -29,11 +24,6 @@ def mean_ranks(values: Tensor) -> Tensor:
     _, position, counts = torch.unique(values, return_inverse=True, return_counts=True)
     last = counts.cumsum(0).double()
     return (last - (counts.double() - 1) / 2)[position]
-
-
-def euclidean(latents: Tensor, others: Tensor) -> Tensor:
-    """||z - z'||: [S, M, d], [S, N, d] -> [S, M, N]."""
-    return torch.cdist(latents, others)
 
 
 def random_rollouts(
@@ -80,7 +70,7 @@ def prediction_accuracy(
     classes = torch.arange(latents.shape[1], device=latents.device) if classes is None else classes
     found = {}
     for steps in after:
-        nearest = euclidean(predicted[:, :, steps - 1], latents).argmin(-1)
+        nearest = torch.cdist(predicted[:, :, steps - 1], latents).argmin(-1)
         found[steps] = (classes[nearest] == classes[states[:, steps]]).double().mean(1)
     return found
 

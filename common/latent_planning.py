@@ -18,8 +18,8 @@ from common.world_model import LatentModel
 
 ROLLOUT_NUMBERS = 2**24  # hidden numbers of a rollout without gradient that are in memory at once
 
-# (states [R, 2], horizon, budget, over_time) -> the planning problem from there
-MakeProblem = Callable[[Tensor, int, int, str], PlanningProblem]
+# (states [R, 2], horizon, budget, over_time, temperature) -> the planning problem from there
+MakeProblem = Callable[[Tensor, int, int, str, float], PlanningProblem]
 
 
 class LatentProblems:
@@ -41,8 +41,10 @@ class LatentProblems:
             self.goals = self.latents[members, task.goals.to(device)]  # [S, G, d]
             self.energy = model.energy(self.latents, self.goals)  # [S, N]
 
-    def __call__(self, states: Tensor, horizon: int, budget: int, over_time: str) -> PlanningProblem:
-        """The problem from states [R, 2], ordered by member."""
+    def __call__(
+        self, states: Tensor, horizon: int, budget: int, over_time: str, temperature: float = 0.1
+    ) -> PlanningProblem:
+        """The problem from states [R, 2], ordered by member; see PlanningProblem."""
         states = states.to(self.device)
         member, index = states.unbind(1)
         jumpy = str(self.stride) in self.model.jumpy
@@ -54,6 +56,7 @@ class LatentProblems:
             budget=budget,
             energy_scale=self.energy[member, index],
             over_time=over_time,
+            temperature=temperature,
             jumpy_energies=self._energies(states, self._jump) if jumpy else None,
             stride=self.stride,
             device=self.device,
@@ -98,7 +101,10 @@ class OracleProblems:
         self.table = TableModel(task.world.next_state.to(device), energy.to(device))
         self.stride = stride
 
-    def __call__(self, states: Tensor, horizon: int, budget: int, over_time: str) -> PlanningProblem:
-        """The problem from states [R, 2]."""
+    def __call__(
+        self, states: Tensor, horizon: int, budget: int, over_time: str, temperature: float = 0.1
+    ) -> PlanningProblem:
+        """The problem from states [R, 2]; see PlanningProblem."""
         starts = states[:, 1].to(self.table.energy.device)
-        return self.table.problem(starts, horizon, budget, over_time=over_time, stride=self.stride)
+        options = {"over_time": over_time, "temperature": temperature, "stride": self.stride}
+        return self.table.problem(starts, horizon, budget, **options)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.alignment import greedy_success, mean_ranks, pearson, prediction_accuracy, random_rollouts
+from common.alignment import greedy_success, prediction_accuracy, random_rollouts, spearman
 from common.checkpoint import uses
 from common.config import MiniGridConfig
 from common.gradient_fidelity import fidelity_budget, gradient_fidelity
@@ -91,11 +91,10 @@ def _distances(task: Task, between: Tensor) -> dict[str, Tensor]:
     pairs = (true > 0).nonzero()  # (from, to) with a way between them
     order = torch.randperm(len(pairs), generator=generator(0, "evaluation/pairs"))
     start, end = pairs[order[:RANKED_PAIRS]].unbind(1)
-    steps = mean_ranks(true[start, end])
-    ranks = [mean_ranks(distance[start, end]) for distance in between]
+    ranked = [spearman(distance[start, end], true[start, end]) for distance in between]
     start, end = start[:PAIRS], end[:PAIRS]
     return {
-        "spearman": torch.tensor([pearson(found, steps) for found in ranks]),
+        "spearman": torch.tensor(ranked),
         "pairs/latent": between[:, start, end],
         "pairs/steps": true[start, end],
     }

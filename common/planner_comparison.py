@@ -35,8 +35,8 @@ MODES = ("open", "closed")
 KEPT_EPISODES = 1  # whose states are kept for figures
 EPISODE_TILE = 12  # side of a cell in their pictures [pixels]
 PLANNING_FIELDS = (
-    *TASK_FIELDS, "coarse_stride", "evaluations_per_step", "replan_horizon", "replan_execute", "gumbel_tau",
-    "gd_steps", "gd_lr", "coarse_share",
+    *TASK_FIELDS, "coarse_stride", "evaluations_per_step", "replan_horizon", "replan_execute",
+    "open_temperature", "closed_temperature", "gumbel_tau", "gd_steps", "gd_lr", "coarse_share",
 )  # fmt: skip
 UNITS = {"success": "1", "spl": "1", "final_distance": "steps", "evaluations": "transitions"}
 

@@ -30,6 +30,8 @@ class PlanningConfig(Protocol):
     evaluations_per_step: int
     replan_horizon: int
     replan_execute: int
+    open_temperature: float
+    closed_temperature: float
 
 
 class _Timed:
@@ -79,7 +81,7 @@ def evaluate_planner(
         planner: planned with as it asks to be judged (its `over_time`).
         mode: "open" or "closed".
         horizons: T.
-        config: budget and replanning.
+        config: budget, replanning and temperatures of the softmin.
         noise: T -> the generator of the planner's noise in a run of that length; in closed loop asked
             for replan_horizon where T is larger, so that all those runs begin alike.
         evaluations_per_step: another budget than the configuration's.
@@ -118,9 +120,10 @@ def _run(
 ) -> Episodes:
     """Episodes of every seed from every start, seed by seed: [S E]."""
     world = task.world
+    temperature = config.open_temperature if mode == "open" else config.closed_temperature
 
     def problem(states: Tensor, steps: int) -> PlanningProblem:
-        return make_problem(states, steps, per_step * steps, planner.over_time)
+        return make_problem(states, steps, per_step * steps, planner.over_time, temperature)
 
     def step(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         following = world.next_state[states[:, 1], actions.cpu()]

@@ -5,33 +5,34 @@ plane [S, N, 2] of a model, states [S, E', T + 1] of kept episodes, pictures of 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.viz_utils import COLORS, new_figure, plot_band
+from common.planning_figures import (
+    MODE_LABELS,
+    PLANNER_LABELS,
+    Arrays,
+    Results,
+    draw_bars,
+    draw_episode,
+    draw_landscape,
+    draw_pairs,
+    draw_success,
+    draw_training,
+    mean_of,
+    measured_environments,
+    short_label,
+)
+from common.viz_utils import new_figure
+from exp4_contrastive_fix.evaluate_planners import COMPARED, DESIGNS, PILLAR_PLANNERS
 
-Arrays = Mapping[str, np.ndarray]
-Results = Mapping[str, Any]
-
-PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
-PLANNER_LABELS = {
-    "flat_gradient": "flat gradient, unverified",
-    "verified_gradient": "verified gradient",
-    "helm": "HELM, coarse to fine",
-    "cem": "CEM",
-    "coarse_cem": "CEM, coarse to fine",
-    "random_shooting": "random shooting",
-}
-MODES = {"open": "open loop", "closed": "closed loop"}
 MODELS = {
     "baseline": "baseline",
     "unified_published": "unified as published",
     "unified": "unified",
 }
-ARMS = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}
 OBJECTIVES = {
     "reconstruction": ("reconstruction", "#D55E00"),
     "infonce": ("InfoNCE, next state (published)", "#E69F00"),
@@ -55,23 +56,36 @@ SCATTER_COLORS = {
     "unified": "#0072B2",
 }
 EFFECTS = {"main_spectral": "#E69F00", "main_metric": "#56B4E9", "interaction": "#CC79A7"}
-DESIGNS = {
-    "qrl_symmetric": ("two_pillars", "metric = symmetric QRL"),
-    "infonce": ("two_pillars_infonce", "metric = published InfoNCE"),
+METRICS = {"qrl_symmetric": "metric = symmetric QRL", "infonce": "metric = published InfoNCE"}
+LOSSES = {
+    "dynamics": "dynamics",
+    "contrast": "InfoNCE",
+    "violation": "violation of d(s, s') <= 1",
+    "weight": "its multiplier",
+    "spectral": "spectral penalty",
+}
+EPISODES = {
+    "baseline\nflat gradient": "baseline/flat_gradient",
+    "unified as published\nverified gradient": "unified_published/verified_gradient",
+    "unified\nverified gradient": "unified/verified_gradient",
+    "unified\nHELM": "unified/helm",
 }
 
 
 def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Figure]]:
     """Every figure of a run, by file name; exp4_episode.gif as its frames."""
-    names = [environment_name(results, name) for name in results["config"]["environments"]]
+    names = measured_environments(results)
+    horizon = shown_horizon(results["config"]["planning_horizons"])
+    arms = OBJECTIVES | {"unified": ("unified", "#000000")}
+    arms |= {"unified_published": ("unified as published", "#8B4513")}
     figures: dict[str, Figure | list[Figure]] = {
         "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
         "exp4_metric_alignment.png": draw_alignment(results, arrays, names[0]),
-        "exp4_success_rate.png": draw_success(results, names),
+        "exp4_success_rate.png": draw_success(results, names, MODELS | {"oracle": "true dynamics"}),
         "exp4_gradient_fidelity.png": draw_fidelity(results, names),
         "exp4_latent_space.png": draw_latent_space(results, arrays, names[0]),
-        "exp4_training.png": draw_training(arrays, names),
-        "exp4_episode.gif": draw_episode(results, arrays, names[0]),
+        "exp4_training.png": draw_training(arrays, names, LOSSES, arms),
+        "exp4_episode.gif": draw_episode(arrays, names[0], horizon, EPISODES),
     }
     studied = names[: results["config"]["pillar_environments"]]
     if studied and results["config"]["pillar_objectives"]:
@@ -79,20 +93,9 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
     return figures
 
 
-def environment_name(results: Results, environment: str) -> str:
-    """The name under which metrics have an environment, which may be configured by its full id."""
-    short = environment.removeprefix("MiniGrid-").rpartition("-v")[0] or environment
-    return environment if f"{environment}/data_coverage" in results["metrics"] else short
-
-
 def shown_horizon(horizons: Sequence[int]) -> int:
     """The horizon of single-horizon figures: 50, where it was measured."""
     return 50 if 50 in horizons else max(horizons)
-
-
-def _mean(results: Results, name: str) -> float:
-    entry = results["metrics"].get(name)
-    return float("nan") if entry is None or entry["mean"] is None else entry["mean"]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -106,34 +109,15 @@ def draw_headline(results: Results, arrays: Arrays, name: str) -> Figure:
     position, distance = arrays[f"{name}/task/position"], arrays[f"{name}/task/distance"]
     panels = {"true steps to the goal\n(breadth-first search)": distance}
     for label, title in MODELS.items():
-        greedy = _mean(results, f"{name}/{ARMS[label]}/greedy")
-        energy = arrays[f"{name}/{ARMS[label]}/energy"][0]
+        greedy = mean_of(results, f"{name}/{COMPARED[label]}/greedy")
+        energy = arrays[f"{name}/{COMPARED[label]}/energy"][0]
         panels[f"{title}\ndescent arrives from {greedy:.0%} of starts"] = energy
     for axis, (title, energy) in zip(axes.flat, panels.items(), strict=False):
-        draw_landscape(axis, position, energy)
+        draw_landscape(axis, position, energy, label="energy, lowest over headings")
         axis.set_title(title, fontsize=9.5)
     _distance_panel(axes[1, 1], arrays, name, shown_horizon(results["config"]["planning_horizons"]))
     _success_bars(axes[1, 2], results, name)
     return figure
-
-
-def draw_landscape(axis: Axes, position: np.ndarray, energy: np.ndarray) -> None:
-    """The lowest energy of each cell over the poses in it, with arrows to the lowest neighbouring cell."""
-    columns, rows = position.max(0) + 1
-    grid = np.full((rows, columns), np.inf)
-    np.minimum.at(grid, (position[:, 1], position[:, 0]), energy)
-    image = axis.imshow(np.where(np.isfinite(grid), grid, np.nan), cmap="viridis_r")
-    axis.figure.colorbar(image, ax=axis, shrink=0.8, label="energy, lowest over headings")
-    padded = np.pad(grid, 1, constant_values=np.inf)
-    moves = np.array([(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)])
-    around = np.stack([padded[1 + y : 1 + y + rows, 1 + x : 1 + x + columns] for y, x in moves])
-    best = moves[around.argmin(0)]  # [rows, columns, 2]
-    ys, xs = np.nonzero(np.isfinite(grid) & best.any(-1))
-    step = best[ys, xs]
-    axis.quiver(
-        xs, ys, step[:, 1], step[:, 0], color="white", angles="xy", scale_units="xy", scale=2.2, width=0.006
-    )
-    axis.set_axis_off()
 
 
 def _distance_panel(axis: Axes, arrays: Arrays, name: str, horizon: int) -> None:
@@ -147,7 +131,7 @@ def _distance_panel(axis: Axes, arrays: Arrays, name: str, horizon: int) -> None
     for color, (model, planner, mode) in shown.items():
         states = arrays[f"{name}/{model}/{planner}/{mode}/T={horizon}/states"][0, 0]
         away = np.linalg.norm(position[states][:, None] - position[goals][None], axis=-1).min(1)
-        label = f"{MODELS[model]}: {PLANNER_LABELS[planner].split(',')[0]}, {mode}"
+        label = f"{MODELS[model]}: {short_label(planner)}, {mode}"
         axis.plot(away, color=MODEL_COLORS[color], label=label)
         axis.plot(len(away) - 1, away[-1], "o", color=MODEL_COLORS[color])
     axis.set_xlabel("executed steps")
@@ -163,19 +147,12 @@ def _success_bars(axis: Axes, results: Results, name: str) -> None:
     shown += (("helm", "closed"),)
     positions = np.arange(len(shown))
     for index, model in enumerate(MODELS):
-        entries = [
-            results["metrics"][f"{name}/{model}/{planner}/{mode}/T={horizon}/success"]
-            for planner, mode in shown
-        ]
-        mean = np.array([entry["mean"] for entry in entries])
-        error = np.abs(np.array([entry["interval95"] for entry in entries]).T - mean)
-        axis.bar(
-            positions + 0.27 * (index - 1), mean, 0.25, yerr=error, capsize=2,
-            color=MODEL_COLORS[model], label=MODELS[model],
-        )  # fmt: skip
-    chance = _mean(results, f"{name}/random_policy/T={horizon}/success")
+        metrics = [f"{name}/{model}/{planner}/{mode}/T={horizon}/success" for planner, mode in shown]
+        where, style = positions + 0.27 * (index - 1), {"color": MODEL_COLORS[model], "label": MODELS[model]}
+        draw_bars(axis, results, metrics, where, 0.25, **style)
+    chance = mean_of(results, f"{name}/random_policy/T={horizon}/success")
     axis.axhline(chance, color="#777777", ls="--", label="random policy")
-    ticks = [f"{PLANNER_LABELS[planner].split(',')[0]}\n{mode}".replace(" ", "\n") for planner, mode in shown]
+    ticks = [f"{short_label(planner)}\n{mode}".replace(" ", "\n") for planner, mode in shown]
     axis.set_xticks(positions, ticks, fontsize=7.5)
     axis.set_ylim(0, 1.35)
     axis.set_ylabel("success rate")
@@ -192,12 +169,9 @@ def draw_alignment(results: Results, arrays: Arrays, name: str) -> Figure:
     """The model's distance over the true steps, a panel for each objective."""
     figure, axes = new_figure(2, 4, (13.0, 6.0), sharex=True)
     for axis, (objective, (label, color)) in zip(axes.flat, OBJECTIVES.items(), strict=True):
-        steps = arrays[f"{name}/{objective}/pairs/steps"]
-        latent = arrays[f"{name}/{objective}/pairs/latent"][0]
-        jitter = np.linspace(-0.3, 0.3, len(steps))
-        axis.plot(steps + jitter, latent, ".", color=color, markersize=2, alpha=0.35, rasterized=True)
-        numbers = {key: _mean(results, f"{name}/{objective}/{key}") for key in ("spearman", "greedy")}
-        after = _mean(results, f"{name}/{objective}/accuracy_50")
+        draw_pairs(axis, arrays, f"{name}/{objective}", color)
+        numbers = {key: mean_of(results, f"{name}/{objective}/{key}") for key in ("spearman", "greedy")}
+        after = mean_of(results, f"{name}/{objective}/accuracy_50")
         axis.set_title(
             f"{label}\nSpearman {numbers['spearman']:.2f}, greedy {numbers['greedy']:.2f},"
             f" 50 steps {after:.2f}",
@@ -223,7 +197,7 @@ def draw_latent_space(results: Results, arrays: Arrays, name: str) -> Figure:
     for axis, (arm, title) in zip(axes[0], shown.items(), strict=True):
         plane = arrays[f"{name}/{arm}/plane"][0]
         points = axis.scatter(plane[:, 0], plane[:, 1], c=distance, s=14, cmap="viridis_r")
-        axis.set_title(f"{title}: Spearman {_mean(results, f'{name}/{arm}/spearman'):.2f}", fontsize=9.5)
+        axis.set_title(f"{title}: Spearman {mean_of(results, f'{name}/{arm}/spearman'):.2f}", fontsize=9.5)
         axis.set_xlabel("first principal axis")
     axes[0, 0].set_ylabel("second principal axis")
     figure.colorbar(points, ax=axes[0, -1], label="true steps to the goal")
@@ -246,16 +220,18 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
         line[0].set_title(f"{name}: random plans", fontsize=9.5)
         line[0].set_xlabel("horizon of the plan [steps]")
         line[0].set_ylabel("gradient fidelity")
-        line[0].legend(fontsize=6.5)
+        line[0].set_ylim(-0.08, 1.0)
         for axis, planner in zip(line[1:], ("flat_gradient", "verified_gradient"), strict=True):
             _fidelity_scatter(axis, results, name, planner, horizon)
+    axes[0, 0].legend(fontsize=6.5, ncols=2)
+    axes[0, 1].legend(fontsize=6.5, loc="upper left")
     return figure
 
 
 def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, horizon: int) -> None:
     """Success of a planner over the gradient fidelity of its models, at about the horizon of its plans."""
-    prefixes = {arm: (f"{name}/{label}", "success") for label, arm in ARMS.items()}
-    for objective, (design, _) in DESIGNS.items():
+    prefixes = {arm: (f"{name}/{label}", "success") for label, arm in COMPARED.items()}
+    for objective, design in DESIGNS.items():
         if objective in results["config"]["pillar_objectives"]:
             prefixes["reconstruction_spectral"] = (f"{design}/{name}", "spectral")
             prefixes[objective] = (f"{design}/{name}", "metric")
@@ -263,8 +239,8 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
     for arm, (prefix, quantity) in prefixes.items():
         color = SCATTER_COLORS[arm]
         for mode, steps, face in (("open", 50, "white"), ("closed", 10, color)):
-            fidelity = _mean(results, f"{name}/{arm}/gradient_fidelity/T={steps}")
-            success = _mean(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
+            fidelity = mean_of(results, f"{name}/{arm}/gradient_fidelity/T={steps}")
+            success = mean_of(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
             if np.isnan(success):
                 continue
             label = arm.replace("_", " ") if mode == "closed" else None
@@ -276,7 +252,6 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
     axis.set_xlabel("gradient fidelity, plans of 10 (closed) or 50 steps")
     axis.set_ylabel("success rate")
     axis.set_ylim(-0.08, 1.08)
-    axis.legend(fontsize=6.5)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -284,53 +259,21 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
 # ----------------------------------------------------------------------------------------------
 
 
-def draw_success(results: Results, names: Sequence[str]) -> Figure:
-    """Success over the horizon: a row for each environment and mode, a column for each model."""
-    columns = MODELS | {"oracle": "true dynamics"}
-    rows = [(name, mode) for name in names for mode in MODES]
-    figure, axes = new_figure(
-        len(rows), len(columns), (13.0, 0.9 + 2.4 * len(rows)), sharex=True, sharey=True
-    )
-    horizons = np.array(results["config"]["planning_horizons"])
-    for line, (name, mode) in zip(axes, rows, strict=True):
-        for axis, (model, title) in zip(line, columns.items(), strict=True):
-            chance = [_mean(results, f"{name}/random_policy/T={horizon}/success") for horizon in horizons]
-            axis.plot(horizons, chance, "--", color="#999999", label="random policy (exact)", linewidth=1.3)
-            for planner in PLANNERS:
-                _success_line(axis, results, f"{name}/{model}/{planner}/{mode}", planner, horizons)
-            axis.set_title(title, fontsize=9.5)
-            axis.set_ylim(-0.03, 1.03)
-            axis.set_xticks(horizons)
-        line[0].set_ylabel(f"{name}, {MODES[mode]}\nsuccess rate")
-    for axis in axes[-1]:
-        axis.set_xlabel("horizon T [steps]")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
-    return figure
-
-
-def _success_line(axis: Axes, results: Results, prefix: str, planner: str, horizons: np.ndarray) -> None:
-    entries = [results["metrics"][f"{prefix}/T={horizon}/success"] for horizon in horizons]
-    low, high = zip(*(entry["interval95"] for entry in entries), strict=True)
-    mean = [entry["mean"] for entry in entries]
-    axis.plot(horizons, mean, marker="o", color=COLORS[planner], label=PLANNER_LABELS[planner])
-    axis.fill_between(horizons, low, high, color=COLORS[planner], alpha=0.15, linewidth=0)
-
-
 def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
     """The corners of the 2x2 and its effects, for each planner: a row for each environment and mode."""
-    rows = [(name, mode) for name in names for mode in MODES]
-    designs = [DESIGNS[objective] for objective in results["config"]["pillar_objectives"]]
-    columns = 2 * len(designs)
+    rows = [(name, mode) for name in names for mode in MODE_LABELS]
+    objectives = results["config"]["pillar_objectives"]
+    columns = 2 * len(objectives)
     figure, axes = new_figure(len(rows), columns, (1.0 + 4.0 * columns, 0.6 + 2.9 * len(rows)))
     horizon = shown_horizon(results["config"]["pillar_horizons"])
     for line, (name, mode) in zip(axes, rows, strict=True):
-        for index, (design, title) in enumerate(designs):
-            prefix = f"{design}/{name}"
+        for index, objective in enumerate(objectives):
+            prefix = f"{DESIGNS[objective]}/{name}"
             bars, effects = line[2 * index : 2 * index + 2]
             _pillar_bars(bars, results, prefix, mode, horizon, CORNERS)
-            chance = _mean(results, f"{name}/random_policy/T={horizon}/success")
+            chance = mean_of(results, f"{name}/random_policy/T={horizon}/success")
             bars.axhline(chance, color="#777777", ls="--", label="random policy")
-            bars.set_title(f"{name}, {MODES[mode]}, T = {horizon}\n{title}", fontsize=9)
+            bars.set_title(f"{name}, {MODE_LABELS[mode]}, T = {horizon}\n{METRICS[objective]}", fontsize=9)
             bars.set_ylabel("success rate")
             bars.set_ylim(0, 1.05)
             _pillar_bars(effects, results, prefix, mode, horizon, EFFECTS)
@@ -346,59 +289,11 @@ def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
 def _pillar_bars(
     axis: Axes, results: Results, prefix: str, mode: str, horizon: int, shown: Mapping[str, str]
 ) -> None:
-    planners = PLANNERS[:4]
-    positions, width = np.arange(len(planners)), 0.8 / len(shown)
+    positions, width = np.arange(len(PILLAR_PLANNERS)), 0.8 / len(shown)
     for index, (quantity, color) in enumerate(shown.items()):
-        entries = [
-            results["metrics"][f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}"] for planner in planners
-        ]
-        mean = np.array([entry["mean"] for entry in entries])
-        error = np.abs(np.array([entry["interval95"] for entry in entries]).T - mean)
+        metrics = [f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}" for planner in PILLAR_PLANNERS]
         where = positions + width * (index - (len(shown) - 1) / 2)
         label = quantity.replace("main_", "main effect, ")
-        axis.bar(where, mean, 0.92 * width, yerr=error, capsize=2, color=color, label=label)
-    ticks = [PLANNER_LABELS[planner].split(",")[0].replace(" ", "\n") for planner in planners]
+        draw_bars(axis, results, metrics, where, 0.92 * width, color=color, label=label)
+    ticks = [short_label(planner).replace(" ", "\n") for planner in PILLAR_PLANNERS]
     axis.set_xticks(positions, ticks, fontsize=8)
-
-
-def draw_episode(results: Results, arrays: Arrays, name: str) -> list[Figure]:
-    """Closed loop from the reset state, side by side: the frames of an animation."""
-    horizon = shown_horizon(results["config"]["planning_horizons"])
-    shown = [("baseline", "flat_gradient"), ("unified_published", "verified_gradient")]
-    shown += [("unified", "verified_gradient"), ("unified", "helm")]
-    episodes = [
-        arrays[f"{name}/{model}/{planner}/closed/T={horizon}/states"][0, 0] for model, planner in shown
-    ]
-    last = max(int(np.flatnonzero(np.diff(states, append=-1))[-1]) for states in episodes)
-    states_of, pixels = arrays[f"{name}/pictures/states"], arrays[f"{name}/pictures/pixels"]
-    frames = []
-    for time in range(min(last, horizon) + 1):
-        figure, axes = new_figure(1, len(shown), (8.6, 2.7))
-        for axis, states, (model, planner) in zip(axes[0], episodes, shown, strict=True):
-            axis.imshow(pixels[np.searchsorted(states_of, states[time])])
-            axis.set_axis_off()
-            axis.set_title(f"{MODELS[model]}\n{PLANNER_LABELS[planner]}", fontsize=7.5)
-        figure.suptitle(f"{name}, closed loop, step {time}", fontsize=9)
-        frames.append(figure)
-    return frames
-
-
-def draw_training(arrays: Arrays, names: Sequence[str]) -> Figure:
-    """Losses over optimiser steps, a row for each environment."""
-    terms = {"dynamics": "dynamics", "contrast": "InfoNCE", "violation": "violation of d(s, s') <= 1"}
-    terms |= {"weight": "its multiplier", "spectral": "spectral penalty"}
-    arms = OBJECTIVES | {"unified": ("unified", "#000000")}
-    arms |= {"unified_published": ("unified as published", "#8B4513")}
-    figure, axes = new_figure(len(names), len(terms), (16.0, 0.9 + 2.6 * len(names)))
-    for line, name in zip(axes, names, strict=True):
-        for axis, (term, title) in zip(line, terms.items(), strict=True):
-            for arm, (label, color) in arms.items():
-                key = f"{name}/{arm}/history/{term}"
-                if key in arrays:
-                    steps = arrays[f"{name}/{arm}/history/iteration"]
-                    plot_band(axis, steps, arrays[key], label, color, marker="", linewidth=1.2)
-            axis.set_yscale("log")
-            axis.set_title(f"{name}: {title}", fontsize=9.5)
-            axis.set_xlabel("optimiser steps")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
-    return figure

@@ -1,18 +1,14 @@
 """Experiment 2 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
 
-import math
 import shutil
 import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
 
-from common.checkpoint import ROOT
-from common.results import load_arrays, load_results
+from common.results import load_results
+from tests.experiment_runs import TinyRun, assert_promised, assert_same_results, metrics_of, trained
 
-SCRIPT = "exp2_funnel_heatmap/run_experiment.py"
 TINY = [
     "--hidden-dim", "16", "--iterations", "30", "--function-iterations", "20", "--num-samples", "256",
     "--function-samples", "256", "--batch-size", "32", "--grid-size", "12", "--descent-steps", "60",
@@ -29,18 +25,15 @@ FIGURES = {
 }  # fmt: skip
 
 
-def run(folder, *more, cwd=ROOT, script=SCRIPT, code=0):
-    command = [sys.executable, script, *TINY, "--output-dir", str(folder), *more]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert done.returncode == code, done.stderr
-    return done
+RUN = TinyRun("exp2_funnel_heatmap", tuple(TINY), frozenset(FIGURES))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("exp2")
-    return folder, run(folder, cwd=ROOT / "exp2_funnel_heatmap", script="run_experiment.py")
+    RUN(folder)
+    return folder
 
 
 def promised_metrics():
@@ -82,29 +75,19 @@ def promised_metrics():
 
 
 def test_every_promised_metric_exists_and_is_finite(finished):
-    metrics = load_results(finished[0] / "results")["metrics"]
-    assert not promised_metrics() - set(metrics)
+    metrics = metrics_of(finished)
+    assert_promised(metrics, promised_metrics())
     for name in promised_metrics():
-        values = metrics[name]["values"]
-        assert len(values) == 2 and all(value is not None and math.isfinite(value) for value in values), name
-        if name.endswith(("/coverage", "/success")):
-            assert all(0.0 <= value <= 1.0 for value in values), name
         if name.endswith("/evaluations"):
-            assert all(0 < value <= 700 for value in values), name
+            assert all(0 < value <= 700 for value in metrics[name]["values"]), name
 
 
 def test_every_figure_exists_and_shows_something(finished):
-    import matplotlib.image
-
-    plots = finished[0] / "plots"
-    assert {path.name for path in plots.iterdir()} == FIGURES
-    for name in FIGURES:
-        image = matplotlib.image.imread(plots / name)
-        assert min(image.shape[:2]) > 250 and image.std() > 0.05
+    RUN.assert_figures(finished)
 
 
 def test_the_criteria_are_evaluated_and_sixty_steps_do_not_meet_them(finished):
-    rows = load_results(finished[0] / "results")["criteria"]
+    rows = load_results(finished / "results")["criteria"]
     assert {row["tier"] for row in rows} == {"minimum viable", "strong", "published", "beyond"}
     verdict = {row["id"]: row["passed"] for row in rows}
     assert verdict["exp2/mvp"] is False and verdict["exp2/ackley-2/reached"] is False
@@ -112,18 +95,13 @@ def test_the_criteria_are_evaluated_and_sixty_steps_do_not_meet_them(finished):
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
-    before = {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()}
-    for path in (finished[0] / "plots").iterdir():
-        path.unlink()
-    done = run(finished[0], "--replot")
-    assert "loss=" not in done.stderr and "measured in" not in done.stderr
-    assert {path.name: path.read_bytes() for path in (finished[0] / "plots").iterdir()} == before
+    RUN.assert_replot(finished)
 
 
 def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     """Killed at several moments of training and measuring, then run to the end."""
-    command = [sys.executable, str(ROOT / SCRIPT), *TINY, "--output-dir", str(tmp_path)]
-    total = len(list((finished[0] / "checkpoints").glob("*.pt")))
+    command = RUN.command(tmp_path)
+    total = len(list((finished / "checkpoints").glob("*.pt")))
     kills = 0
     for wanted in (1, total // 2, total - 2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -135,30 +113,26 @@ def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
         process.wait()
     assert kills >= 2, "the run ended before it could be killed"
     assert not (tmp_path / "results" / "results.json").exists()
-    run(tmp_path)
-    assert load_results(tmp_path / "results")["metrics"] == load_results(finished[0] / "results")["metrics"]
-    expected, found = (load_arrays(folder / "results") for folder in (finished[0], tmp_path))
-    assert expected.keys() == found.keys()
-    assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
+    RUN(tmp_path)
+    assert_same_results(tmp_path, finished)
 
 
 def test_unreadable_results_are_refused_by_replot_and_replaced_by_a_run(finished, tmp_path):
     for part in ("checkpoints", "results"):
-        shutil.copytree(finished[0] / part, tmp_path / part)
+        shutil.copytree(finished / part, tmp_path / part)
     (tmp_path / "results" / "results.json").write_text("{")
-    refused = run(tmp_path, "--replot", code=2)
+    refused = RUN(tmp_path, "--replot", code=2)
     assert refused.stderr.count("\n") == 1 and "results.json" in refused.stderr
-    run(tmp_path)
-    assert load_results(tmp_path / "results")["metrics"] == load_results(finished[0] / "results")["metrics"]
+    RUN(tmp_path)
+    assert metrics_of(tmp_path) == metrics_of(finished)
 
 
 def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
     """One function for another: its models and plans anew, the landscapes as they were."""
-    shutil.copytree(finished[0] / "checkpoints", tmp_path / "checkpoints")
-    done = run(tmp_path, "--functions", "griewank", "himmelblau", "--dimensions", "2")
-    again = [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "loss=" in line]
-    assert sorted(again) == ["functions/d=2/flat", "functions/d=2/helm_second_difference"]
-    before, after = (load_results(folder / "results")["metrics"] for folder in (finished[0], tmp_path))
+    shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
+    done = RUN(tmp_path, "--functions", "griewank", "himmelblau", "--dimensions", "2")
+    assert sorted(trained(done)) == ["functions/d=2/flat", "functions/d=2/helm_second_difference"]
+    before, after = metrics_of(finished), metrics_of(tmp_path)
     kept = [name for name in before if not name.startswith("functions/")]
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert "functions/griewank-2/flat/success" in after
@@ -177,17 +151,11 @@ def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
-    folder = tmp_path / "new"
-    command = [sys.executable, str(ROOT / SCRIPT), "--output-dir", str(folder), *args]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and words in done.stderr
-    assert not folder.exists()
+    RUN.assert_refused(tmp_path / "new", args, words)
 
 
 @pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
 def test_the_trainings_run_on_their_own(tmp_path, script):
-    run(tmp_path, cwd=ROOT / "exp2_funnel_heatmap", script=script)
-    names = {path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    names = RUN.trained_alone(tmp_path, script)
     wanted = "flat" if script == "train_flat.py" else "helm"
     assert {f"aligned-{wanted}", f"misaligned-{wanted}"} <= names

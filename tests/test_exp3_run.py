@@ -1,23 +1,27 @@
 """Experiment 3 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
 
-import math
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from PIL import Image
 
-from common.checkpoint import ROOT
 from common.config import Exp3Config
 from common.minigrid_task import make_task
-from common.results import load_results
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 from exp3_planning_efficiency.train_helm import HelmArm, train_helm
+from tests.experiment_runs import (
+    TinyRun,
+    assert_promised,
+    assert_same_results,
+    measured,
+    metrics_of,
+    trained,
+)
 
-SCRIPT = "exp3_planning_efficiency/run_experiment.py"
 ENVIRONMENTS = ("Empty-5x5", "KeyCorridorS3R1")
 TINY = [
     "--environments", *ENVIRONMENTS, "--hidden-dim", "16", "--d-latent", "8", "--iterations", "30",
@@ -33,18 +37,14 @@ FIGURES = {
 PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 
 
-def run(folder, *more, cwd=ROOT, script=SCRIPT, code=0):
-    command = [sys.executable, script, *TINY, "--output-dir", str(folder), *more]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert done.returncode == code, done.stderr
-    return done
+RUN = TinyRun("exp3_planning_efficiency", tuple(TINY), frozenset(FIGURES))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("exp3")
-    run(folder, cwd=ROOT / "exp3_planning_efficiency", script="run_experiment.py")
+    RUN(folder)
     return folder
 
 
@@ -75,20 +75,16 @@ def promised_metrics():
 
 
 def test_every_promised_metric_exists_and_is_finite(finished):
-    metrics = load_results(finished / "results")["metrics"]
-    assert not promised_metrics() - set(metrics)
+    metrics = metrics_of(finished)
+    assert_promised(metrics, promised_metrics())
     for name in promised_metrics():
-        values = metrics[name]["values"]
-        assert len(values) == 2 and all(value is not None and math.isfinite(value) for value in values), name
-        if name.endswith(("/success", "/spl")) or "/accuracy_" in name:
-            assert all(0.0 <= value <= 1.0 for value in values), name
         if name.endswith("/success") and "policy" not in name:
             low, high = metrics[name]["interval95"]
             assert 0 <= low <= metrics[name]["mean"] <= high <= 1, name
 
 
 def test_no_planner_spends_more_than_its_budget(finished):
-    metrics = load_results(finished / "results")["metrics"]
+    metrics = metrics_of(finished)
     for env in ENVIRONMENTS:
         for planner in PLANNERS:
             for horizon in (4, 9):
@@ -97,7 +93,7 @@ def test_no_planner_spends_more_than_its_budget(finished):
 
 
 def test_nobody_beats_the_shortest_path(finished):
-    metrics = load_results(finished / "results")["metrics"]
+    metrics = metrics_of(finished)
     for env in ENVIRONMENTS:
         for horizon in (4, 9):
             bound = metrics[f"{env}/shortest_path/T={horizon}/success"]["mean"]
@@ -107,41 +103,27 @@ def test_nobody_beats_the_shortest_path(finished):
 
 
 def test_every_figure_exists_and_shows_something(finished):
-    import matplotlib.image
-    from PIL import Image
-
-    plots = finished / "plots"
-    assert {path.name for path in plots.iterdir()} == FIGURES
-    for name in FIGURES - {"exp3_episode.gif"}:
-        image = matplotlib.image.imread(plots / name)
-        assert min(image.shape[:2]) > 250 and image.std() > 0.05
-    with Image.open(plots / "exp3_episode.gif") as animation:
+    RUN.assert_figures(finished)
+    with Image.open(finished / "plots" / "exp3_episode.gif") as animation:
         assert animation.n_frames > 1
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
-    before = {path.name: path.read_bytes() for path in (finished / "plots").iterdir()}
-    for path in (finished / "plots").iterdir():
-        path.unlink()
-    done = run(finished, "--replot")
-    assert "loss=" not in done.stderr and "measured in" not in done.stderr
-    assert {path.name: path.read_bytes() for path in (finished / "plots").iterdir()} == before
+    RUN.assert_replot(finished)
 
 
 def test_another_budget_plans_anew_and_trains_nothing(finished, tmp_path):
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
-    done = run(tmp_path, "--evaluations-per-step", "32")
-    assert "loss=" not in done.stderr
-    again = {line.split()[1] for line in done.stderr.splitlines() if "measured in" in line}
-    assert "Empty-5x5/planning/helm/cem/open/T=4,9:" in again and "Empty-5x5/model/helm:" not in again
+    done = RUN(tmp_path, "--evaluations-per-step", "32")
+    assert not trained(done)
+    again = measured(done)
+    assert "Empty-5x5/planning/helm/cem/open/T=4,9" in again and "Empty-5x5/model/helm" not in again
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     """SIGKILL in the middle of it; then the same command, and every metric as if nothing had happened."""
-    command = [sys.executable, str(ROOT / SCRIPT), *TINY, "--output-dir", str(tmp_path)]
-    process = subprocess.Popen(
-        [*command, "--checkpoint-every", "10"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    command = [*RUN.command(tmp_path), "--checkpoint-every", "10"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while len(list((tmp_path / "checkpoints").glob("*.pt"))) < 3 and time.monotonic() < deadline:
         assert process.poll() is None, "it ended before it could be killed"
@@ -149,9 +131,8 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "results" / "results.json").exists()
-    run(tmp_path)
-    before, after = (load_results(folder / "results")["metrics"] for folder in (finished, tmp_path))
-    assert after == before
+    RUN(tmp_path)
+    assert_same_results(tmp_path, finished)
 
 
 @pytest.mark.parametrize(
@@ -168,16 +149,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
-    folder = tmp_path / "new"
-    command = [sys.executable, str(ROOT / SCRIPT), "--output-dir", str(folder), *args]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and words in done.stderr
-    assert not folder.exists()
+    RUN.assert_refused(tmp_path / "new", args, words)
 
 
 def test_walks_that_reach_no_goal_end_with_one_line(tmp_path):
-    done = run(tmp_path, "--environments", "Empty-16x16", "--num-walks", "2", code=2)
+    done = RUN(tmp_path, "--environments", "Empty-16x16", "--num-walks", "2", code=2)
     assert "Traceback" not in done.stderr and "--num-walks" in done.stderr.splitlines()[-1]
 
 
@@ -197,8 +173,7 @@ def test_arms_train_on_the_same_windows():
 
 @pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
 def test_the_trainings_run_on_their_own(tmp_path, script):
-    run(tmp_path, cwd=ROOT / "exp3_planning_efficiency", script=script)
-    names = {path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    names = RUN.trained_alone(tmp_path, script)
     wanted = {"Empty-5x5-flat"} if script == "train_flat.py" else {"Empty-5x5-helm", "Empty-5x5-spectral"}
     assert wanted <= names
 
@@ -206,5 +181,5 @@ def test_the_trainings_run_on_their_own(tmp_path, script):
 @pytest.mark.parametrize("observation", ["partial", "rgb"])
 def test_the_other_observations_run_without_a_display(tmp_path, observation, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
-    run(tmp_path, "--observation", observation, "--environments", "Empty-5x5", "--study-environments", "0")
-    assert "Empty-5x5/flat/accuracy_1" in load_results(tmp_path / "results")["metrics"]
+    RUN(tmp_path, "--observation", observation, "--environments", "Empty-5x5", "--study-environments", "0")
+    assert "Empty-5x5/flat/accuracy_1" in metrics_of(tmp_path)

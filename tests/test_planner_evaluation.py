@@ -67,6 +67,19 @@ def test_the_paired_interval_counts_a_start_once():
 
 
 @pytest.mark.parametrize("mode", ["open", "closed"])
+def test_open_and_closed_loop_plan_at_temperatures_of_their_own(task, mode):
+    oracle, asked = OracleProblems(task, 4, CPU), set()
+
+    def recording(states, horizon, budget, over_time, temperature):
+        asked.add(temperature)
+        return oracle(states, horizon, budget, over_time, temperature)
+
+    evaluate(task, recording, make_planner("random_shooting"), mode, 4)
+    assert asked == {{"open": CONFIG.open_temperature, "closed": CONFIG.closed_temperature}[mode]}
+    assert CONFIG.open_temperature != CONFIG.closed_temperature
+
+
+@pytest.mark.parametrize("mode", ["open", "closed"])
 def test_on_the_oracle_no_planner_beats_the_shortest_path_and_shooting_reaches_goals(task, mode):
     problems = OracleProblems(task, 4, CPU)
     found = evaluate(task, problems, make_planner("random_shooting"), mode, 12)

@@ -156,14 +156,27 @@ def test_softmin_lies_between_minimum_and_mean_and_final_is_the_last():
         return PlanningProblem(lambda _: energies, **options, **more).rollout(torch.zeros(4, 3, 5, 3))
 
     assert torch.equal(judged(over_time="final"), energies[..., -1])
-    softmin = judged(temperature=torch.full((4,), 0.3).double())
+    softmin = judged(temperature=0.3)
     assert (softmin > energies.amin(-1)).all() and (softmin < energies.mean(-1)).all()
-    torch.testing.assert_close(
-        judged(temperature=torch.full((4,), 1e-4).double()), energies.amin(-1), atol=1e-3, rtol=0
-    )
-    torch.testing.assert_close(
-        judged(temperature=torch.full((4,), 1e4).double()), energies.mean(-1), atol=1e-3, rtol=0
-    )
+    torch.testing.assert_close(judged(temperature=1e-4), energies.amin(-1), atol=1e-3, rtol=0)
+    torch.testing.assert_close(judged(temperature=1e4), energies.mean(-1), atol=1e-3, rtol=0)
+
+
+def test_a_high_temperature_prefers_the_plan_that_comes_near_sooner():
+    energies = torch.tensor([[[4.0, 1, 1, 1], [4, 4, 4, 1]]])  # equally near, sooner and later
+
+    def judged(temperature):
+        problem = PlanningProblem(
+            lambda _: energies, num_problems=1, horizon=4, num_actions=3, budget=100,
+            energy_scale=torch.full((1,), 10.0), temperature=temperature,
+        )  # fmt: skip
+        return problem.rollout(torch.zeros(1, 2, 4, 3))[0]
+
+    sooner, later = judged(0.1)
+    assert later - sooner > 0.5
+    torch.testing.assert_close(*judged(1e-4), atol=2e-3, rtol=0)
+    with pytest.raises(ValueError, match="temperature"):
+        judged(0.0)
 
 
 def test_a_start_at_the_goal_has_finite_energies():
@@ -454,8 +467,8 @@ def test_random_shooting_returns_the_best_of_all_chunks():
 
 GOLDEN = {
     "flat_gradient": ["FFFFFFFFFFFF", "LFFFFFFFFFFF"],
-    "verified_gradient": ["FFFFFFRFFFFF", "RRFFFRFFFFFF"],
-    "helm": ["FFFFFFRFFFFF", "LFFFFFLFFFFF"],
+    "verified_gradient": ["FFFFFFRFFFFF", "LLFFFRFFFFLL"],
+    "helm": ["FFFFFRFFFFFF", "RFLLFFFFFLFF"],
     "cem": ["FFLRFFFRFFFF", "LFFFFFFFLFFR"],
     "coarse_cem": ["FRFFFFFLFFFF", "LLFFFRFFFFFR"],
     "random_shooting": ["FFFRFLFLRFRL", "LFFFFLFLRFRR"],

@@ -22,7 +22,6 @@ from torch import Tensor
 Energies = Callable[[Tensor], Tensor]  # actions [B, N, T, A] -> the energy after every step, [B, N, T]
 
 BACKWARD_COST = 2  # of a backward pass, in forward passes
-TEMPERATURE_FRACTION = 0.1  # of the energy scale: the softmin's default temperature
 SMALLEST_SCALE = 1e-6  # of the energy; a start at the goal has energy 0
 
 
@@ -45,14 +44,16 @@ class PlanningProblem:
         energy_scale: [B], what counts as a large difference of energy; the energy at the start does.
         over_time: "softmin" judges a plan by the softmin of its T energies (reach the goal at any time),
             "final" by the last.
-        temperature: of the softmin [B], in units of energy; default TEMPERATURE_FRACTION * energy_scale.
+        temperature: of the softmin, in units of energy_scale. A low one judges a plan by its nearest approach
+            to the goal alone, a high one also by how soon it comes near.
         jumpy_energies: actions [B, N, M * stride, A] -> the energy after every macro step [B, N, M], each
             of which stands for `stride` steps. The last T mod stride actions are not in it.
         stride: steps of a macro step.
         device: where candidates are made.
 
     Raises:
-        ValueError: for a horizon, stride or budget below 1, or an unknown `over_time`.
+        ValueError: for a horizon, stride or budget below 1, a temperature that is not positive, or an
+            unknown `over_time`.
     """
 
     def __init__(
@@ -65,13 +66,15 @@ class PlanningProblem:
         budget: int,
         energy_scale: Tensor,
         over_time: str = "softmin",
-        temperature: Tensor | None = None,
+        temperature: float = 0.1,
         jumpy_energies: Energies | None = None,
         stride: int = 4,
         device: torch.device | str = "cpu",
     ):
         if min(horizon, stride, budget, num_problems, num_actions) < 1:
             raise ValueError("problems, horizon, actions, stride and budget must be at least 1")
+        if temperature <= 0:
+            raise ValueError(f"the temperature must be positive, not {temperature}")
         if over_time not in ("softmin", "final"):
             raise ValueError(f"over_time is 'softmin' or 'final', not {over_time!r}")
         assert energy_scale.shape == (num_problems,), "one energy scale a problem"
@@ -79,10 +82,7 @@ class PlanningProblem:
         self.budget, self.stride, self.over_time = budget, stride, over_time
         self.device = torch.device(device)
         self.energy_scale = energy_scale.detach().to(self.device).clamp(min=SMALLEST_SCALE)
-        if temperature is None:
-            temperature = TEMPERATURE_FRACTION * self.energy_scale
-        assert temperature.shape == (num_problems,), "one temperature a problem"
-        self.temperature = temperature.detach().to(self.device)
+        self.temperature = temperature * self.energy_scale
         self.evaluations = 0  # spent so far on each problem
         self._energies, self._jumpy_energies = energies, jumpy_energies
 

@@ -1,0 +1,105 @@
+"""An experiment run as a user would run it, at tiny sizes, and what every such run must show."""
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+
+from common.checkpoint import ROOT
+from common.results import load_arrays, load_results
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """An experiment's folder, the flags that make it tiny, and the figures it must draw."""
+
+    experiment: str
+    flags: tuple[str, ...]
+    figures: frozenset[str]
+
+    def command(self, output, script="run_experiment.py"):
+        return [
+            sys.executable,
+            str(ROOT / self.experiment / script),
+            *self.flags,
+            "--output-dir",
+            str(output),
+        ]
+
+    def __call__(self, output, *more, script="run_experiment.py", code=0):
+        """Run a script from inside the experiment's folder; `code` is the exit code that it must end with."""
+        command = [sys.executable, script, *self.command(output)[2:], *more]
+        folder = ROOT / self.experiment
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+        assert done.returncode == code, done.stderr
+        return done
+
+    def assert_figures(self, output):
+        """Every figure is there, none beside, and none is blank."""
+        plots = Path(output) / "plots"
+        assert {path.name for path in plots.iterdir()} == self.figures
+        for name in self.figures:
+            image = matplotlib.image.imread(plots / name)
+            assert min(image.shape[:2]) > 250 and image.std() > 0.05, name
+
+    def assert_replot(self, output):
+        """The same figures, byte for byte, from saved results alone."""
+        plots = Path(output) / "plots"
+        before = {path.name: path.read_bytes() for path in plots.iterdir()}
+        for path in plots.iterdir():
+            path.unlink()
+        done = self(output, "--replot")
+        assert not trained(done) and not measured(done)
+        assert {path.name: path.read_bytes() for path in plots.iterdir()} == before
+
+    def assert_refused(self, output, args, words):
+        """One line on stderr, exit code 2, nothing written; with the experiment's own sizes."""
+        script = str(ROOT / self.experiment / "run_experiment.py")
+        command = [sys.executable, script, "--output-dir", str(output), *args]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stdout == ""
+        assert done.stderr.count("\n") == 1 and words in done.stderr
+        assert not Path(output).exists()
+
+    def trained_alone(self, output, script):
+        """The models that a training script leaves behind, without what tells configurations apart."""
+        self(output, script=script)
+        return {path.name.rpartition("-")[0] for path in (Path(output) / "checkpoints").iterdir()}
+
+
+def trained(done):
+    """Names of the models that a finished run trained."""
+    return [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "loss=" in line]
+
+
+def measured(done):
+    """Names of the phases that a finished run measured."""
+    return [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "measured in" in line]
+
+
+def metrics_of(output):
+    """{name: entry} of a run."""
+    return load_results(Path(output) / "results")["metrics"]
+
+
+def assert_promised(metrics, promised, seeds=2):
+    """Each promised metric has a finite value for every seed; a rate lies in [0, 1]."""
+    assert not promised - set(metrics)
+    for name in promised:
+        values = metrics[name]["values"]
+        assert len(values) == seeds, name
+        assert all(value is not None and math.isfinite(value) for value in values), name
+        if name.rpartition("/")[2] in ("success", "spl", "coverage", "greedy") or "/accuracy_" in name:
+            assert all(0.0 <= value <= 1.0 for value in values), name
+
+
+def assert_same_results(first, second):
+    """Two runs have the same metrics and arrays, to the bit."""
+    assert metrics_of(first) == metrics_of(second)
+    expected, found = (load_arrays(Path(folder) / "results") for folder in (first, second))
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
