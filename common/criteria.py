@@ -200,24 +200,24 @@ EXP2 = (
 # The documents' tiers of experiments 3 and 4, and their own.
 
 
-def _planning_tier(env: str) -> tuple[Criterion, ...]:
-    """The documents' tier on one environment, closed loop, T = 50, on experiment 3's own model."""
-    prefix = f"{env}/helm"
+def _planning_tier(experiment: str, model: str, env: str, said: str = "") -> tuple[Criterion, ...]:
+    """The documents' tier of one model on one environment, closed loop, T = 50; `said` begins each claim."""
+    helm, cem = (f"{env}/{model}/{planner}/closed/T=50/success" for planner in ("helm", "cem"))
+    success, near, both = (f"{experiment}/strong/{name}/{env}" for name in ("success", "near_cem", "both"))
     return (
-        Criterion(f"exp3/strong/success/{env}", "strong", f"HELM success > 0.50 at T=50, {env}, closed loop",
-                  f"{prefix}/helm/closed/T=50/success", ">", 0.50),
-        Criterion(f"exp3/strong/near_cem/{env}", "strong", f"HELM within 10 points of CEM, T=50, {env}",
-                  f"{prefix}/helm/closed/T=50/success", ">=", -0.10,
-                  minus=f"{prefix}/cem/closed/T=50/success"),
-        Criterion(f"exp3/strong/both/{env}", "strong", f"both of these, {env}",
-                  requires=(f"exp3/strong/success/{env}", f"exp3/strong/near_cem/{env}")),
+        Criterion(success, "strong", f"{said}HELM success > 0.50 at T=50, {env}, closed loop",
+                  helm, ">", 0.50),
+        Criterion(near, "strong", f"{said}HELM within 10 points of CEM, T=50, {env}",
+                  helm, ">=", -0.10, minus=cem),
+        Criterion(both, "strong", f"{said}both of these, {env}", requires=(success, near)),
     )  # fmt: skip
 
 
 EXP3 = (
     Criterion("exp3/mvp", "minimum viable", "HELM success > 0.30 at T=50, Empty-8x8, closed loop",
               "Empty-8x8/helm/helm/closed/T=50/success", ">", 0.30),
-    *(criterion for env in ("Empty-8x8", "KeyCorridorS3R1") for criterion in _planning_tier(env)),
+    *_planning_tier("exp3", "helm", "Empty-8x8"),
+    *_planning_tier("exp3", "helm", "KeyCorridorS3R1"),
     Criterion("exp3/published/reconstruction", "published", "reconstruction model, flat planner: success 0",
               "Empty-8x8/flat/flat_gradient/open/T=50/success", "<=", 0.0),
     Criterion("exp3/predicts", "beyond", "the flat model predicts: one-step accuracy >= .99, Empty-8x8",
@@ -238,18 +238,6 @@ EXP3 = (
 )  # fmt: skip
 
 
-def _aligned_tier(env: str) -> tuple[Criterion, ...]:
-    """The documents' tier on one environment, closed loop, T = 50, on experiment 4's unified model."""
-    prefix = f"{env}/unified"
-    return (
-        Criterion(f"exp4/strong/success/{env}", "strong", f"unified: HELM success > 0.50 at T=50, {env}",
-                  f"{prefix}/helm/closed/T=50/success", ">", 0.50),
-        Criterion(f"exp4/strong/near_cem/{env}", "strong", f"unified: HELM within 10 points of CEM, {env}",
-                  f"{prefix}/helm/closed/T=50/success", ">=", -0.10,
-                  minus=f"{prefix}/cem/closed/T=50/success"),
-    )  # fmt: skip
-
-
 EXP4 = (
     Criterion("exp4/published/success", "published", "unified model: success 1.00, Empty-8x8, closed loop",
               "Empty-8x8/unified/verified_gradient/closed/T=50/success", ">=", 1.0),
@@ -258,7 +246,8 @@ EXP4 = (
     Criterion("exp4/published/as_published", "published",
               "unified as published (InfoNCE + spectral + HF): success 1.00, Empty-8x8, closed loop",
               "Empty-8x8/unified_published/verified_gradient/closed/T=50/success", ">=", 1.0),
-    *(criterion for env in ("KeyCorridorS3R1", "DoorKey-8x8") for criterion in _aligned_tier(env)),
+    *_planning_tier("exp4", "unified", "KeyCorridorS3R1", "unified: "),
+    *_planning_tier("exp4", "unified", "DoorKey-8x8", "unified: "),
     Criterion("exp4/helm/success", "beyond", "HELM on the unified model: success 1.00, Empty-8x8, closed",
               "Empty-8x8/unified/helm/closed/T=50/success", ">=", 1.0),
     Criterion("exp4/baseline/chance", "beyond",
