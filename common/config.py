@@ -559,7 +559,7 @@ class Exp4Config(MiniGridConfig):
 
 EXP4_PRESETS = {
     "quick": Exp4Config(
-        iterations=1500,
+        iterations=1300,
         learning_rate=3e-3,
         planning_horizons=(10, 50),
         evaluations_per_step=160,
