@@ -33,8 +33,7 @@ from benchmarks.timing import median_seconds
 from common.config import Exp3Config
 from common.latent_planning import LatentProblems
 from common.minigrid_task import Task, make_task
-from common.planner_comparison import PLANNERS
-from common.planners import make_planner
+from common.planners import PLANNERS, make_planner
 from common.planners.adapter import CostModel
 from common.planners.cem import CEM
 from common.planners.control import execute_open_loop

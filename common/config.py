@@ -417,14 +417,14 @@ class MiniGridConfig(RunConfig):
     # steps that a training rollout predicts
     rollout_steps: int = bounded(4, low=1)
     # environment steps in one step of the jumpy model (try 2, 4, 8)
-    coarse_stride: int = bounded(4, low=2)
+    coarse_stride: int = bounded(4, low=2, high=50)
 
     # --- planning -----------------------------------------------------------------------------
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
     planning_horizons: tuple[int, ...] = bounded((10, 20, 30, 50, 80), low=1, rising=True)
     # transition evaluations that a plan may spend, for each step of its horizon
     evaluations_per_step: int = bounded(320, low=16)
-    # closed loop: horizon of each plan [steps], less where the episode ends sooner
+    # closed loop: horizon of each plan [steps]; less where T is smaller
     replan_horizon: int = bounded(12, low=1)
     # closed loop: actions executed of each plan
     replan_execute: int = bounded(3, low=1)
@@ -477,7 +477,7 @@ class Exp3Config(MiniGridConfig):
     # budgets of the efficiency figure [evaluations for each step of the horizon]
     budget_sweep: tuple[int, ...] = bounded((40, 80, 160, 320), low=16, rising=True)
     # coarse strides to compare
-    stride_sweep: tuple[int, ...] = bounded((4,), low=2, rising=True)
+    stride_sweep: tuple[int, ...] = bounded((4,), low=2, high=50, rising=True)
     # temperatures of the Gumbel-softmax to compare
     tau_sweep: tuple[float, ...] = bounded((1.0,), above=0.0, rising=True)
 

@@ -225,15 +225,17 @@ EXP3 = (
     Criterion("exp3/fails", "beyond", "yet its flat gradient planner (open, T=50) is below random shooting",
               "Empty-8x8/flat/flat_gradient/open/T=50/success", "<", 0.0,
               minus="Empty-8x8/flat/random_shooting/open/T=50/success"),
-    Criterion("exp3/chance", "beyond", "and not above the random policy (lower end of its interval)",
-              "Empty-8x8/flat/flat_gradient_minus_random_policy/open/T=50/success", "<=", 0.0, bound="low"),
     Criterion("exp3/topology", "beyond", "its latent distance knows little of the steps: Spearman < .6",
               "Empty-8x8/flat/spearman", "<", 0.6),
-    Criterion("exp3/published_failure", "beyond", "it predicts and cannot be planned through: all four",
-              requires=("exp3/predicts", "exp3/fails", "exp3/chance", "exp3/topology")),
+    Criterion("exp3/published_failure", "beyond",
+              "it predicts, and the published planner cannot plan through it: all three",
+              requires=("exp3/predicts", "exp3/fails", "exp3/topology")),
+    Criterion("exp3/chance", "beyond",
+              "the flat gradient planner is less than 10 points above the random policy (upper end)",
+              "Empty-8x8/flat/flat_gradient_minus_random_policy/open/T=50/success", "<", 0.1, bound="high"),
     *(Criterion(f"exp3/oracle/{planner}_T{horizon}", "beyond",
-                f"oracle, Empty-16x16, open, T={horizon}: {planner} at or above CEM (upper end)",
-                f"Empty-16x16/oracle/{planner}_minus_cem/open/T={horizon}/success", ">=", 0.0, bound="high")
+                f"oracle, Empty-16x16, open, T={horizon}: {planner} at or above CEM (lower end)",
+                f"Empty-16x16/oracle/{planner}_minus_cem/open/T={horizon}/success", ">=", 0.0, bound="low")
       for planner in ("verified_gradient", "helm") for horizon in (30, 50, 80)),
 )  # fmt: skip
 
@@ -251,9 +253,9 @@ EXP4 = (
     Criterion("exp4/helm/success", "beyond", "HELM on the unified model: success 1.00, Empty-8x8, closed",
               "Empty-8x8/unified/helm/closed/T=50/success", ">=", 1.0),
     Criterion("exp4/baseline/chance", "beyond",
-              "baseline, flat planner, open, T=50: not above the random policy (lower end of its interval)",
-              "Empty-8x8/baseline/flat_gradient/open/T=50/success", "<=", 0.0, bound="low",
-              minus="Empty-8x8/random_policy/T=50/success"),
+              "baseline, flat planner, open, T=50: less than 10 points above the random policy (upper end)",
+              "Empty-8x8/baseline/flat_gradient_minus_random_policy/open/T=50/success", "<", 0.1,
+              bound="high"),
     *(Criterion(f"exp4/unified/{name}", "beyond", f"unified: {label} >= .95, Empty-8x8",
                 f"Empty-8x8/unified/{name}", ">=", 0.95)
       for name, label in (("spearman", "Spearman to the true steps"), ("greedy", "greedy descent arrives"),

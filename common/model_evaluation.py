@@ -108,7 +108,7 @@ def _accuracies(
     found = prediction_accuracy(latents, model.transition.rollout, states, actions, count, STEPS, classes)
     measured = {f"accuracy_{steps}": value for steps, value in found.items()}
     for stride in map(int, model.jumpy):
-        macro_states = states[:, : states.shape[1] // stride * stride : stride]
+        macro_states = states[:, ::stride]
 
         def jump(start: Tensor, one_hot: Tensor, stride: int = stride) -> Tensor:
             return model.jump(start, one_hot, stride)
@@ -160,7 +160,6 @@ def record_task(results: Results, task: Task) -> None:
     for name, values in {
         "position": world.position,
         "distance": task.distance,
-        "starts": task.starts,
         "goals": task.goals,
         "picture": world.render(world.start_state, PICTURE_TILE),
     }.items():

@@ -30,7 +30,6 @@ from common.world_model import LatentModel
 
 log = logging.getLogger(__name__)
 
-PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 MODES = ("open", "closed")
 KEPT_EPISODES = 1  # whose states are kept for figures
 EPISODE_TILE = 12  # side of a cell in their pictures [pixels]
@@ -147,8 +146,6 @@ def record_planner(results: Results, prefix: str, measured: Measured, horizons: 
             results.add(f"{prefix}/{here}/{name}", values.mean(1), unit, interval)
         results.timings[f"{prefix}/{here}/milliseconds"] = float(measured[f"{here}/milliseconds"])
         results.add_array(f"{prefix}/{here}/states", measured[f"{here}/states"].to(torch.int16))
-        gap = float(measured[f"{here}/relaxation_gap"])
-        results.add_array(f"{prefix}/{here}/relaxation_gap", torch.tensor(gap))
 
 
 def record_difference(

@@ -11,8 +11,9 @@ from torch import Tensor
 from common.checkpoint import uses
 from common.config import Exp3Config
 from common.minigrid_task import Task
-from common.planner_comparison import PLANNERS, PLANNING_FIELDS, Measured, configured_planner, problems_of
+from common.planner_comparison import PLANNING_FIELDS, Measured, configured_planner, problems_of
 from common.planner_evaluation import evaluate_planner, success_interval
+from common.planners import PLANNERS
 from common.results import Results
 from common.runtime import Progress, generator
 from exp3_planning_efficiency.models import WorldModel
@@ -24,6 +25,7 @@ PAIRS = (  # compared over the same starts
     ("flat_gradient", "random_policy"),
 )
 ABLATION = ("flat", "spectral", "hf", "helm")  # models
+WITH_TAU = ("flat_gradient", "verified_gradient", "helm")  # planners that have a temperature
 ABLATION_PLANNERS = {"unverified": "flat_gradient", "verified": "verified_gradient"}
 
 
@@ -39,7 +41,7 @@ def measure_sweeps(
         (f"budget={budget}", name, {"budget": budget}) for budget in config.budget_sweep for name in PLANNERS
     ]
     runs += [(f"stride={stride}", "helm", {"stride": stride}) for stride in config.stride_sweep]
-    runs += [(f"tau={tau:g}", name, {"tau": tau}) for tau in config.tau_sweep for name in PLANNERS[:3]]
+    runs += [(f"tau={tau:g}", name, {"tau": tau}) for tau in config.tau_sweep for name in WITH_TAU]
     measured, progress = {}, Progress(len(runs), f"{task.name}/sweeps")
     for setting, name, changed in runs:
         make_problem = problems_of(task, models, arm, changed.get("stride", config.coarse_stride), device)

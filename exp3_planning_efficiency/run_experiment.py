@@ -18,7 +18,6 @@ from common.minigrid_task import Task, check_environments, make_task
 from common.model_evaluation import measure_model, record_model, record_task
 from common.planner_comparison import (
     MODES,
-    PLANNERS,
     control_policies,
     plan_with,
     record_controls,
@@ -26,6 +25,7 @@ from common.planner_comparison import (
     record_pictures,
     record_planner,
 )
+from common.planners import PLANNERS
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,

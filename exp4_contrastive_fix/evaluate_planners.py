@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from common.planner_comparison import Measured
-from common.planner_evaluation import paired_interval
+from common.planner_evaluation import paired_interval, success_interval
 from common.results import Results
 
 # The models that are compared with all planners, by the arm that each is.
 COMPARED = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}
 PILLAR_PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem")
 DESIGNS = {"qrl_symmetric": "two_pillars", "infonce": "two_pillars_infonce"}  # of the 2x2, by its metric
-AGAINST_CEM = ("verified_gradient", "helm")  # compared with it over the same starts
+PAIRS = (  # compared over the same starts
+    ("verified_gradient", "cem"),
+    ("helm", "cem"),
+    ("flat_gradient", "random_policy"),
+)
 
 
 def corners(objective: str) -> dict[str, str]:
@@ -47,7 +51,10 @@ def record_pillars(
 ) -> None:
     """`{prefix}/T=../..`: success at the corners and the effects, with 95% intervals over the same starts."""
     for horizon in horizons:
-        success = {corner: measured[f"T={horizon}/success"] for corner, measured in found.items()}
-        for name, values in (success | factorial_effects(**success)).items():
+        here = f"T={horizon}"
+        success = {corner: measured[f"{here}/success"] for corner, measured in found.items()}
+        for corner, values in success.items():
+            results.add(f"{prefix}/{here}/{corner}", values.mean(1), "1", success_interval(values))
+        for effect, values in factorial_effects(**success).items():
             interval = paired_interval(values, torch.zeros_like(values))
-            results.add(f"{prefix}/T={horizon}/{name}", values.mean(1), "1", interval)
+            results.add(f"{prefix}/{here}/{effect}", values.mean(1), "1", interval)

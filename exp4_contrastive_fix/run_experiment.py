@@ -18,7 +18,6 @@ from common.minigrid_task import Task, check_environments, make_task
 from common.model_evaluation import record_model, record_task
 from common.planner_comparison import (
     MODES,
-    PLANNERS,
     control_policies,
     plan_with,
     record_controls,
@@ -26,11 +25,12 @@ from common.planner_comparison import (
     record_pictures,
     record_planner,
 )
+from common.planners import PLANNERS
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
-    AGAINST_CEM,
     COMPARED,
     DESIGNS,
+    PAIRS,
     PILLAR_PLANNERS,
     corners,
     record_pillars,
@@ -62,15 +62,17 @@ def compute(run: Run) -> None:
 def compare_planners(run: Run, task: Task, models: Models) -> None:
     """Every planner on the baseline, on both unified models and on the oracle, over all horizons."""
     horizons = run.config.planning_horizons
-    record_controls(run.results, task, control_policies(task, horizons), horizons)
+    controls = control_policies(task, horizons)
+    record_controls(run.results, task, controls, horizons)
     for label, arm in (COMPARED | {"oracle": "oracle"}).items():
         for mode in MODES:
             found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
             for planner, measured in found.items():
                 record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
-            for planner in AGAINST_CEM:
-                prefix = f"{task.name}/{label}/{planner}_minus_cem"
-                record_difference(run.results, prefix, mode, found[planner], found["cem"], horizons)
+            found |= controls
+            for first, second in PAIRS:
+                prefix = f"{task.name}/{label}/{first}_minus_{second}"
+                record_difference(run.results, prefix, mode, found[first], found[second], horizons)
 
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:

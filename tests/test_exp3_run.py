@@ -7,7 +7,6 @@ import time
 
 import pytest
 import torch
-from PIL import Image
 
 from common.config import Exp3Config
 from common.minigrid_task import make_task
@@ -104,8 +103,6 @@ def test_nobody_beats_the_shortest_path(finished):
 
 def test_every_figure_exists_and_shows_something(finished):
     RUN.assert_figures(finished)
-    with Image.open(finished / "plots" / "exp3_episode.gif") as animation:
-        assert animation.n_frames > 1
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from exp4_contrastive_fix.evaluate_planners import corners
 from tests.experiment_runs import TinyRun, assert_promised, measured, metrics_of, trained
 
 ENV, HORIZON = "Empty-5x5", 6
@@ -39,7 +40,7 @@ def promised_metrics():
     knowledge = ("spearman", "greedy", "accuracy_1", "accuracy_50", "gradient_fidelity")
     names = {f"{ENV}/{objective}/{name}" for objective in objectives for name in knowledge}
     measures = ("success", "spl", "final_distance", "evaluations")
-    planners = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
+    planners = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
     for mode in ("open", "closed"):
         for planner in planners:
             for horizon in (4, HORIZON):
@@ -65,6 +66,18 @@ def test_every_promised_metric_exists_and_is_finite(finished):
         if "/open/" in name and name.endswith("/evaluations"):
             budget = 24 * int(name.split("T=")[1].split("/")[0])
             assert all(0 < value <= budget for value in values), name
+
+
+def test_the_corners_are_the_arms_that_they_are_named_after(finished):
+    assert corners("infonce") == {
+        "none": "reconstruction",
+        "spectral": "reconstruction_spectral",
+        "metric": "infonce",
+        "both": "infonce_spectral",
+    }
+    metrics = metrics_of(finished)
+    corner, plain = f"two_pillars/{ENV}/cem/closed/T={HORIZON}/none", f"{ENV}/baseline/cem/closed/T={HORIZON}"
+    assert metrics[corner]["values"] == metrics[f"{plain}/success"]["values"]
 
 
 def test_the_effects_are_those_of_the_corners(finished):
