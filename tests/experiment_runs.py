@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +77,24 @@ class TinyRun:
         """The models that a training script leaves behind, without what tells configurations apart."""
         self(output, script=script)
         return {path.name.rpartition("-")[0] for path in (Path(output) / "checkpoints").iterdir()}
+
+
+def kill_at(command, output, counts):
+    """Start the command again and again and kill it (SIGKILL) when it has left so many checkpoints.
+
+    At least half of the starts must meet their end this way, and none may leave results.
+    """
+    kills = 0
+    for wanted in counts:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(Path(output).glob("checkpoints/*.pt"))) < wanted:
+            time.sleep(0.02)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills >= len(counts) / 2, "the run ended before it could be killed"
+    assert not (Path(output) / "results" / "results.json").exists()
 
 
 def trained(done):

@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from common.checkpoint import ROOT
-from common.results import load_arrays, load_results
+from common.results import load_results
+from tests.experiment_runs import assert_same_results, kill_at
 
 SCRIPT = "exp1_spectral_cliff/run_experiment.py"
 TINY = [
@@ -132,22 +132,9 @@ def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     folder, _ = finished
     command = [sys.executable, str(ROOT / SCRIPT), *TINY, "--seeds", "0", "1", "--output-dir", str(tmp_path)]
     total = len(list((folder / "checkpoints").glob("*.pt")))
-    kills = 0
-    for wanted in (1, total // 2, total - 2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(tmp_path.glob("checkpoints/*.pt"))) < wanted:
-            time.sleep(0.02)
-        if process.poll() is None:
-            process.kill()  # SIGKILL
-            kills += 1
-        process.wait()
-    assert kills >= 2, "the run ended before it could be killed"
-    assert not (tmp_path / "results" / "results.json").exists()
+    kill_at(command, tmp_path, (1, total // 2, total - 2))
     subprocess.run(command, check=True, capture_output=True)
-    assert load_results(tmp_path / "results")["metrics"] == load_results(folder / "results")["metrics"]
-    expected, found = load_arrays(folder / "results"), load_arrays(tmp_path / "results")
-    assert expected.keys() == found.keys()
-    assert all(np.array_equal(expected[name], found[name], equal_nan=True) for name in expected)
+    assert_same_results(tmp_path, folder)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a console interrupt cannot be sent to one process")

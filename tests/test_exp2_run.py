@@ -1,13 +1,11 @@
 """Experiment 2 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
 
 import shutil
-import subprocess
-import time
 
 import pytest
 
 from common.results import load_results
-from tests.experiment_runs import TinyRun, assert_promised, assert_same_results, metrics_of, trained
+from tests.experiment_runs import TinyRun, assert_promised, assert_same_results, kill_at, metrics_of, trained
 
 TINY = [
     "--hidden-dim", "16", "--iterations", "30", "--function-iterations", "20", "--num-samples", "256",
@@ -100,19 +98,8 @@ def test_replot_draws_the_same_figures_from_saved_results(finished):
 
 def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     """Killed at several moments of training and measuring, then run to the end."""
-    command = RUN.command(tmp_path)
     total = len(list((finished / "checkpoints").glob("*.pt")))
-    kills = 0
-    for wanted in (1, total // 2, total - 2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(tmp_path.glob("checkpoints/*.pt"))) < wanted:
-            time.sleep(0.02)
-        if process.poll() is None:
-            process.kill()  # SIGKILL
-            kills += 1
-        process.wait()
-    assert kills >= 2, "the run ended before it could be killed"
-    assert not (tmp_path / "results" / "results.json").exists()
+    kill_at(RUN.command(tmp_path), tmp_path, (1, total // 2, total - 2))
     RUN(tmp_path)
     assert_same_results(tmp_path, finished)
 

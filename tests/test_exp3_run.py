@@ -1,9 +1,6 @@
 """Experiment 3 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
 
 import shutil
-import signal
-import subprocess
-import time
 
 import pytest
 import torch
@@ -16,6 +13,7 @@ from tests.experiment_runs import (
     TinyRun,
     assert_promised,
     assert_same_results,
+    kill_at,
     measured,
     metrics_of,
     trained,
@@ -119,15 +117,7 @@ def test_another_budget_plans_anew_and_trains_nothing(finished, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     """SIGKILL in the middle of it; then the same command, and every metric as if nothing had happened."""
-    command = [*RUN.command(tmp_path), "--checkpoint-every", "10"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while len(list((tmp_path / "checkpoints").glob("*.pt"))) < 3 and time.monotonic() < deadline:
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "results" / "results.json").exists()
+    kill_at([*RUN.command(tmp_path), "--checkpoint-every", "10"], tmp_path, (3,))
     RUN(tmp_path)
     assert_same_results(tmp_path, finished)
 
