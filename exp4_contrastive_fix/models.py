@@ -26,8 +26,8 @@ from exp4_contrastive_fix.dataset import Batch
 
 METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
 PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
-DUAL_RATE = 10.0  # learning rate of QRL's log weight, in those of the model
 LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
+DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the model
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,10 @@ def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Se
 def contrast_loss(
     objective: Objective, encoded: Tensor, predicted: Tensor, batch: Batch, step: int, temperature: float
 ) -> Tensor:
-    """InfoNCE. The keys are the batch's different states, so a state is a negative once, never of itself.
+    """InfoNCE whose keys are the batch's different states, each once.
+
+    No state is thus positive and negative of one query; for "next" and "later" the query's own state is among
+    the negatives.
 
     encoded [S, U, d]; of predicted [S, B, K, d] the latents after `step` steps and one are queries.
     """
