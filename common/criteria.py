@@ -347,6 +347,11 @@ def _partner(name: str, criterion: Criterion) -> str:
     return criterion.minus.replace("*", name[len(head) : len(name) - len(tail)])
 
 
+def format_target(row: Mapping[str, Any]) -> str:
+    """A row's operator and target; "all" for one that requires others (its metric joins their ids)."""
+    return "all" if " and " in row["metric"] else f"{row['op']} {format_number(row['target'], row['log10'])}"
+
+
 def format_number(value: float | None, log10: bool = False) -> str:
     """A measured value for people: log10 values as the number, or as 10^x beyond 10^5 and below 10^-3."""
     if value is None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from common.checkpoint import write_atomically
-from common.criteria import format_number
+from common.criteria import format_number, format_target
 from common.report import VERDICTS, by_tier, minutes
 
 _MARKER = re.compile(
@@ -134,7 +134,7 @@ def _items(text: str) -> list[tuple[str, str]]:
 def _criteria(arguments: str, read: Reader) -> str:
     lines = ["| tier | claim | target | measured | |", "|---|---|---|---|---|"]
     for row in by_tier(read(arguments.strip())["criteria"]):
-        target = f"{row['op']} {format_number(row['target'], row['log10'])}"
+        target = format_target(row)
         measured = format_number(row["measured"], row["log10"])
         claim = row["claim"].replace("|", "\\|")
         lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {VERDICTS[row['passed']][1]} |")

@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from common.criteria import TIERS, format_number
+from common.criteria import TIERS, format_number, format_target
 from common.results import load_results
 
 
@@ -105,7 +105,7 @@ numpy {origin["numpy"]}.</p>
 
 def _criterion_row(row: Mapping[str, Any]) -> str:
     css, word = VERDICTS[row["passed"]]
-    target = f"{row['op']} {format_number(row['target'], row['log10'])}"
+    target = format_target(row)
     return (
         f"<tr><td>{html.escape(row['tier'])}</td><td>{html.escape(row['claim'])}</td>"
         f"<td><code>{html.escape(row['metric'])}</code></td><td class='number'>{html.escape(target)}</td>"
