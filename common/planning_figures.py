@@ -55,12 +55,12 @@ def short_label(planner: str) -> str:
 def draw_success(results: Results, names: Sequence[str], models: Mapping[str, str]) -> Figure:
     """Success over the horizon: a row for each environment and mode, a column for each of {model: title}."""
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
-    size = (0.5 + 3.1 * len(models), 0.9 + 2.1 * len(rows))
+    size = (0.5 + 3.1 * len(models), 0.9 + 2.2 * len(rows))
     figure, axes = new_figure(len(rows), len(models), size, sharex=True, sharey=True)
     for line, (name, mode) in zip(axes, rows, strict=True):
         for axis, (model, title) in zip(line, models.items(), strict=True):
             _success_panel(axis, results, name, model, mode)
-            axis.set_title(f"{name}, {MODE_LABELS[mode]}: {title}", fontsize=8.5)
+            axis.set_title(f"{name}, {MODE_LABELS[mode]}\n{title}", fontsize=8.5)
         line[0].set_ylabel("success rate")
     for axis in axes[-1]:
         axis.set_xlabel("horizon T [steps]")
@@ -185,7 +185,7 @@ def draw_training(
                     plot_band(axis, steps, arrays[key], label, color, marker="", linewidth=1.2)
             handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
             axis.set_yscale("log")
-            axis.set_title(f"{name}: {title}", fontsize=9.5)
+            axis.set_title(f"{name}\n{title}", fontsize=9.5)
             axis.set_xlabel("optimiser steps")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
     return figure
