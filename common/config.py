@@ -381,6 +381,9 @@ EXP2_PRESETS = {
 
 DropAction = Literal["auto", "yes", "no"]
 
+# Steps of the rollouts that predictions are judged on (common/model_evaluation.py); no stride may be longer.
+JUDGED_STEPS = 50
+
 
 @dataclass(frozen=True)
 class MiniGridConfig(RunConfig):
@@ -417,7 +420,7 @@ class MiniGridConfig(RunConfig):
     # steps that a training rollout predicts
     rollout_steps: int = bounded(4, low=1)
     # environment steps in one step of the jumpy model (try 2, 4, 8)
-    coarse_stride: int = bounded(4, low=2, high=50)
+    coarse_stride: int = bounded(4, low=2, high=JUDGED_STEPS)
 
     # --- planning -----------------------------------------------------------------------------
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
@@ -477,7 +480,7 @@ class Exp3Config(MiniGridConfig):
     # budgets of the efficiency figure [evaluations for each step of the horizon]
     budget_sweep: tuple[int, ...] = bounded((40, 80, 160, 320), low=16, rising=True)
     # coarse strides to compare
-    stride_sweep: tuple[int, ...] = bounded((4,), low=2, high=50, rising=True)
+    stride_sweep: tuple[int, ...] = bounded((4,), low=2, high=JUDGED_STEPS, rising=True)
     # temperatures of the Gumbel-softmax to compare
     tau_sweep: tuple[float, ...] = bounded((1.0,), above=0.0, rising=True)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from common.minigrid_task import Task
-from common.planners.problem import PlanningProblem
+from common.planners.problem import TEMPERATURE, PlanningProblem
 from common.table_model import TableModel
 from common.world_model import LatentModel
 
@@ -42,7 +42,7 @@ class LatentProblems:
             self.energy = model.energy(self.latents, self.goals)  # [S, N]
 
     def __call__(
-        self, states: Tensor, horizon: int, budget: int, over_time: str, temperature: float = 0.1
+        self, states: Tensor, horizon: int, budget: int, over_time: str, temperature: float = TEMPERATURE
     ) -> PlanningProblem:
         """The problem from states [R, 2], ordered by member; see PlanningProblem."""
         states = states.to(self.device)
@@ -102,7 +102,7 @@ class OracleProblems:
         self.stride = stride
 
     def __call__(
-        self, states: Tensor, horizon: int, budget: int, over_time: str, temperature: float = 0.1
+        self, states: Tensor, horizon: int, budget: int, over_time: str, temperature: float = TEMPERATURE
     ) -> PlanningProblem:
         """The problem from states [R, 2]; see PlanningProblem."""
         starts = states[:, 1].to(self.table.energy.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.alignment import greedy_success, prediction_accuracy, random_rollouts, spearman
 from common.checkpoint import uses
-from common.config import MiniGridConfig
+from common.config import JUDGED_STEPS, MiniGridConfig
 from common.gradient_fidelity import fidelity_budget, gradient_fidelity
 from common.jacobian_utils import rollout_jacobian_norms
 from common.latent_planning import LatentProblems
@@ -23,7 +23,7 @@ from common.results import Results
 from common.runtime import generator, measurement_device
 from common.world_model import LatentModel
 
-STEPS = (1, 10, 50)  # at which predictions are judged
+STEPS = (1, 10, JUDGED_STEPS)  # at which predictions are judged
 ROLLOUTS = 512
 JACOBIAN_STATES = 64
 FIDELITY_PLANS = 64

@@ -22,7 +22,7 @@ from common.planner_evaluation import (
     random_policy_success,
     success_interval,
 )
-from common.planners import make_planner
+from common.planners import PLANNERS, make_planner
 from common.planners.problem import Planner
 from common.results import Results
 from common.runtime import generator
@@ -127,6 +127,36 @@ def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str,
         name: {f"T={horizon}/success": value.expand(seeds, -1) for horizon, value in found.items()}
         for name, found in (("random_policy", random), ("shortest_path", reachable))
     }
+
+
+def compare_planners(
+    run: Run,
+    task: Task,
+    models: Mapping[str, LatentModel],
+    arms: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+) -> None:
+    """Every planner on every arm, open and closed loop, over all horizons; the controls beside them.
+
+    Args:
+        run: whose results get the records.
+        task: environment.
+        models: by arm.
+        arms: {the name that metrics give it: one of the models, or `oracle`}.
+        pairs: planners or controls, whose success is compared over the same starts.
+    """
+    horizons = run.config.planning_horizons
+    controls = control_policies(task, horizons)
+    record_controls(run.results, task, controls, horizons)
+    for label, arm in arms.items():
+        for mode in MODES:
+            found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
+            for planner, measured in found.items():
+                record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
+            found |= controls
+            for first, second in pairs:
+                prefix = f"{task.name}/{label}/{first}_minus_{second}"
+                record_difference(run.results, prefix, mode, found[first], found[second], horizons)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -16,16 +16,7 @@ from common.config import EXP3_PRESETS
 from common.experiment import Run, run_experiment
 from common.minigrid_task import Task, check_environments, make_task
 from common.model_evaluation import measure_model, record_model, record_task
-from common.planner_comparison import (
-    MODES,
-    control_policies,
-    plan_with,
-    record_controls,
-    record_difference,
-    record_pictures,
-    record_planner,
-)
-from common.planners import PLANNERS
+from common.planner_comparison import MODES, compare_planners, plan_with, record_pictures
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,
@@ -53,28 +44,11 @@ def compute(run: Run) -> None:
                 measure_model, f"{task.name}/model/{arm}", task, models, arm, upstream=[f"{task.name}/{arm}"]
             )
             record_model(run.results, task, arm, measured)
-        compare_planners(run, task, models)
+        compare_planners(run, task, models, {arm: arm for arm in ("flat", "helm", "oracle")}, PAIRS)
         record_pictures(run.results, task, run.config.study_horizon)
         if studied:
             ablate(run, task, models)
             sweep(run, task, models)
-
-
-def compare_planners(run: Run, task: Task, models: Models) -> None:
-    """Every planner on the flat model, on HELM's and on the oracle, over all horizons; the controls."""
-    horizons = run.config.planning_horizons
-    controls = control_policies(task, horizons)
-    record_controls(run.results, task, controls, horizons)
-    for arm in ("flat", "helm", "oracle"):
-        for mode in MODES:
-            found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
-            for planner, measured in found.items():
-                prefix = f"{task.name}/{arm}/{planner}/{mode}"
-                record_planner(run.results, prefix, measured, horizons)
-            found |= controls
-            for first, second in PAIRS:
-                prefix = f"{task.name}/{arm}/{first}_minus_{second}"
-                record_difference(run.results, prefix, mode, found[first], found[second], horizons)
 
 
 def ablate(run: Run, task: Task, models: Models) -> None:

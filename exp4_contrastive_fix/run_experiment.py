@@ -16,16 +16,7 @@ from common.config import EXP4_PRESETS
 from common.experiment import Run, run_experiment
 from common.minigrid_task import Task, check_environments, make_task
 from common.model_evaluation import record_model, record_task
-from common.planner_comparison import (
-    MODES,
-    control_policies,
-    plan_with,
-    record_controls,
-    record_difference,
-    record_pictures,
-    record_planner,
-)
-from common.planners import PLANNERS
+from common.planner_comparison import MODES, compare_planners, plan_with, record_pictures
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
     COMPARED,
@@ -53,26 +44,10 @@ def compute(run: Run) -> None:
             upstream = [f"{task.name}/{arm}"]
             measured = run.measure(measure_alignment, name, task, models, arm, upstream=upstream)
             record_model(run.results, task, arm, measured)
-        compare_planners(run, task, models)
+        compare_planners(run, task, models, COMPARED | {"oracle": "oracle"}, PAIRS)
         record_pictures(run.results, task, shown_horizon(run.config.planning_horizons))
         if position < run.config.pillar_environments:
             measure_pillars(run, task, models)
-
-
-def compare_planners(run: Run, task: Task, models: Models) -> None:
-    """Every planner on the baseline, on both unified models and on the oracle, over all horizons."""
-    horizons = run.config.planning_horizons
-    controls = control_policies(task, horizons)
-    record_controls(run.results, task, controls, horizons)
-    for label, arm in (COMPARED | {"oracle": "oracle"}).items():
-        for mode in MODES:
-            found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
-            for planner, measured in found.items():
-                record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
-            found |= controls
-            for first, second in PAIRS:
-                prefix = f"{task.name}/{label}/{first}_minus_{second}"
-                record_difference(run.results, prefix, mode, found[first], found[second], horizons)
 
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:

@@ -21,19 +21,16 @@ class TinyRun:
     experiment: str
     flags: tuple[str, ...]
     figures: frozenset[str]
+    least_side: int = 250  # of a figure [pixels]
 
-    def command(self, output, script="run_experiment.py"):
-        return [
-            sys.executable,
-            str(ROOT / self.experiment / script),
-            *self.flags,
-            "--output-dir",
-            str(output),
-        ]
+    def command(self, output, *more, script="run_experiment.py"):
+        """By the script's absolute path, from any folder."""
+        path = str(ROOT / self.experiment / script)
+        return [sys.executable, path, *self.flags, "--output-dir", str(output), *more]
 
     def __call__(self, output, *more, script="run_experiment.py", code=0):
         """Run a script from inside the experiment's folder; `code` is the exit code that it must end with."""
-        command = [sys.executable, script, *self.command(output)[2:], *more]
+        command = [sys.executable, script, *self.flags, "--output-dir", str(output), *more]
         folder = ROOT / self.experiment
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
         assert done.returncode == code, done.stderr
@@ -46,7 +43,7 @@ class TinyRun:
         for name in self.figures:
             with Image.open(plots / name) as image:
                 shown = np.asarray(image.convert("L")) / 255
-                assert min(shown.shape) > 250 and shown.std() > 0.05, name
+                assert min(shown.shape) > self.least_side and shown.std() > 0.05, name
                 assert image.n_frames > 1 or not name.endswith(".gif"), name
 
     def assert_replot(self, output):
@@ -55,9 +52,7 @@ class TinyRun:
         before = {path.name: path.read_bytes() for path in plots.iterdir()}
         for path in plots.iterdir():
             path.unlink()
-        script = (
-            f"{self.experiment}/run_experiment.py"  # from the root, and not from its folder as the others
-        )
+        script = f"{self.experiment}/run_experiment.py"  # from the root, where the others start in its folder
         command = [sys.executable, script, "--replot", "--output-dir", str(output)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -73,9 +68,9 @@ class TinyRun:
         assert done.stderr.count("\n") == 1 and words in done.stderr
         assert not Path(output).exists()
 
-    def trained_alone(self, output, script):
+    def trained_alone(self, output, script, *more):
         """The models that a training script leaves behind, without what tells configurations apart."""
-        self(output, script=script)
+        self(output, *more, script=script)
         return {path.name.rpartition("-")[0] for path in (Path(output) / "checkpoints").iterdir()}
 
 
@@ -99,12 +94,16 @@ def kill_at(command, output, counts):
 
 def trained(done):
     """Names of the models that a finished run trained."""
-    return [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "loss=" in line]
+    return _named_beside(done, "loss=")
 
 
 def measured(done):
     """Names of the phases that a finished run measured."""
-    return [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if "measured in" in line]
+    return _named_beside(done, "measured in")
+
+
+def _named_beside(done, words):
+    return [line.split()[1].removesuffix(":") for line in done.stderr.splitlines() if words in line]
 
 
 def metrics_of(output):

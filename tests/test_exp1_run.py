@@ -12,9 +12,8 @@ import pytest
 
 from common.checkpoint import ROOT
 from common.results import load_results
-from tests.experiment_runs import assert_same_results, kill_at
+from tests.experiment_runs import TinyRun, assert_same_results, kill_at
 
-SCRIPT = "exp1_spectral_cliff/run_experiment.py"
 TINY = [
     "--horizons", "4", "5", "20", "50", "100", "--hidden-dim", "16", "--d-latent", "8", "--iterations", "60",
     "--num-trajectories", "8", "--num-jacobian-states", "4", "--num-error-states", "8",
@@ -25,6 +24,8 @@ FIGURES = {
     "exp1_spectral_cliff.png", "exp1_linear_cliff.png", "exp1_pareto.png", "exp1_ablation.png",
     "exp1_convergence_rate.png", "exp1_gradient_agreement.png", "exp1_rollouts.png", "exp1_training.png",
 }  # fmt: skip
+RUN = TinyRun("exp1_spectral_cliff", tuple(TINY), frozenset(FIGURES), least_side=300)
+SEEDS = ("--seeds", "0", "1")
 
 
 def promised_metrics():
@@ -51,12 +52,7 @@ def promised_metrics():
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("run")
-    done = subprocess.run(
-        [sys.executable, "run_experiment.py", *TINY, "--seeds", "0", "1", "--output-dir", str(folder)],
-        cwd=ROOT / "exp1_spectral_cliff", capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    return folder, RUN(folder, *SEEDS)
 
 
 def test_every_promised_metric_exists_and_is_finite(finished):
@@ -84,53 +80,32 @@ def test_results_carry_their_origin_and_criteria(finished):
 
 
 def test_every_figure_exists_and_shows_something(finished):
-    import matplotlib.image
-
-    plots = finished[0] / "plots"
-    assert {path.name for path in plots.iterdir()} == FIGURES
-    for name in FIGURES:
-        image = matplotlib.image.imread(plots / name)
-        assert min(image.shape[:2]) > 300 and image.std() > 0.05
+    RUN.assert_figures(finished[0])
 
 
 def run_tiny(folder: Path, *more: str, code: int = 0) -> subprocess.CompletedProcess:
     """The tiny run of the linear system alone, seconds long."""
-    arguments = [*TINY, "--systems", "linear", "--output-dir", str(folder), *more]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == code, done.stderr
-    return done
+    return RUN(folder, "--systems", "linear", *more, code=code)
 
 
 def test_a_second_run_trains_nothing_and_changes_nothing(finished):
     folder, _ = finished
     before = load_results(folder / "results")
-    arguments = [*TINY, "--seeds", "0", "1", "--output-dir", str(folder)]
-    done = subprocess.run([sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0 and "done in" not in done.stderr and "measured in" not in done.stderr
+    done = RUN(folder, *SEEDS)
+    assert "done in" not in done.stderr and "measured in" not in done.stderr
     after = load_results(folder / "results")
     assert after["metrics"] == before["metrics"]
     assert after["timings"]["phase_seconds"] == pytest.approx(before["timings"]["phase_seconds"], rel=0.1)
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
-    folder, _ = finished
-    before = {path.name: path.read_bytes() for path in (folder / "plots").iterdir()}
-    for path in (folder / "plots").iterdir():
-        path.unlink()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), "--replot", "--output-dir", str(folder)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert {path.name: path.read_bytes() for path in (folder / "plots").iterdir()} == before
+    RUN.assert_replot(finished[0])
 
 
 def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     """Killed at several moments of training and measuring, then run to the end."""
     folder, _ = finished
-    command = [sys.executable, str(ROOT / SCRIPT), *TINY, "--seeds", "0", "1", "--output-dir", str(tmp_path)]
+    command = RUN.command(tmp_path, *SEEDS)
     total = len(list((folder / "checkpoints").glob("*.pt")))
     kill_at(command, tmp_path, (1, total // 2, total - 2))
     subprocess.run(command, check=True, capture_output=True)
@@ -140,8 +115,7 @@ def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
 @pytest.mark.skipif(sys.platform == "win32", reason="a console interrupt cannot be sent to one process")
 @pytest.mark.parametrize("script", ["run_experiment.py", "train_helm.py"])
 def test_an_interrupt_stops_at_once_and_says_how_to_go_on(tmp_path, script):
-    path = ROOT / "exp1_spectral_cliff" / script
-    command = [sys.executable, str(path), *TINY, "--iterations", "100000", "--output-dir", str(tmp_path)]
+    command = RUN.command(tmp_path, "--iterations", "100000", script=script)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(tmp_path.glob("checkpoints/*.pt")):
         time.sleep(0.05)
@@ -187,15 +161,7 @@ def test_a_failed_criterion_changes_the_exit_code_only_with_strict(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):
-    folder = tmp_path / "new"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / SCRIPT), "--output-dir", str(folder), *args],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and words in done.stderr
-    assert not folder.exists()
+    RUN.assert_refused(tmp_path / "new", args, words)
 
 
 def test_a_changed_evaluation_field_measures_anew_as_a_fresh_run_would(tmp_path):
@@ -217,9 +183,7 @@ def test_a_changed_evaluation_field_measures_anew_as_a_fresh_run_would(tmp_path)
     ],
 )
 def test_unusual_settings_run_to_the_end(tmp_path, flags):
-    arguments = [*TINY, "--systems", "lorenz", "--iterations", "10", "--output-dir", str(tmp_path), *flags]
-    done = subprocess.run([sys.executable, str(ROOT / SCRIPT), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    RUN(tmp_path, "--systems", "lorenz", "--iterations", "10", *flags)
     assert (tmp_path / "plots" / "exp1_spectral_cliff.png").exists()
 
 
@@ -236,11 +200,7 @@ def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
 def test_the_trainings_run_on_their_own_and_are_reused(tmp_path, script):
-    arguments = [*TINY, "--systems", "lorenz", "--output-dir", str(tmp_path)]
-    folder = ROOT / "exp1_spectral_cliff"
-    done = subprocess.run([sys.executable, script, *arguments], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    names = {path.name.rpartition("-")[0] for path in (tmp_path / "checkpoints").iterdir()}
+    names = RUN.trained_alone(tmp_path, script, "--systems", "lorenz")
     assert "lorenz-flat" in names if script == "train_flat.py" else "lorenz-helm" in names
 
 

@@ -117,7 +117,7 @@ def test_another_budget_plans_anew_and_trains_nothing(finished, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     """SIGKILL in the middle of it; then the same command, and every metric as if nothing had happened."""
-    kill_at([*RUN.command(tmp_path), "--checkpoint-every", "10"], tmp_path, (3,))
+    kill_at(RUN.command(tmp_path, "--checkpoint-every", "10"), tmp_path, (3,))
     RUN(tmp_path)
     assert_same_results(tmp_path, finished)
 

@@ -22,6 +22,7 @@ from torch import Tensor
 Energies = Callable[[Tensor], Tensor]  # actions [B, N, T, A] -> the energy after every step, [B, N, T]
 
 BACKWARD_COST = 2  # of a backward pass, in forward passes
+TEMPERATURE = 0.1  # of the softmin where none is given, in units of the energy scale
 SMALLEST_SCALE = 1e-6  # of the energy; a start at the goal has energy 0
 
 
@@ -66,7 +67,7 @@ class PlanningProblem:
         budget: int,
         energy_scale: Tensor,
         over_time: str = "softmin",
-        temperature: float = 0.1,
+        temperature: float = TEMPERATURE,
         jumpy_energies: Energies | None = None,
         stride: int = 4,
         device: torch.device | str = "cpu",
