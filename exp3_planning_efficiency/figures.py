@@ -71,7 +71,7 @@ def draw_efficiency(results: Results, names: Sequence[str]) -> Figure:
         line[0].set_ylabel("success rate")
         random = mean_of(results, f"{name}/random_policy/T={horizon}/success")
         for axis in line:
-            axis.axhline(random, color=COLORS["random_policy"], ls="--")
+            axis.axhline(random, color=COLORS["random_policy"], ls="--", label="random policy (exact)")
             axis.set_ylim(-0.03, 1.03)
         ticks = [budget * horizon for budget in results["config"]["budget_sweep"]]
         line[0].set_xscale("log")
@@ -125,10 +125,11 @@ def _ablation_bars(axis: Axes, results: Results, name: str, mode: str) -> None:
         prefix = f"ablation/{name}/{mode}/T={horizon}"
         metrics = [f"{prefix}/{variant}/{planner}/success" for variant in VARIANTS]
         draw_bars(axis, results, metrics, positions + shift, 0.38, color=color, label=label)
-    axis.axhline(mean_of(results, f"{name}/random_policy/T={horizon}/success"), color="#999999", ls="--")
+    chance = mean_of(results, f"{name}/random_policy/T={horizon}/success")
+    axis.axhline(chance, color=COLORS["random_policy"], ls="--", label="random policy (exact)")
     axis.set_title(f"{name}, {MODE_LABELS[mode]}, T = {horizon}")
     axis.set_ylabel("success rate")
-    axis.set_ylim(0, 1.3)
+    axis.set_ylim(0, 1.45)
     axis.set_xticks(positions, VARIANTS.values(), fontsize=8)
     axis.legend(loc="upper left")
 
@@ -175,6 +176,7 @@ def draw_paths(results: Results, arrays: Arrays, name: str) -> Figure:
             states = arrays[f"{name}/{model}/{planner}/open/T={horizon}/states"][0, 0]
             reached = _draw_path(axis, arrays, name, states, COLORS[planner])
             axis.set_title(f"{PLANNER_LABELS[planner]}\n{MODELS[model]}: {reached}", fontsize=8.5)
+    figure.suptitle(f"{name}, open loop, T = {horizon}, first seed", fontsize=9.5)
     return figure
 
 

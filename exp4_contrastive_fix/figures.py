@@ -1,7 +1,6 @@
-"""The figures of experiment 4, drawn from saved results alone.
+"""The figures of experiment 4, drawn from saved results alone (see common/planning_figures.py).
 
-Arrays of an environment: position [N, 2] (column, row) and distance [N] of its states, energy [S, N] and
-plane [S, N, 2] of a model, states [S, E', T + 1] of kept episodes, pictures of the states that they pass.
+Beside the arrays named there: plane [S, N, 2], a model's states on two principal axes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,15 +44,9 @@ OBJECTIVES = {
 }
 MODEL_COLORS = {"baseline": "#D55E00", "unified_published": "#E69F00", "unified": "#0072B2"}
 CORNERS = {"none": "#999999", "spectral": "#E69F00", "metric": "#56B4E9", "both": "#0072B2"}
-SCATTER_COLORS = {
-    "reconstruction": "#D55E00",
-    "reconstruction_spectral": "#E69F00",
-    "infonce": "#F0C060",
-    "infonce_spectral": "#CC79A7",
-    "unified_published": "#999999",
-    "qrl_symmetric": "#56B4E9",
-    "qrl_symmetric_spectral": "#009E73",
-    "unified": "#0072B2",
+TRAINED = OBJECTIVES | {
+    "unified": ("unified", "#000000"),
+    "unified_published": ("unified as published", "#8B4513"),
 }
 EFFECTS = {"main_spectral": "#E69F00", "main_metric": "#56B4E9", "interaction": "#CC79A7"}
 METRICS = {"qrl_symmetric": "metric = symmetric QRL", "infonce": "metric = published InfoNCE"}
@@ -76,15 +69,13 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
     """Every figure of a run, by file name; exp4_episode.gif as its frames."""
     names = measured_environments(results)
     horizon = shown_horizon(results["config"]["planning_horizons"])
-    arms = OBJECTIVES | {"unified": ("unified", "#000000")}
-    arms |= {"unified_published": ("unified as published", "#8B4513")}
     figures: dict[str, Figure | list[Figure]] = {
         "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
         "exp4_metric_alignment.png": draw_alignment(results, arrays, names[0]),
         "exp4_success_rate.png": draw_success(results, names, MODELS | {"oracle": "true dynamics"}),
         "exp4_gradient_fidelity.png": draw_fidelity(results, names),
         "exp4_latent_space.png": draw_latent_space(results, arrays, names[0]),
-        "exp4_training.png": draw_training(arrays, names, LOSSES, arms),
+        "exp4_training.png": draw_training(arrays, names, LOSSES, TRAINED),
         "exp4_episode.gif": draw_episode(arrays, names[0], horizon, EPISODES),
     }
     studied = names[: results["config"]["pillar_environments"]]
@@ -124,16 +115,16 @@ def _distance_panel(axis: Axes, arrays: Arrays, name: str, horizon: int) -> None
     """Euclidean distance to the goal along the path from the reset, in cells."""
     position, goals = arrays[f"{name}/task/position"], arrays[f"{name}/task/goals"][0]
     shown = {
-        "baseline": ("baseline", "flat_gradient", "open"),
-        "unified_published": ("unified_published", "verified_gradient", "closed"),
-        "unified": ("unified", "verified_gradient", "closed"),
+        "baseline": ("flat_gradient", "open"),
+        "unified_published": ("verified_gradient", "closed"),
+        "unified": ("verified_gradient", "closed"),
     }
-    for color, (model, planner, mode) in shown.items():
+    for model, (planner, mode) in shown.items():
         states = arrays[f"{name}/{model}/{planner}/{mode}/T={horizon}/states"][0, 0]
         away = np.linalg.norm(position[states][:, None] - position[goals][None], axis=-1).min(1)
         label = f"{MODELS[model]}: {short_label(planner)}, {mode}"
-        axis.plot(away, color=MODEL_COLORS[color], label=label)
-        axis.plot(len(away) - 1, away[-1], "o", color=MODEL_COLORS[color])
+        axis.plot(away, color=MODEL_COLORS[model], label=label)
+        axis.plot(len(away) - 1, away[-1], "o", color=MODEL_COLORS[model])
     axis.set_xlabel("executed steps")
     axis.set_ylabel("distance to the goal [cells]")
     axis.set_title("the path from the reset state, first seed", fontsize=9.5)
@@ -209,7 +200,7 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
     figure, axes = new_figure(len(names), 3, (13.0, 0.6 + 3.4 * len(names)))
     horizon = shown_horizon(results["config"]["planning_horizons"])
     for line, name in zip(axes, names, strict=True):
-        for objective, (label, color) in (OBJECTIVES | {"unified": ("unified", "#000000")}).items():
+        for objective, (label, color) in TRAINED.items():
             found = [
                 (int(metric.rpartition("=")[2]), entry["mean"])
                 for metric, entry in results["metrics"].items()
@@ -237,7 +228,8 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
             prefixes[objective] = (f"{design}/{name}", "metric")
             prefixes[f"{objective}_spectral"] = (f"{design}/{name}", "both")
     for arm, (prefix, quantity) in prefixes.items():
-        color = SCATTER_COLORS[arm]
+        objective = arm.removesuffix("_spectral")
+        color, marker = TRAINED[objective][1], "o" if arm == objective else "s"
         for mode, steps, face in (("open", 50, "white"), ("closed", 10, color)):
             fidelity = mean_of(results, f"{name}/{arm}/gradient_fidelity/T={steps}")
             success = mean_of(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
@@ -245,7 +237,7 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
                 continue
             label = arm.replace("_", " ") if mode == "closed" else None
             axis.plot(
-                fidelity, success, "o", color=color, markerfacecolor=face, markersize=8, label=label, ls=""
+                fidelity, success, marker, color=color, markerfacecolor=face, markersize=8, label=label, ls=""
             )
     axis.set_title(f"{name}: {PLANNER_LABELS[planner]}, T = {horizon}\nfilled: closed loop; hollow: open",
                    fontsize=9.5)  # fmt: skip
