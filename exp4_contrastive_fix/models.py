@@ -143,13 +143,17 @@ def contrast_loss(
 
 
 def qrl_loss(model: AlignedModel, encoded: Tensor, batch: Batch, config: Exp4Config) -> dict[str, Tensor]:
-    """`metric`, the Lagrangian of quasimetric RL; `violation` of d(s, s') <= 1 and `weight` as records."""
+    """`metric`, the Lagrangian of quasimetric RL; `violation` of d(s, s') <= 1 and `weight` as records.
+
+    Targets are pushed away from states of running episodes (a pair's first), not from ended ones: nothing is
+    reached from those, and pushing everything away from them takes what the head needs near the goal.
+    """
     points = model.embed(encoded)
     now, after = take(points, batch.states[:, :, :-1]), take(points, batch.states[:, :, 1:])
     violation = qrl_violation(model.distance(now, after)).mean((1, 2))
     targets = take(points, batch.targets)
     dealt = torch.stack([targets.roll(shift, 1) for shift in range(PAIRS_A_START)], 2)
-    apart = model.distance(now[:, :, :1], dealt)
+    apart = model.distance(take(points, batch.pairs[:, :, :1]), dealt)
     spread = qrl_spread(apart, config.qrl_offset, config.qrl_beta).mean((1, 2))
     log_weight = LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * model.dual[:, 0])
     metric = lagrangian(spread, violation, log_weight, config.qrl_tolerance)

@@ -10,7 +10,7 @@ from common.minigrid_task import make_task
 from common.minigrid_walks import all_distances
 from common.runtime import generators
 from exp4_contrastive_fix.dataset import BatchSampler
-from exp4_contrastive_fix.models import OBJECTIVES, make_model
+from exp4_contrastive_fix.models import OBJECTIVES, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import FlatArm, train_flat
 from exp4_contrastive_fix.train_helm import HelmArm, train_helm
 
@@ -47,6 +47,26 @@ def test_a_member_sees_only_its_own_states(task):
         drawn = torch.cat([batch.states[seed].flatten(), batch.pairs[seed].flatten(), batch.targets[seed]])
         assert set(drawn.tolist()) == set(batch.own[seed].nonzero().flatten().tolist())
     assert not batch.own.all()
+
+
+def test_qrl_pushes_targets_away_from_running_episodes_alone(task):
+    """Windows bound the distance; what they begin in, an ended episode say, is not pushed away from."""
+    model = make_model(task, tiny(), OBJECTIVES["qrl"], ())
+    sampler = BatchSampler(task, 4, 0.8, CPU)
+    begun, _ = sampler.windows.draw(generators((0, 1), "windows"), 200)
+    pairs, _ = sampler.draw_pairs(generators((0, 1), "pairs"), 200)
+    assert torch.isin(begun[:, :, 0], task.world.goal_states).any()
+    assert not torch.isin(pairs[:, :, 0], task.world.goal_states).any()
+    batch = sampler.draw(generators((0, 1), "test"), 200)
+
+    def spread(batch):
+        terms = qrl_loss(model, model.encoder(batch.observations), batch, tiny())
+        return terms["metric"] - terms["weight"] * (terms["violation"] - tiny().qrl_tolerance)
+
+    ended = dataclasses.replace(batch, states=batch.states[:, :, -1:].expand(-1, -1, 5))
+    torch.testing.assert_close(spread(ended), spread(batch))
+    other_starts = dataclasses.replace(batch, pairs=batch.pairs.flip(2))
+    assert ((spread(other_starts) - spread(batch)).abs() > 1e-4).all()
 
 
 @pytest.mark.parametrize("objective", ["infonce", "qrl"])
