@@ -1,10 +1,11 @@
 """Planners beside stable-worldmodel's solvers: time and success; and beside the bare matrix products.
 
-    python benchmarks/bench_planners.py
+    python benchmarks/bench_planners.py [--save]
 
-prints ratios of medians measured in one process, in turn, one thread; absolute times are noise. The peer is
+prints ratios of times measured in one process, in turn, one thread; absolute times are noise. The peer is
 left out where the package is not importable (it is no requirement: pip install stable-worldmodel). Peak
-memory is that of a process of its own for each planner, over what it had before it planned.
+memory is that of a process of its own for each planner, over what it had before it planned. --save writes the
+ratios, a value a round, to reference/exp3_planning_efficiency/benchmark.json.
 
 Both plan on one trained model (Empty-8x8, trained here in a minute), weights frozen, all problems in one
 batch, which is the peer's best setting (its CategoricalCEM defaults to one problem at a time). The model
@@ -14,9 +15,12 @@ repository's rollout, through common/planners/adapter.py.
 Shapes: B problems, N candidates, T steps, A actions.
 """
 
+import argparse
 import contextlib
 import io
+import json
 import multiprocessing
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +33,8 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import Tensor
 
-from benchmarks.timing import median_seconds
+from benchmarks.timing import seconds_by_round
+from common.checkpoint import ROOT, write_atomically
 from common.config import Exp3Config
 from common.latent_planning import LatentProblems
 from common.minigrid_task import Task, make_task
@@ -39,6 +44,7 @@ from common.planners.cem import CEM
 from common.planners.control import execute_open_loop
 from common.planners.problem import Planner
 from common.planners.verified_gradient import VerifiedGradient
+from common.results import SCHEMA, Results, provenance
 from common.world_model import LatentModel
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 
@@ -46,6 +52,7 @@ HORIZON, ROUNDS, REPEATS = 50, 3, 5
 CPU = torch.device("cpu")
 SIZES = ((1, 1), (1, 16), (16, 1), (16, 16), (16, 64), (128, 32))  # (B, N)
 UNLIMITED = 10**12
+SAVED = ROOT / "reference" / "exp3_planning_efficiency" / "benchmark.json"
 TEMPERATURE = Exp3Config().open_temperature
 
 
@@ -111,7 +118,9 @@ def peer_plan(
     return plan
 
 
-def compare(task: Task, model: LatentModel, problems: int, candidates: int, solver: Any | None) -> None:
+def compare(
+    task: Task, model: LatentModel, problems: int, candidates: int, solver: Any | None, results: Results
+) -> None:
     """One row for CEM and one for gradients: whole planners, ROUNDS rounds of N candidates each."""
     make_problem = LatentProblems(model, task, 4, CPU)
     starts = task.starts[torch.arange(problems) % len(task.starts)]
@@ -141,16 +150,30 @@ def compare(task: Task, model: LatentModel, problems: int, candidates: int, solv
                 functions[name] = peer_plan(
                     getattr(solver, peer), cost_model, problems, count, HORIZON, **settings
                 )
-        seconds = median_seconds(functions, REPEATS)
-        evaluations = problems * candidates * HORIZON * ROUNDS * cost
-        peers = [seconds[name] / seconds["ours"] for name in ("steps", "rollout") if name in seconds]
-        columns = [
-            f"{1e6 * seconds['ours'] / evaluations:>10.2f}",
-            f"{1e3 * seconds['ours'] / problems:>9.1f}",
-        ]
-        columns.append(f"{seconds['ours'] / (ROUNDS * cost * seconds['floor']):>8.2f}")
-        columns += [f"{ratio:>8.2f}" for ratio in peers]
-        print(f"{problems:>5} {candidates:>5}  {kind:<9}{' '.join(columns)}")
+        report_row(problems, candidates, kind, cost, seconds_by_round(functions, REPEATS), results)
+
+
+def report_row(
+    problems: int, candidates: int, kind: str, cost: int, seconds: dict[str, list[float]], results: Results
+) -> None:
+    """Print medians; record `{kind}/B={B}/N={N}/{over_floor,peer_steps,peer_rollout}`, one ratio a round.
+
+    `cost` is the rollouts that a candidate takes in a round: one, or three with a gradient.
+    """
+    ours, forwards = seconds["ours"], ROUNDS * cost
+    ratios = {
+        "over_floor": [mine / (forwards * its) for mine, its in zip(ours, seconds["floor"], strict=True)]
+    }
+    for name in ("steps", "rollout"):
+        if name in seconds:
+            ratios[f"peer_{name}"] = [its / mine for mine, its in zip(ours, seconds[name], strict=True)]
+    for name, rounds in ratios.items():
+        results.add(f"{kind.lower()}/B={problems}/N={candidates}/{name}", rounds)
+    median = statistics.median(ours)
+    columns = [f"{1e6 * median / (problems * candidates * HORIZON * forwards):>10.2f}"]
+    columns.append(f"{1e3 * median / problems:>9.1f}")
+    columns += [f"{statistics.median(rounds):>8.2f}" for rounds in ratios.values()]
+    print(f"{problems:>5} {candidates:>5}  {kind:<9}{' '.join(columns)}")
 
 
 def compare_success(task: Task, model: LatentModel, solver: Any | None) -> None:
@@ -211,7 +234,23 @@ def compare_memory(config: Exp3Config, model: LatentModel) -> None:
             print(f"  {name:<44}{pool.apply(peak_memory_mb, (config, model, name)):.0f} MB")
 
 
+def save(results: Results) -> None:
+    """The ratios, as documents cite them."""
+    content = {
+        "schema": SCHEMA,
+        "experiment": results.experiment,
+        "provenance": provenance(CPU),
+        "seeds": list(results.seeds),
+        "metrics": results.metrics,
+    }
+    text = json.dumps(content, indent=1, allow_nan=False)
+    write_atomically(SAVED, lambda file: file.write(text.encode()))
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--save", action="store_true", help=f"write {SAVED.relative_to(ROOT)}")
+    saving = parser.parse_args().save
     torch.set_num_threads(1)
     config = Exp3Config(iterations=1500)
     task = make_task("Empty-8x8", config)
@@ -220,10 +259,13 @@ def main() -> None:
     print("us: microseconds an evaluation; ms: milliseconds a plan; x floor: over the bare products;")
     print("steps, rollout: the peer's time over ours, asking the model by steps and by our rollout")
     print(f"{'B':>5} {'N':>5}  {'kind':<9}{'us':>10} {'ms':>9} {'x floor':>8} {'steps':>8} {'rollout':>8}")
+    results = Results("bench_planners", range(REPEATS))
     for problems, candidates in SIZES:
-        compare(task, model, problems, candidates, solver)
+        compare(task, model, problems, candidates, solver, results)
     compare_success(task, model, solver)
     compare_memory(config, model)
+    if saving:
+        save(results)
 
 
 if __name__ == "__main__":

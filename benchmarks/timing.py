@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 
 
-def median_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each function over `repeats` calls [s]; called in turn, noise falls on all alike."""
+def seconds_by_round(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Time of each function in each of `repeats` rounds [s]; called in turn, noise falls on all alike."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
@@ -14,4 +14,9 @@ def median_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) 
             function()
             if repeat:  # the first round warms up
                 times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def median_seconds(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median of each function's rounds [s]."""
+    return {name: statistics.median(rounds) for name, rounds in seconds_by_round(functions, repeats).items()}

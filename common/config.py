@@ -562,7 +562,7 @@ class Exp4Config(MiniGridConfig):
 
 EXP4_PRESETS = {
     "quick": Exp4Config(
-        iterations=1300,
+        iterations=1000,
         learning_rate=3e-3,
         planning_horizons=(10, 50),
         evaluations_per_step=160,

@@ -1,8 +1,8 @@
 """Numbers in the documents, each written from a saved results.json.
 
 A generated part of a Markdown file stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`, in a
-line or over several. RUN is an experiment's name, for reference/RUN/results.json, or RUN/quick for
-reference/RUN/quick.json. Kinds:
+line or over several. RUN is an experiment's name, for reference/RUN/results.json, or RUN/FILE for
+reference/RUN/FILE.json, where FILE is `quick` or `benchmark`. Kinds:
 
     metric: RUN NAME [STYLE]      the mean, and the range over seeds where there are several
     table: RUN PATTERN | ROWS | COLUMNS [| STYLE]
@@ -76,9 +76,9 @@ def regenerate(text: str, root: Path, folder: Path) -> str:
 
 
 def reference_results(root: Path, run: str) -> dict[str, Any]:
-    """results.json of a reference run: `NAME` or `NAME/quick`."""
-    name, _, quick = run.partition("/")
-    path = root / "reference" / name / ("quick.json" if quick else "results.json")
+    """results.json of a reference run, or another file beside it: `NAME` or `NAME/FILE`."""
+    name, _, file = run.partition("/")
+    path = root / "reference" / name / f"{file or 'results'}.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
