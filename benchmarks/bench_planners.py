@@ -18,7 +18,6 @@ Shapes: B problems, N candidates, T steps, A actions.
 import argparse
 import contextlib
 import io
-import json
 import multiprocessing
 import statistics
 import sys
@@ -44,7 +43,7 @@ from common.planners.cem import CEM
 from common.planners.control import execute_open_loop
 from common.planners.problem import Planner
 from common.planners.verified_gradient import VerifiedGradient
-from common.results import SCHEMA, Results, provenance
+from common.results import SCHEMA, Results, provenance, to_json
 from common.world_model import LatentModel
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 
@@ -243,8 +242,7 @@ def save(results: Results) -> None:
         "seeds": list(results.seeds),
         "metrics": results.metrics,
     }
-    text = json.dumps(content, indent=1, allow_nan=False)
-    write_atomically(SAVED, lambda file: file.write(text.encode()))
+    write_atomically(SAVED, lambda file: file.write(to_json(content).encode()))
 
 
 def main() -> None:

@@ -100,9 +100,38 @@ def summarise(numbers: Sequence[float], unit: str) -> dict[str, Any]:
     return entry
 
 
+def to_json(content: dict[str, Any]) -> str:
+    """Strict JSON, a line for each metric, timing and criterion; floats to 9 digits, as float32 needs."""
+    parts = []
+    for key, value in content.items():
+        begin, end = "[]" if isinstance(value, list) else "{}"
+        if isinstance(value, dict):
+            entries = [f"{json.dumps(name)}: {_dump(entry)}" for name, entry in value.items()]
+        elif isinstance(value, list):
+            entries = [_dump(entry) for entry in value]
+        else:
+            parts.append(f" {json.dumps(key)}: {_dump(value)}")
+            continue
+        lines = ",\n".join(f"  {entry}" for entry in entries)
+        parts.append(f" {json.dumps(key)}: {begin}\n{lines}\n {end}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(_rounded(value), allow_nan=False)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    return [_rounded(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def save_results(directory: Path, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     """Write arrays.npz, then results.json, each atomically."""
-    text = json.dumps(content, indent=1, allow_nan=False)
+    text = to_json(content)
     write_atomically(directory / "arrays.npz", lambda file: np.savez_compressed(file, **arrays))
     write_atomically(directory / "results.json", lambda file: file.write(text.encode()))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.criteria import CRITERIA, TIERS, Criterion, evaluate_all, format_number, format_table
-from common.results import SCHEMA, Results, load_arrays, load_results, save_results, summarise
+from common.results import SCHEMA, Results, load_arrays, load_results, save_results, summarise, to_json
 
 
 def test_summary_of_seeds():
@@ -54,6 +54,23 @@ def test_round_trip_and_refusal_of_nan(tmp_path):
     (tmp_path / "results.json").write_text('{"schema": 99}')
     with pytest.raises(ValueError, match="schema"):
         load_results(tmp_path)
+
+
+def test_every_float32_survives_and_every_metric_has_a_line():
+    numbers = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(
+        -20, 20
+    ).repeat(25)
+    content = {
+        "schema": SCHEMA,
+        "seeds": [0, 1],
+        "metrics": {f"m/{index}": {"values": [float(number)]} for index, number in enumerate(numbers)},
+        "timings": {},
+    }
+    text = to_json(content)
+    read = json.loads(text)
+    assert torch.equal(torch.tensor([entry["values"][0] for entry in read["metrics"].values()]), numbers)
+    assert {**read, "metrics": None} == {**content, "metrics": None}
+    assert text.count("\n") < len(numbers) + 20
 
 
 # --- criteria -------------------------------------------------------------------------------------
