@@ -543,7 +543,7 @@ class Exp4Config(MiniGridConfig):
 
     # --- measurements -----------------------------------------------------------------------
     # every objective is trained in the first so many environments; elsewhere those that are planned with
-    objective_environments: int = bounded(5, low=1)
+    objective_environments: int = bounded(5, low=0)
     # the two pillars are measured in the first so many environments
     pillar_environments: int = bounded(1, low=0)
     # objectives that stand for metric alignment there, each in a 2x2 of its own

@@ -71,13 +71,14 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
     horizon = shown_horizon(results["config"]["planning_horizons"])
     figures: dict[str, Figure | list[Figure]] = {
         "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
-        "exp4_metric_alignment.png": draw_alignment(results, arrays, names[0]),
         "exp4_success_rate.png": draw_success(results, names, MODELS | {"oracle": "true dynamics"}),
         "exp4_gradient_fidelity.png": draw_fidelity(results, names),
         "exp4_latent_space.png": draw_latent_space(results, arrays, names[0]),
         "exp4_training.png": draw_training(arrays, names, LOSSES, TRAINED),
         "exp4_episode.gif": draw_episode(arrays, names[0], horizon, EPISODES),
     }
+    if results["config"]["objective_environments"]:
+        figures["exp4_metric_alignment.png"] = draw_alignment(results, arrays, names[0])
     studied = names[: results["config"]["pillar_environments"]]
     if studied and results["config"]["pillar_objectives"]:
         figures["exp4_two_pillars.png"] = draw_two_pillars(results, studied)
@@ -183,7 +184,8 @@ def draw_latent_space(results: Results, arrays: Arrays, name: str) -> Figure:
         "qrl_symmetric": "QRL, symmetric",
         "unified": "unified",
     }
-    figure, axes = new_figure(1, len(shown), (13.0, 3.6))
+    shown = {arm: title for arm, title in shown.items() if f"{name}/{arm}/plane" in arrays}
+    figure, axes = new_figure(1, len(shown), (1.0 + 3.0 * len(shown), 3.6))
     distance = arrays[f"{name}/task/distance"]
     for axis, (arm, title) in zip(axes[0], shown.items(), strict=True):
         plane = arrays[f"{name}/{arm}/plane"][0]

@@ -68,6 +68,18 @@ def test_every_promised_metric_exists_and_is_finite(finished):
             assert all(0 < value <= budget for value in values), name
 
 
+def test_the_compared_models_alone(finished, tmp_path):
+    """No objective and no 2x2: the same numbers, faster, and the figures that need neither."""
+    RUN(tmp_path, "--objective-environments", "0", "--pillar-environments", "0")
+    needed = FIGURES - {"exp4_metric_alignment.png", "exp4_two_pillars.png"}
+    TinyRun(RUN.experiment, RUN.flags, frozenset(needed)).assert_figures(tmp_path)
+    whole, part = metrics_of(finished), metrics_of(tmp_path)
+    assert f"{ENV}/qrl/spearman" not in part
+    for model in ("baseline", "unified"):
+        name = f"{ENV}/{model}/helm/open/T={HORIZON}/final_distance"
+        assert part[name] == whole[name]
+
+
 def test_the_corners_are_the_arms_that_they_are_named_after(finished):
     assert corners("infonce") == {
         "none": "reconstruction",
