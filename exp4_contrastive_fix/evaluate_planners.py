@@ -37,9 +37,11 @@ def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tens
     """Main effects and interaction of a 2x2 design, episode by episode: four [S, E] -> each [S, E].
 
     A main effect is the mean of what a factor changes without and with the other; the interaction is by how
-    much it changes more with the other than without.
+    much it changes more with the other than without; both_minus_.. is what adding the other factor changes.
     """
     return {
+        "both_minus_spectral": both - spectral,
+        "both_minus_metric": both - metric,
         "main_spectral": ((spectral - none) + (both - metric)) / 2,
         "main_metric": ((metric - none) + (both - spectral)) / 2,
         "interaction": (both - metric) - (spectral - none),

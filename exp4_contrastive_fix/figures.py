@@ -254,7 +254,10 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
 
 
 def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
-    """The corners of the 2x2 and its effects, for each planner: a row for each environment and mode."""
+    """The corners of the 2x2 and its effects, for each planner: a row for each environment and mode.
+
+    Bars: means with their 95% intervals over starts; dots: training seeds.
+    """
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
     objectives = results["config"]["pillar_objectives"]
     columns = 2 * len(objectives)
@@ -289,5 +292,7 @@ def _pillar_bars(
         where = positions + width * (index - (len(shown) - 1) / 2)
         label = quantity.replace("main_", "main effect, ")
         draw_bars(axis, results, metrics, where, 0.92 * width, color=color, label=label)
+        seeds = [results["metrics"][metric]["values"] for metric in metrics]
+        axis.plot(where, seeds, ".", color="black", markersize=2.5)
     ticks = [short_label(planner).replace(" ", "\n") for planner in PILLAR_PLANNERS]
     axis.set_xticks(positions, ticks, fontsize=8)

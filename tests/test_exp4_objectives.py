@@ -136,5 +136,6 @@ def test_effects_of_a_design_whose_answer_is_known():
     none, spectral, metric, both = (torch.full((2, 3), value, dtype=torch.float64) for value in values)
     effects = factorial_effects(none, spectral, metric, both)
     expected = {"main_spectral": 0.25, "main_metric": 0.55, "interaction": 0.1}
+    expected |= {"both_minus_spectral": 0.6, "both_minus_metric": 0.3}
     for name, value in expected.items():
         torch.testing.assert_close(effects[name], torch.full((2, 3), value, dtype=torch.float64))
