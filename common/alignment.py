@@ -71,7 +71,7 @@ def prediction_accuracy(
     found = {}
     for steps in after:
         nearest = torch.cdist(predicted[:, :, steps - 1], latents).argmin(-1)
-        found[steps] = (classes[nearest] == classes[states[:, steps]]).double().mean(1)
+        found[steps] = (classes[nearest] == classes[states[:, steps]]).cpu().double().mean(1)
     return found
 
 

@@ -7,13 +7,15 @@ A phase (one training, one measurement) is a function that says which configurat
 
 It is handed a view of the configuration that holds those fields and no others, so a field that it
 forgot to name is an error and not a stale result. The fingerprint of a phase is a hash of these
-fields, of the source of every project file that its module imports, and of the phases it builds on.
+fields, of the source of every project file that its module imports, of the phases it builds on, and of
+the versions of the packages that compute.
 Left out are common/config.py, whose values are in the fields, so that editing a default of one phase
 does not retrain another, and the files that organise a run but compute nothing of it.
 """
 
 import ast
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -30,6 +32,7 @@ import torch
 log = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[1]
+COMPUTING = ("torch", "numpy", "gymnasium", "minigrid", "cma")  # packages whose versions count
 NOT_FINGERPRINTED = {"common/config.py", "common/experiment.py", "common/results.py"}
 
 
@@ -106,10 +109,11 @@ def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def fingerprint(view: ConfigView, source: str, upstream: Sequence[str] = ()) -> str:
-    """Hash of a phase's fields, of its module's sources and of the phases that it builds on."""
+    """Hash of a phase's fields, its module's sources, the phases that it builds on and the packages."""
     fields = {name: str(value) for name, value in view.items()}
     sources = {name: _file_hash(ROOT / name) for name in imported_project_files(source)}
-    text = json.dumps([fields, sources, list(upstream)], sort_keys=True)
+    versions = [importlib.metadata.version(name) for name in COMPUTING]
+    text = json.dumps([fields, sources, list(upstream), versions], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -232,8 +232,9 @@ Exp2Function = Literal["ackley", "rastrigin", "griewank", "levy", "schwefel", "e
 class Exp2Config(RunConfig):
     """Experiment 2, funnel heatmap: how much of a rugged energy leads to its minimum, flat against HELM."""
 
-    # half the side of the square that energies live on [length]; ripple periods are 0.9 and 0.56
-    domain_range: float = bounded(3.0, above=0.5)
+    # half the side of the square that energies live on [length]; ripple periods are 0.9 and 0.56; 2.0
+    # holds the landscapes' minima (the first 60 random ones lie within 1.4 of the middle)
+    domain_range: float = bounded(3.0, low=2.0, high=8.0)
 
     # --- data -------------------------------------------------------------------------------
     # training samples (point and energy) of each landscape and seed
@@ -243,7 +244,7 @@ class Exp2Config(RunConfig):
 
     # --- models and training ----------------------------------------------------------------
     # width of the two hidden layers
-    hidden_dim: int = bounded(128, low=1)
+    hidden_dim: int = bounded(128, low=2)
     # frequency of the SIREN's sines [rad per unit]; raw MLPs underfit ripples and look mollified
     omega0: float = bounded(10.0, above=0.0)
     # samples in a batch
@@ -351,6 +352,8 @@ class Exp2Config(RunConfig):
                 reject(name, values, "each value once")
         if self.plan_evaluations < 3 * (self.smooth_steps + self.polish_steps) + 4:
             reject("plan_evaluations", self.plan_evaluations, "at least one descent and one polish")
+        if self.cma_starts > self.function_starts:
+            reject("cma_starts", self.cma_starts, f"<= {self.function_starts}, --function-starts")
 
 
 EXP2_PRESETS = {
@@ -454,6 +457,8 @@ class MiniGridConfig(RunConfig):
         longest = max(self.training_rollouts())
         if self.walk_length < longest:
             reject("walk_length", self.walk_length, f">= {longest}, the longest training rollout")
+        if self.replan_execute > self.replan_horizon:
+            reject("replan_execute", self.replan_execute, f"<= {self.replan_horizon}, --replan-horizon")
 
     def training_rollouts(self) -> tuple[int, ...]:
         """Lengths of the rollouts that training windows must hold [steps]."""
@@ -489,6 +494,8 @@ class Exp3Config(MiniGridConfig):
         if self.study_horizon not in self.planning_horizons:
             allowed = " ".join(map(str, self.planning_horizons))
             reject("study_horizon", self.study_horizon, f"one of --planning-horizons, {allowed}")
+        if len({f"{tau:g}" for tau in self.tau_sweep}) != len(self.tau_sweep):
+            reject("tau_sweep", self.tau_sweep, "temperatures that differ in their first six digits")
 
     def training_rollouts(self) -> tuple[int, ...]:
         """Those of every jumpy level too [steps]."""

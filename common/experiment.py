@@ -229,8 +229,10 @@ def start_run(
             check(config)
         run = Run(experiment, config, folder, presets[config.preset])
         if config.replot:
-            load_results(run.results_dir)
+            found = load_results(run.results_dir)["experiment"]
             load_arrays(run.results_dir)
+            if found != experiment:
+                exit_with_error(f"--replot needs {experiment}'s results, and {run.results_dir} has {found}'s")
         else:
             run.results_dir.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
@@ -298,8 +300,8 @@ def run_experiment(
     """
     run = start_run(experiment, folder, presets, args, check)
     if not run.config.replot:
-        run.set_earlier_results_aside()
         work(run, compute)
+        run.set_earlier_results_aside()
         run.save()
     saved = load_results(run.results_dir)
     with house_style():

@@ -43,9 +43,8 @@ def gradient_fidelity(problem: PlanningProblem, plans: Tensor) -> Tensor:
         actual = problem.rollout(_single_swaps(one_hot)) - energy
     other = one_hot.flatten(1) == 0  # [B, T A], A - 1 of A at each step
     swaps = plans.shape[1] * (problem.num_actions - 1)
-    return _correlation(
-        predicted.flatten(1)[other].view(-1, swaps).double(), actual[other].view(-1, swaps).double()
-    )
+    changes = (predicted.flatten(1)[other], actual[other])
+    return _correlation(*(change.view(-1, swaps).cpu().double() for change in changes))
 
 
 def _single_swaps(one_hot: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from common.runtime import to_float64
+
 Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., B, d_a]) -> [..., B, d_out]
 
 LN10 = math.log(10.0)
@@ -147,11 +149,11 @@ class JacobianAccumulator:
 
     def push(self, state_jacobian: Tensor, action_jacobian: Tensor | None = None) -> None:
         """Append one map: A [..., B, d_out, d] and, where it takes an action, B [..., B, d_out, d_a]."""
-        jacobian = state_jacobian.detach().to(self.device, torch.float64)
+        jacobian = to_float64(state_jacobian.detach(), self.device)
         self.state_map = jacobian @ self.state_map
         self.gramian = jacobian @ self.gramian @ jacobian.mT
         if action_jacobian is not None:
-            scaled = action_jacobian.detach().to(self.device, torch.float64)
+            scaled = to_float64(action_jacobian.detach(), self.device)
             scaled = scaled * torch.exp(-self.gramian_log_scale)[..., None, None]
             self.gramian = self.gramian + scaled @ scaled.mT
         self._since_rescale += 1
@@ -179,7 +181,7 @@ class JacobianAccumulator:
         """
         state_map, gramian = self.state_map, self.gramian
         if readout is not None:
-            readout = readout.detach().to(self.device, torch.float64)
+            readout = to_float64(readout.detach(), self.device)
             state_map, gramian = readout @ state_map, readout @ gramian @ readout.mT
         state = frobenius_norm(state_map).log() + self.state_log_scale
         trace = gramian.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=0.0)

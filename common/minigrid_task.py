@@ -44,7 +44,7 @@ def make_task(name: str, config: MiniGridConfig) -> Task:
 
     Raises:
         ValueError: unknown or stochastic environment.
-        ConfigError: no walk reached a goal.
+        ConfigError: no walk reached a goal, or there is one start, of which no interval can be taken.
     """
     world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
     walks = [
@@ -61,7 +61,12 @@ def make_task(name: str, config: MiniGridConfig) -> Task:
     distance = distances_to(world.next_state, world.goal_states)
     observations = torch.stack([_standardise(world, walk) for walk in walks])
     goals = torch.stack([torch.cat([found, found[-1:].expand(most - len(found))]) for found in goals])
-    return Task(world, walks, observations, _choose_starts(world, distance, config), goals, distance)
+    starts = _choose_starts(world, distance, config)
+    if len(starts) < 2:
+        raise ConfigError(
+            f"environments (--environments): {world.name} has {len(starts)} start; allowed: >= 2"
+        )
+    return Task(world, walks, observations, starts, goals, distance)
 
 
 def check_environments(config: MiniGridConfig) -> None:

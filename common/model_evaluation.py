@@ -13,17 +13,17 @@ from torch import Tensor
 
 from common.alignment import greedy_success, prediction_accuracy, random_rollouts, spearman
 from common.checkpoint import uses
-from common.config import JUDGED_STEPS, MiniGridConfig
+from common.config import MiniGridConfig
 from common.gradient_fidelity import fidelity_budget, gradient_fidelity
 from common.jacobian_utils import rollout_jacobian_norms
 from common.latent_planning import LatentProblems
 from common.minigrid_task import TASK_FIELDS, Task, data_coverage
 from common.minigrid_walks import all_distances
 from common.results import Results
-from common.runtime import generator, measurement_device
+from common.runtime import generator, measurement_device, to_float64
 from common.world_model import LatentModel
 
-STEPS = (1, 10, JUDGED_STEPS)  # at which predictions are judged
+STEPS = (1, 10, 50)  # at which predictions are judged; the last is the configuration's JUDGED_STEPS
 ROLLOUTS = 512
 JACOBIAN_STATES = 64
 FIDELITY_PLANS = 64
@@ -136,9 +136,9 @@ def _jacobian(
 ) -> Tensor:
     """In float64, on a copy of the transition: [S]."""
     device = measurement_device(latents.device)
-    transition = copy.deepcopy(model.transition).to(device, torch.float64)
-    starts = latents[:, states[:JACOBIAN_STATES, 0]].to(device, torch.float64)
-    one_hot = F.one_hot(actions[:JACOBIAN_STATES], num_actions).to(device, torch.float64)
+    transition = to_float64(copy.deepcopy(model.transition), device)
+    starts = to_float64(latents[:, states[:JACOBIAN_STATES, 0]], device)
+    one_hot = to_float64(F.one_hot(actions[:JACOBIAN_STATES], num_actions), device)
     one_hot = one_hot.expand(len(starts), -1, -1, -1)
     log10, _ = rollout_jacobian_norms(transition, starts, one_hot, [max(STEPS)])
     return 10 ** log10[0].mean(1)

@@ -7,11 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
+
+Movable = TypeVar("Movable", Tensor, nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,6 +36,11 @@ def resolve_device(name: str) -> torch.device:
 def measurement_device(device: torch.device) -> torch.device:
     """Where float64 measurements run: the device itself, or the cpu where it has no float64 (mps)."""
     return torch.device("cpu") if device.type == "mps" else device
+
+
+def to_float64(value: Movable, device: torch.device) -> Movable:
+    """A tensor or module in float64 on the device: moved first, because mps can hold no float64."""
+    return value.to(device).to(torch.float64)
 
 
 def generator(seed: int, stream: str) -> torch.Generator:

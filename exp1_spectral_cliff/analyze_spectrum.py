@@ -18,7 +18,7 @@ from common.checkpoint import uses
 from common.config import Exp1Config
 from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacobians
 from common.results import Results
-from common.runtime import generators, measurement_device
+from common.runtime import generators, measurement_device, to_float64
 from exp1_spectral_cliff.dataset import (
     EVALUATION_FIELDS,
     PUBLISHED_LINEAR_HORIZON,
@@ -45,7 +45,7 @@ def hierarchies(
     A HELM arm covers what its stride does not divide with the flat model's steps. `helm_blind` is HELM
     started from another trajectory's state: its error is what HELM knows from the actions alone.
     """
-    exact = {name: copy.deepcopy(model).to(device, torch.float64) for name, model in models.items()}
+    exact = {name: to_float64(copy.deepcopy(model), device) for name, model in models.items()}
     arms: dict[str, list[Level]] = {"true": [TrueLevel(system)]}
     for name, model in exact.items():
         arms[name] = [model] if model.stride == 1 else [exact["flat"], model]

@@ -123,42 +123,43 @@ class RippledBasin:
         return points[self(points).argmin()][None]
 
 
-def _rippled(name: str, phases: Tensor, centre: Sequence[float] = CENTRE) -> RippledBasin:
+def _rippled(name: str, phases: Tensor, half_width: float, centre: Sequence[float] = CENTRE) -> RippledBasin:
     centre, frequencies, amplitudes = (
         torch.tensor(values, dtype=torch.float64) for values in (centre, FREQUENCIES, AMPLITUDES)
     )
-    return RippledBasin(name, centre, frequencies, amplitudes, phases)
+    return RippledBasin(name, centre, frequencies, amplitudes, phases, half_width=half_width)
 
 
 def _random_phases(draw: torch.Generator) -> Tensor:
     return 2 * math.pi * torch.rand(len(AMPLITUDES), generator=draw, dtype=torch.float64)
 
 
-def aligned_landscape() -> RippledBasin:
+def aligned_landscape(half_width: float = DOMAIN_RANGE) -> RippledBasin:
     """All ripples lowest at the centre: the basin's minimum is the global minimum."""
-    return _rippled("aligned", torch.full((len(AMPLITUDES),), math.pi, dtype=torch.float64))
+    return _rippled("aligned", torch.full((len(AMPLITUDES),), math.pi, dtype=torch.float64), half_width)
 
 
-def misaligned_landscape() -> RippledBasin:
+def misaligned_landscape(half_width: float = DOMAIN_RANGE) -> RippledBasin:
     """Random phases: the global minimum is away from the centre, where every smoothed minimum is."""
-    return _rippled("misaligned", _random_phases(generator(MISALIGNED_DRAW, "misaligned landscape")))
+    phases = _random_phases(generator(MISALIGNED_DRAW, "misaligned landscape"))
+    return _rippled("misaligned", phases, half_width)
 
 
-def random_landscape(index: int) -> RippledBasin:
+def random_landscape(index: int, half_width: float = DOMAIN_RANGE) -> RippledBasin:
     """Random phases, and a centre uniform in [-1, 1]^2."""
     draw = generator(index, "random landscape")
     centre = 2 * torch.rand(2, generator=draw, dtype=torch.float64) - 1
-    return _rippled(f"random_{index}", _random_phases(draw), centre.tolist())
+    return _rippled(f"random_{index}", _random_phases(draw), half_width, centre.tolist())
 
 
-def random_landscapes(count: int) -> list[RippledBasin]:
+def random_landscapes(count: int, half_width: float = DOMAIN_RANGE) -> list[RippledBasin]:
     """The first `count` random landscapes."""
-    return [random_landscape(index) for index in range(count)]
+    return [random_landscape(index, half_width) for index in range(count)]
 
 
-def make_landscape(name: str) -> RippledBasin:
-    """'aligned' or 'misaligned'."""
-    return {"aligned": aligned_landscape, "misaligned": misaligned_landscape}[name]()
+def make_landscape(name: str, half_width: float = DOMAIN_RANGE) -> RippledBasin:
+    """'aligned' or 'misaligned', on [-half_width, half_width]^2."""
+    return {"aligned": aligned_landscape, "misaligned": misaligned_landscape}[name](half_width)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -252,7 +253,6 @@ DEFINITIONS = {
     "eggholder": _Definition(eggholder, 512.0, (512.0, 404.231805), -959.640663, dimensions=(2,)),
     "himmelblau": _Definition(rippled_himmelblau, 5.0, (3.0, 2.0), 0.0, dimensions=(2,)),
 }
-HAS_FUNNEL = ("ackley", "rastrigin", "griewank", "levy", "himmelblau")  # a smoothed minimum leads to theirs
 
 SCALE_SAMPLES = 1 << 16
 

@@ -3,19 +3,22 @@
 Shapes: S members (L landscapes x seeds, landscape-major), B starts, G budgets, d coordinates.
 """
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from common.checkpoint import uses
-from common.config import Exp2Config
+from common.config import Exp2Config, reject
+from common.experiment import Run
+from common.planners.problem import BudgetExceeded
 from common.results import Results, summarise
 from common.runtime import Progress, generators
 from exp2_funnel_heatmap.dataset import Task, uniform_points
-from exp2_funnel_heatmap.energy_functions import distance_to_minimum
+from exp2_funnel_heatmap.energy_functions import DEFINITIONS, aligned_landscape, distance_to_minimum
 from exp2_funnel_heatmap.fields import Field, TrueField, cell_centres, tabulate
 from exp2_funnel_heatmap.models import EnergyModel
 from exp2_funnel_heatmap.mollified_descent import (
@@ -117,21 +120,68 @@ def run_planner(
         config: its setting.
         known: of the models, from held-out samples.
         stream: names its random numbers.
+
+    Raises:
+        BudgetExceeded: the planner spent more.
     """
     error = torch.zeros_like(known.error) if name == "true_energy" else known.error
     shared = setting(config, error, known.share, f"{stream}/{name}")
-    if name in ("mollified_descent", "mollified_descent_hf"):
-        return mollified_descent(fields[smoother_of(name)], fields["flat"], starts, budget, shared)
-    if name in ("flat", "helm"):
-        return single_descent(fields["flat" if name == "flat" else SMOOTHER], starts, budget, shared)
-    planner = {
+    others = {
         "smoothed_flat": smoothed_flat,
         "smoothed_flat_hop": smoothed_flat_hop,
         "true_energy": smoothed_flat_hop,
         "multi_start": multi_start,
         "cma_es": cma_es,
-    }[name]
-    return planner(fields["true" if name == "true_energy" else "flat"], starts, budget, shared)
+    }
+    if name in others:
+        plan = others[name](fields["true" if name == "true_energy" else "flat"], starts, budget, shared)
+    elif name in ("flat", "helm"):
+        plan = single_descent(fields["flat" if name == "flat" else SMOOTHER], starts, budget, shared)
+    else:
+        plan = mollified_descent(fields[smoother_of(name)], fields["flat"], starts, budget, shared)
+    if plan.evaluations > budget:
+        raise BudgetExceeded(f"{name} spends {plan.evaluations} evaluations, the budget is {budget}")
+    return plan
+
+
+def every_planner(
+    run: Run, phase: Callable, task: Task, fields: Fields, planners: tuple[str, ...]
+) -> dict[str, dict[str, Tensor]]:
+    """A measurement phase once for each planner, by its name."""
+    return {
+        planner: run.measure(
+            phase, f"{task.name}/planning/{planner}", task, fields, planner, upstream=trainings(fields)
+        )
+        for planner in planners
+    }
+
+
+def trainings(fields: Fields) -> list[str]:
+    """The phases that trained what the fields hold."""
+    return [f"{fields.task.name}/{arm}" for arm in fields.models]
+
+
+def check_planning(config: Exp2Config) -> None:
+    """Refuse what would be found out after the trainings.
+
+    Raises:
+        ConfigError: no function is defined in any of the dimensions; or a budget that some planner's settings
+            do not fit in (each plans once, in the true energy).
+    """
+    if config.functions and not any(
+        dimension in DEFINITIONS[name].dimensions
+        for name, dimension in itertools.product(config.functions, config.dimensions)
+    ):
+        reject("dimensions", config.dimensions, "one in which some of --functions is defined")
+    one = replace(config, seeds=config.seeds[:1])
+    fields = dict.fromkeys(("flat", "helm", SMOOTHER), TrueField([aligned_landscape()]))
+    known, starts = HeldOut(torch.ones(1), torch.ones(1)), torch.zeros(1, 1, 2)
+    budgets = {"budget_sweep": min(config.budget_sweep), "plan_evaluations": config.plan_evaluations}
+    for (field, budget), planner in itertools.product(budgets.items(), LANDSCAPE_PLANNERS):
+        try:
+            run_planner(planner, fields, starts, budget, one, known, "check")
+        except BudgetExceeded as error:
+            reject(field, getattr(config, field), f"what every planner can keep to ({error})")
 
 
 def smoother_of(planner: str) -> str:
@@ -259,7 +309,7 @@ def measure_function_planner(
         planner, fields, starts, config.plan_evaluations, config, known, f"{task.name}/planning"
     )
     reached = errors(task, plan.points) <= config.function_tolerance * math.sqrt(task.dimension)
-    success = reached.double().mean(-1).view(len(task.energies), len(config.seeds))
+    success = reached.cpu().double().mean(-1).view(len(task.energies), len(config.seeds))
     progress.update()
     progress.close(f"success={success.mean().item():.2f}")
     return {"success": success, "evaluations": torch.tensor(plan.evaluations)}
@@ -306,8 +356,3 @@ def record_functions(
                 measured["mollified_descent"]["success"][index] - measured[baseline]["success"][index]
             )
             results.add(f"{prefix}/mollified_descent_minus_{baseline}/success", difference)
-
-
-def tested_functions(tasks: Sequence[Task]) -> list[str]:
-    """Names like ackley-2 of every function of the tasks."""
-    return [energy.name for task in tasks for energy in task.energies]

@@ -130,8 +130,8 @@ def _show_energy(axis: Axes, energy: np.ndarray, half_width: float, contours: bo
 
 ENERGY_TITLES = {
     "true": "The true energy: a basin under ripples",
-    "flat": "The flat model learns every ripple",
-    "helm": "HELM with the corrected $L_{HF}$ ($\\lambda$ = LAMBDA, $\\sigma$ = SIGMA): a funnel",
+    "flat": "The energy that the flat model learned",
+    "helm": "The energy that HELM learned ($L_{HF}$, $\\lambda$ = LAMBDA, $\\sigma$ = SIGMA)",
 }
 
 
@@ -180,11 +180,8 @@ def draw_basin(arm: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, 
             f"{landscape}: coverage {_spread(metrics, f'{landscape}/{arm}/coverage')}\n"
             f"of the model's own minimum {_spread(metrics, f'{landscape}/{arm}/own_coverage')}"
         )
-    finding = {
-        "flat": "Flat: descent stops in the nearest ripple",
-        "helm": "HELM: a funnel, but its bottom need not be the true minimum",
-    }[arm]
-    figure.suptitle(f"{finding} (star)", fontweight="bold")
+    model = {"flat": "the flat model", "helm": "HELM"}[arm]
+    figure.suptitle(f"From where descent on {model} reaches the true minimum (star)", fontweight="bold")
     figure.supxlabel(
         f"blue: descent ends within {tolerance:g} of the true minimum; black: descent paths and their ends; "
         "brackets: range over seeds",
@@ -211,8 +208,7 @@ def draw_triplet(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) ->
             axis.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="energy E(a)", shrink=0.6)
     figure.suptitle(
-        "Descent from the same starts: trapped by ripples (flat), or down a funnel (HELM),\n"
-        "whose bottom need not be the true minimum (star)",
+        "Gradient descent from the same starts; star: the true minimum",
         fontweight="bold",
     )
     return figure
@@ -234,11 +230,18 @@ def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -
         axis.tick_params(labelsize=7, pad=-1)
         axis.view_init(elev=38, azim=-58)
         axis.set_box_aspect(None, zoom=0.94)
-        text = "" if arm == "true" else f"\ncoverage {_mean(metrics, f'aligned/{arm}/coverage'):.2f}"
+        text = (
+            ""
+            if arm == "true"
+            else "\n"
+            + ", ".join(
+                f"{name} {_mean(metrics, f'aligned/{arm}/{name}'):.2f}" for name in ("coverage", "shrink")
+            )
+        )
         axis.set_title(f"{LABELS[arm]}{text}", loc="center", y=0.99)
     figure.suptitle(
-        "Mollification at a glance: HELM removes the ripples and keeps the basin "
-        "(height: energy E; line: true minimum)",
+        "Mollification at a glance (height: energy E; line: true minimum; "
+        "shrink: what is left of the basin)",
         fontweight="bold", x=0.5, ha="center",
     )  # fmt: skip
     figure.subplots_adjust(left=0.0, right=0.98, bottom=0.03, top=0.88, wspace=0.04)
@@ -287,8 +290,7 @@ def draw_map(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Fig
         axis.remove()
     _draw_gains(figure.add_subplot(axes[0, 3].get_gridspec()[:, 3]), metrics, arrays)
     figure.suptitle(
-        r"$L_{HF}$ opens the funnel only in a narrow window, $\lambda\sigma^2$ about 0.25 to 1 "
-        r"(aligned landscape; published: $\lambda$ = 1, $\sigma$ = 0.05)",
+        r"$L_{HF}$ over its weight and noise, aligned landscape (published: $\lambda$ = 1, $\sigma$ = 0.05)",
         fontweight="bold",
     )
     return figure
@@ -348,8 +350,7 @@ def draw_misaligned(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any])
     handles, labels = axes[0, 2].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(planners))
     figure.suptitle(
-        "A smoothed minimum is not the true minimum: descend on HELM, hop, polish on flat, keep the lowest "
-        "credible energy",
+        "Mollified descent: descend on HELM, hop, polish on flat, keep the lowest credible energy",
         fontweight="bold",
     )
     return figure
@@ -444,7 +445,7 @@ def draw_training(metrics: Metrics, arrays: Arrays) -> Figure:
         values = arrays[f"{prefix}/fit" if f"{prefix}/fit" in arrays else f"{prefix}/loss"]
         plot_band(axes[0, 0], arrays[f"{prefix}/iteration"], values, LABELS[arm], LINES[arm], marker="")
     axes[0, 0].set(yscale="log", xlabel="optimiser step", ylabel="squared error of a batch / variance of E")
-    axes[0, 0].set_title("HELM pays for smoothness with the ripples' fit")
+    axes[0, 0].set_title("Fit to the rippled energy")
     axes[0, 0].legend(fontsize=7.5)
     _draw_architectures(axes[0, 1], metrics)
     return figure
@@ -480,5 +481,5 @@ def _draw_architectures(axis: Axes, metrics: Metrics) -> None:
     axis.axvline(0, color="black", linewidth=0.8)
     axis.set_xlim(-1, 1.05)
     axis.set_xlabel("aligned landscape, mean and range over seeds")
-    axis.set_title("A SiLU net looks mollified because it underfits")
+    axis.set_title("Coverage beside what was learned of the ripples")
     axis.legend(loc="upper left")

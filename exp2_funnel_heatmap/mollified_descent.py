@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.config import Exp2Config
+from common.planners.problem import BudgetExceeded
 from common.runtime import generators
 from exp2_funnel_heatmap.dataset import uniform_points
 from exp2_funnel_heatmap.fields import Field
@@ -328,6 +329,8 @@ def smoothed_flat_hop(flat: Field, starts: Tensor, budget: int, setting: Setting
 def multi_start(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
     """Best of N descents on the flat model: from the start, and from uniform random points."""
     count = budget // setting.polish_cost
+    if not count:
+        raise BudgetExceeded(f"a descent costs {setting.polish_cost} evaluations, the budget is {budget}")
     ends = _polish(flat, _with_fresh_starts(starts, count, setting), setting)
     return Plan(_pick(ends, _values(flat, ends).argmin(-1)), count * setting.polish_cost)
 
@@ -349,7 +352,7 @@ def cma_es(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
     found, most = torch.empty_like(starts), 0
     for member, draw in enumerate(setting.draws):
         energy = _as_function(flat.member(member), starts)
-        for index, start in enumerate(starts[member].double().cpu().numpy()):
+        for index, start in enumerate(starts[member].cpu().double().numpy()):
             random = np.random.default_rng(int(torch.randint(1 << 31, (1,), generator=draw)))
             point, used = _cma_run(energy, start, budget, setting, random)
             found[member, index] = torch.as_tensor(point).to(starts)

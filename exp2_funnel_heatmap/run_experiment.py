@@ -20,11 +20,14 @@ from exp2_funnel_heatmap.evaluate_planning import (
     LANDSCAPE_PLANNERS,
     RANDOM_PLANNERS,
     Fields,
+    check_planning,
+    every_planner,
     measure_function_fit,
     measure_function_planner,
     measure_landscape_planner,
     record_functions,
     record_landscape_planning,
+    trainings,
 )
 from exp2_funnel_heatmap.figures import draw_figures
 from exp2_funnel_heatmap.models import EnergyModel
@@ -43,7 +46,7 @@ def compute(run: Run) -> None:
     """The two standard landscapes, the map over lambda and sigma, random landscapes, test functions."""
     config = run.config
     for name in ("aligned", "misaligned"):
-        task = landscape_task(name, [make_landscape(name)], config)
+        task = landscape_task(name, [make_landscape(name, config.domain_range)], config)
         record_landscape(run.results, task, config)
         models = train_flat_arms(run, task) | train_helm_arms(run, task)
         heatmaps(run, task, models)
@@ -51,7 +54,8 @@ def compute(run: Run) -> None:
         if name == "aligned":
             lambda_sigma_map(run, task)
     if config.num_landscapes:
-        task = landscape_task("random_landscapes", random_landscapes(config.num_landscapes), config)
+        landscapes = random_landscapes(config.num_landscapes, config.domain_range)
+        task = landscape_task("random_landscapes", landscapes, config)
         plan(run, task, train_flat_arms(run, task) | train_helm_arms(run, task), RANDOM_PLANNERS, "success")
     for dimension in config.dimensions:
         if (task := function_task(dimension, config)) is not None:
@@ -83,36 +87,27 @@ def plan(
     run: Run, task: Task, models: dict[str, EnergyModel], planners: tuple[str, ...], metric: str
 ) -> None:
     """Mollified descent and its baselines at equal evaluations."""
-    upstream = [f"{task.name}/{arm}" for arm in models]
     fields = Fields(task, models, run.config.domain_range)
-    measured = {
-        planner: run.measure(
-            measure_landscape_planner, f"{task.name}/planning/{planner}",
-            task, fields, planner,
-            upstream=upstream,
-        )
-        for planner in planners
-    }  # fmt: skip
+    measured = every_planner(run, measure_landscape_planner, task, fields, planners)
     record_landscape_planning(run.results, task.name, measured, run.config, metric)
 
 
 def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
     """Every planner on the test functions of one dimension."""
-    upstream = [f"{task.name}/{arm}" for arm in models]
     fields = Fields(task, models, run.config.domain_range)
-    fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields, upstream=upstream)
-    measured = {
-        planner: run.measure(
-            measure_function_planner, f"{task.name}/planning/{planner}",
-            task, fields, planner,
-            upstream=upstream,
-        )
-        for planner in FUNCTION_PLANNERS
-    }  # fmt: skip
+    fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields, upstream=trainings(fields))
+    measured = every_planner(run, measure_function_planner, task, fields, FUNCTION_PLANNERS)
     record_functions(run.results, task, measured, fit)
 
 
 if __name__ == "__main__":
     raise SystemExit(
-        run_experiment("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, compute, draw_figures)
+        run_experiment(
+            "exp2_funnel_heatmap",
+            Path(__file__).parent,
+            EXP2_PRESETS,
+            compute,
+            draw_figures,
+            check=check_planning,
+        )
     )

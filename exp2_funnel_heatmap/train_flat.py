@@ -105,7 +105,8 @@ def train_flat_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
 def train_all(run: Run) -> None:
     """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
-        train_flat_arms(run, landscape_task(name, [make_landscape(name)], run.config))
+        landscape = make_landscape(name, run.config.domain_range)
+        train_flat_arms(run, landscape_task(name, [landscape], run.config))
 
 
 if __name__ == "__main__":

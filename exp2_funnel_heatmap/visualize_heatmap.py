@@ -179,7 +179,6 @@ def gradient_cosine(field: Field, points: Tensor, minimisers: Tensor, members: i
 
 PATH_STARTS = ((-2.5, -2.4), (-2.4, 2.3), (2.6, 2.2), (2.4, -2.6), (-2.6, 0.1), (0.4, 2.6), (2.7, -0.2))
 PATH_STEPS = 600
-DRAWN_CELLS = 150  # cells a side of a drawn energy
 
 
 def evaluation_points(config: Exp2Config) -> Tensor:

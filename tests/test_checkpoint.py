@@ -1,6 +1,8 @@
 """Checkpoints: atomic, fingerprinted, weights only; a training resumed to the bit."""
 
+import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from common.checkpoint import (
     imported_project_files,
     write_atomically,
 )
-from common.config import EXP1_PRESETS, Exp1Config
+from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, Exp1Config
 from common.networks import EnsembleMLP
 from common.training import clip_gradients_per_member, fit
 from exp1_spectral_cliff import train_flat, train_helm
@@ -161,8 +163,6 @@ def test_the_sources_of_a_phase_are_what_it_imports():
 
 def test_every_field_belongs_to_a_phase_or_to_the_run():
     """A field that no phase reads would be a setting that changes nothing."""
-    import dataclasses
-
     from exp1_spectral_cliff import analyze_spectrum, evaluate_planning
 
     modules = (train_flat, train_helm, analyze_spectrum, evaluate_planning)
@@ -184,6 +184,17 @@ def test_every_field_belongs_to_a_phase_or_to_the_run():
     }
     fields = {spec.name for spec in dataclasses.fields(Exp1Config)}
     assert fields == used | in_arms | of_the_run
+
+
+@pytest.mark.parametrize("presets", [EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS])
+def test_every_field_is_read_somewhere(presets):
+    """By a phase, or by name in the experiment's code or the code that runs it."""
+    config = presets["quick"]
+    (folder,) = ROOT.glob(f"{type(config).__name__.removesuffix('Config').lower()}_*")
+    code = [path.read_text(encoding="utf-8") for path in (*folder.glob("*.py"), *ROOT.glob("common/**/*.py"))]
+    code = "\n".join(text for text in code if "class Exp4Config" not in text)
+    for name in (spec.name for spec in dataclasses.fields(config)):
+        assert re.search(rf'config\.{name}\b|config, "{name}"|"config"\]\["{name}"\]', code), name
 
 
 def test_a_package_belongs_to_the_fingerprint_with_all_that_it_imports():

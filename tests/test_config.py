@@ -7,17 +7,44 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.checkpoint import ConfigView
-from common.config import EXP1_PRESETS, ConfigError, Exp1Config, parse_command_line
+from common.config import (
+    EXP1_PRESETS,
+    EXP2_PRESETS,
+    EXP3_PRESETS,
+    EXP4_PRESETS,
+    JUDGED_STEPS,
+    ConfigError,
+    Exp1Config,
+    parse_command_line,
+)
+from common.model_evaluation import STEPS
 
+ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS)
+QUICK = tuple(presets["quick"] for presets in ALL_PRESETS)
 BOUNDED = [spec for spec in dataclasses.fields(Exp1Config) if spec.metadata]
 NUMBERS = [spec for spec in BOUNDED if spec.type in (int, float)]
 
 
-def test_every_preset_is_named_as_it_says():
-    for name, config in EXP1_PRESETS.items():
-        assert config.preset == name
-    assert EXP1_PRESETS["quick"] == Exp1Config(), "quick is the default"
-    assert len(EXP1_PRESETS["full"].seeds) >= 3
+@pytest.mark.parametrize("presets", ALL_PRESETS)
+def test_every_preset_is_named_as_it_says(presets):
+    assert {name: config.preset for name, config in presets.items()} == {"quick": "quick", "full": "full"}
+    assert len(presets["full"].seeds) >= 3
+    assert parse_command_line(presets, []) == presets["quick"], "quick is the default"
+
+
+@pytest.mark.parametrize("config", QUICK)
+def test_numbers_beyond_their_bounds_are_refused(config):
+    for spec in (spec for spec in dataclasses.fields(config) if spec.metadata):
+        low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
+        beyond = {low - 1, high + 1, above} - {float("inf"), -float("inf")}
+        for value in beyond:
+            bad = (value,) if isinstance(spec.default, tuple) else value
+            with pytest.raises(ConfigError, match=spec.name):
+                dataclasses.replace(config, **{spec.name: bad})
+
+
+def test_no_stride_is_longer_than_what_predictions_are_judged_on():
+    assert max(STEPS) == JUDGED_STEPS
 
 
 @given(st.data())
@@ -65,6 +92,15 @@ def test_fields_that_belong_together_are_checked_together():
         Exp1Config(trajectory_length=192)
     with pytest.raises(ConfigError, match="seeds"):
         Exp1Config(seeds=(1, 1))
+    for presets, changed in (
+        (EXP2_PRESETS, {"cma_starts": 65}),
+        (EXP3_PRESETS, {"replan_execute": 13}),
+        (EXP3_PRESETS, {"tau_sweep": (1.0, 1.0000001)}),
+        (EXP3_PRESETS, {"study_horizon": 7}),
+        (EXP4_PRESETS, {"pillar_horizons": (7,)}),
+    ):
+        with pytest.raises(ConfigError, match=next(iter(changed))):
+            dataclasses.replace(presets["quick"], **changed)
 
 
 def test_a_configuration_is_frozen():
@@ -72,14 +108,14 @@ def test_a_configuration_is_frozen():
         Exp1Config().seeds = (1,)
 
 
-def test_every_field_is_explained():
+@pytest.mark.parametrize("config", QUICK)
+def test_every_field_is_explained(config):
     """--help prints the comment above each field; a field without one would print none."""
     import inspect
 
-    from common import config
-
-    lines = inspect.getsource(config).splitlines()
-    for name in (spec.name for spec in dataclasses.fields(Exp1Config)):
+    for name in (spec.name for spec in dataclasses.fields(config)):
+        owner = next(cls for cls in type(config).__mro__ if name in vars(cls).get("__annotations__", {}))
+        lines = inspect.getsource(owner).splitlines()
         at = next(i for i, line in enumerate(lines) if line.strip().startswith(f"{name}:"))
         assert lines[at - 1].strip().startswith("#"), f"{name} has no comment"
 

@@ -29,7 +29,7 @@ SEEDS = ("--seeds", "0", "1")
 
 
 def promised_metrics():
-    """The names that issue 2 says must exist, at the tiny run's horizons."""
+    """The names that users may rely on, at the tiny run's horizons."""
     names = set()
     for horizon in (4, 5, 20, 50, 100):
         arms = {"lorenz": ["helm", "cascade", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step"]}

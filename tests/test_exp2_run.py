@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
 
 
 def promised_metrics():
-    """The names that issue 3 says must exist, for the tiny run's functions."""
+    """The names that users may rely on, for the tiny run's functions."""
     basins = [
         "coverage",
         "own_coverage",
@@ -135,6 +135,9 @@ def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
         (["--map-sigmas", "0.1", "0.05"], "--map-sigmas"),
         (["--hop-margin", "3"], "--hop-margin"),
         (["--replot"], "--replot"),
+        (["--budget-sweep", "300", "--smooth-steps", "200"], "mollified_descent spends"),
+        (["--polish-steps", "400"], "the budget is 1200"),
+        (["--functions", "eggholder", "--dimensions", "5"], "--dimensions"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, words):

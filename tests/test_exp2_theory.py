@@ -97,6 +97,14 @@ def test_trained_ripple_gain_is_the_filters(arm):
     assert measured.item() == pytest.approx(predicted.item(), rel=0.05)
 
 
+@pytest.mark.parametrize("half_width", [2.0, 3.0, 4.5])
+def test_the_truth_keeps_every_ripple_whatever_the_square(half_width):
+    landscape = misaligned_landscape(half_width)
+    energies = landscape(cell_centres(200, half_width)).view(1, 200, 200)
+    assert ripple_gain(energies, landscape).item() == pytest.approx(1.0, abs=1e-6)
+    assert landscape.minimisers.abs().max() < half_width
+
+
 CELL = 0.05  # length of the grid's cells
 
 

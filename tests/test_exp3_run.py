@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 
 
 def promised_metrics():
-    """The names that issue 4 says must exist."""
+    """The names that users may rely on."""
     names = {
         f"{env}/{model}/{planner}/{mode}/T={horizon}/{name}"
         for env in ENVIRONMENTS

@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
 
 
 def promised_metrics():
-    """The names that issue 5 says must exist, for the tiny run's environment and horizons."""
+    """The names that users may rely on, for the tiny run's environment and horizons."""
     objectives = (
         "reconstruction", "infonce", "infonce_geometric", "next_state", "qrl_symmetric", "qrl",
         "temporal_distance", "straightening",
@@ -111,6 +111,11 @@ def test_every_figure_exists_and_shows_something(finished):
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
     RUN.assert_replot(finished)
+
+
+def test_another_experiments_results_are_not_drawn(finished):
+    done = TinyRun("exp3_planning_efficiency", (), frozenset())(finished, "--replot", code=2)
+    assert "exp4_contrastive_fix" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):

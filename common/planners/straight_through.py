@@ -30,7 +30,7 @@ class StraightThrough:
     whose gradients foretell less: there the hard samples find what the gradient does not.
     pull_back="gumbel" goes through softmax((logits + noise) / tau), the straight-through Gumbel-softmax
     estimator (Jang et al., 2017), which is biased; with G = 1, S = 4, travel 13.5 (45 steps of .3), betas
-    (.5, .9) and init_sigma .3 it is the planner of the issue's prototype.
+    (.5, .9) and init_sigma .3 it is the planner of this repository's first prototype.
     """
 
     travel: float = 8.0  # rate of Adam times iterations of a stage: how far a logit can move
