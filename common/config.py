@@ -258,7 +258,8 @@ class Exp2Config(RunConfig):
 
     # --- what HELM adds ---------------------------------------------------------------------
     # weight of L_HF = (E(a) - E(a + delta))^2 in the `helm` arm. The documents' 1.0 cannot remove a
-    # ripple (gain 0.89) and stays as the arm `helm_published`; what works is lambda sigma^2 = 0.25 .. 0.75
+    # ripple (gain 0.89) and stays as the arm `helm_published`; what works is lambda sigma^2 of
+    # about 0.25 to 1.2
     lambda_hf: float = bounded(100.0, low=0.0)
     # standard deviation of delta [length]; the documents' 0.05
     hf_noise_sigma: float = bounded(0.05, low=0.0)

@@ -140,7 +140,7 @@ def _function_criteria(function: str) -> tuple[Criterion, ...]:
                   f"{function}: mollified descent reaches the minimum (success > .5)",
                   f"{prefix}/mollified_descent/success", ">", 0.5),
         Criterion(f"exp2/{function}/cma_es", beyond,
-                  f"{function}: mollified descent at or above CMA-ES (difference)",
+                  f"{function}: mollified descent at or above CMA-ES (of fewer starts)",
                   f"{prefix}/mollified_descent/success", ">=", 0.0, minus=f"{prefix}/cma_es/success"),
     )  # fmt: skip
 
