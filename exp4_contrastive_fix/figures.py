@@ -103,7 +103,7 @@ def draw_headline(results: Results, arrays: Arrays, name: str) -> Figure:
     for label, title in MODELS.items():
         greedy = mean_of(results, f"{name}/{COMPARED[label]}/greedy")
         energy = arrays[f"{name}/{COMPARED[label]}/energy"][0]
-        panels[f"{title}\ndescent arrives from {greedy:.0%} of starts"] = energy
+        panels[f"{title}\ndescent arrives from {greedy:.1%} of starts"] = energy
     for axis, (title, energy) in zip(axes.flat, panels.items(), strict=False):
         draw_landscape(axis, position, energy, label="energy, lowest over headings")
         axis.set_title(title, fontsize=9.5)
