@@ -84,12 +84,18 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def save_animation(frames: Sequence[Figure], path: Path, seconds_a_frame: float = 0.25) -> None:
-    """Write figures of one size as an animated GIF that repeats, its last frame for two seconds longer."""
-    images = []
+    """Write figures of one size as an animated GIF that repeats, its last frame for two seconds longer.
+
+    All frames share a palette, so what does not move is stored once.
+    """
+    drawn = []
     for figure in frames:
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        images.append(_reduce_colours(Image.fromarray(np.asarray(canvas.buffer_rgba())), 64))
+        drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    some = np.concatenate([*drawn[:: max(1, len(drawn) // 8)], drawn[-1]])
+    palette = _reduce_colours(Image.fromarray(some), 64)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in drawn]
     durations = [int(1000 * seconds_a_frame)] * len(images)
     durations[-1] += 2000
     first, *others = images
