@@ -504,7 +504,7 @@ class Exp3Config(MiniGridConfig):
 
 
 EXP3_PRESETS = {
-    "quick": Exp3Config(planning_horizons=(10, 20, 50)),
+    "quick": Exp3Config(iterations=2000, planning_horizons=(20, 50), budget_sweep=(80, 320)),
     "full": Exp3Config(
         preset="full",
         seeds=(0, 1, 2),
@@ -570,10 +570,10 @@ class Exp4Config(MiniGridConfig):
 
 EXP4_PRESETS = {
     "quick": Exp4Config(
-        iterations=1000,
+        iterations=900,
         learning_rate=3e-3,
-        planning_horizons=(10, 50),
-        evaluations_per_step=160,
+        planning_horizons=(20, 50),
+        evaluations_per_step=128,
         pillar_objectives=("qrl_symmetric",),
     ),
     "full": Exp4Config(
