@@ -112,9 +112,13 @@ def fingerprint(view: ConfigView, source: str, upstream: Sequence[str] = ()) -> 
     """Hash of a phase's fields, its module's sources, the phases that it builds on and the packages."""
     fields = {name: str(value) for name, value in view.items()}
     sources = {name: _file_hash(ROOT / name) for name in imported_project_files(source)}
-    versions = [importlib.metadata.version(name) for name in COMPUTING]
-    text = json.dumps([fields, sources, list(upstream), versions], sort_keys=True)
+    text = json.dumps([fields, sources, list(upstream), _versions()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _versions() -> list[str]:
+    return [importlib.metadata.version(name) for name in COMPUTING]
 
 
 @cache

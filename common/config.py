@@ -10,7 +10,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args
@@ -63,8 +63,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
             _validate_field(spec, getattr(self, spec.name))
-        if len(set(self.seeds)) != len(self.seeds):
-            reject("seeds", self.seeds, "each seed once")
+        self._require_distinct("seeds", "each seed once")
+
+    def _require_distinct(
+        self, name: str, allowed: str, key: Callable[[Any], Any] = lambda value: value
+    ) -> None:
+        """Reject a field two of whose values have the same key."""
+        values = getattr(self, name)
+        if len({key(value) for value in values}) != len(values):
+            reject(name, values, allowed)
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
@@ -191,8 +198,9 @@ class Exp1Config(RunConfig):
             or not set(self.systems) <= set(known)
         ):
             reject("systems", self.systems, f"at least one of {', '.join(known)}, each once")
-        if len({f"{weight:g}" for weight in self.spectral_sweep}) != len(self.spectral_sweep):
-            reject("spectral_sweep", self.spectral_sweep, "weights that differ in their first six digits")
+        self._require_distinct(
+            "spectral_sweep", "weights that differ in their first six digits", "{:g}".format
+        )
         longest = max(self.macro_rollouts) * max(self.coarse_stride, self.cascade_stride)
         if self.trajectory_length <= longest:
             reject(
@@ -348,9 +356,7 @@ class Exp2Config(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("functions", "dimensions"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                reject(name, values, "each value once")
+            self._require_distinct(name, "each value once")
         if self.plan_evaluations < 3 * (self.smooth_steps + self.polish_steps) + 4:
             reject("plan_evaluations", self.plan_evaluations, "at least one descent and one polish")
         if self.cma_starts > self.function_starts:
@@ -495,8 +501,9 @@ class Exp3Config(MiniGridConfig):
         if self.study_horizon not in self.planning_horizons:
             allowed = " ".join(map(str, self.planning_horizons))
             reject("study_horizon", self.study_horizon, f"one of --planning-horizons, {allowed}")
-        if len({f"{tau:g}" for tau in self.tau_sweep}) != len(self.tau_sweep):
-            reject("tau_sweep", self.tau_sweep, "temperatures that differ in their first six digits")
+        self._require_distinct(
+            "tau_sweep", "temperatures that differ in their first six digits", "{:g}".format
+        )
 
     def training_rollouts(self) -> tuple[int, ...]:
         """Those of every jumpy level too [steps]."""
@@ -564,8 +571,7 @@ class Exp4Config(MiniGridConfig):
         if not set(self.pillar_horizons) <= set(self.planning_horizons):
             allowed = " ".join(map(str, self.planning_horizons))
             reject("pillar_horizons", self.pillar_horizons, f"among --planning-horizons, {allowed}")
-        if len(set(self.pillar_objectives)) != len(self.pillar_objectives):
-            reject("pillar_objectives", self.pillar_objectives, "each value once")
+        self._require_distinct("pillar_objectives", "each value once")
 
 
 EXP4_PRESETS = {

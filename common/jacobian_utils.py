@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from common.runtime import to_float64
+from common.runtime import measurement_device, to_float64
 
 Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., B, d_a]) -> [..., B, d_out]
 
@@ -138,9 +138,7 @@ class JacobianAccumulator:
     RESCALE_EVERY = 8
 
     def __init__(self, batch_shape: Sequence[int], dim: int, device: torch.device | str = "cpu"):
-        if torch.device(device).type == "mps":  # has no float64
-            device = "cpu"
-        self.device = torch.device(device)
+        self.device = device = measurement_device(torch.device(device))
         self.state_map = torch.eye(dim, dtype=torch.float64, device=device).repeat(*batch_shape, 1, 1)
         self.gramian = torch.zeros_like(self.state_map)
         self.state_log_scale = torch.zeros(tuple(batch_shape), dtype=torch.float64, device=device)

@@ -145,12 +145,13 @@ def run_planner(
 
 
 def every_planner(
-    run: Run, phase: Callable, task: Task, fields: Fields, planners: tuple[str, ...]
+    run: Run, phase: Callable, fields: Fields, planners: tuple[str, ...]
 ) -> dict[str, dict[str, Tensor]]:
     """A measurement phase once for each planner, by its name."""
+    task, upstream = fields.task, trainings(fields)
     return {
         planner: run.measure(
-            phase, f"{task.name}/planning/{planner}", task, fields, planner, upstream=trainings(fields)
+            phase, f"{task.name}/planning/{planner}", task, fields, planner, upstream=upstream
         )
         for planner in planners
     }

@@ -230,15 +230,9 @@ def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -
         axis.tick_params(labelsize=7, pad=-1)
         axis.view_init(elev=38, azim=-58)
         axis.set_box_aspect(None, zoom=0.94)
-        text = (
-            ""
-            if arm == "true"
-            else "\n"
-            + ", ".join(
-                f"{name} {_mean(metrics, f'aligned/{arm}/{name}'):.2f}" for name in ("coverage", "shrink")
-            )
-        )
-        axis.set_title(f"{LABELS[arm]}{text}", loc="center", y=0.99)
+        shown = () if arm == "true" else ("coverage", "shrink")
+        numbers = ", ".join(f"{name} {_mean(metrics, f'aligned/{arm}/{name}'):.2f}" for name in shown)
+        axis.set_title(f"{LABELS[arm]}\n{numbers}".strip(), loc="center", y=0.99)
     figure.suptitle(
         "Mollification at a glance (height: energy E; line: true minimum; "
         "shrink: what is left of the basin)",
