@@ -225,7 +225,7 @@ def start_run(
     config = parse_command_line(presets, args)
     configure_logging()
     try:
-        if check is not None:
+        if check is not None and not config.replot:
             check(config)
         run = Run(experiment, config, folder, presets[config.preset])
         if config.replot:

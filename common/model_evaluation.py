@@ -157,6 +157,7 @@ def record_task(results: Results, task: Task) -> None:
     """Coverage of the data, and what figures of the grid need."""
     world = task.world
     results.add(f"{task.name}/data_coverage", data_coverage(task), "of all reachable states")
+    results.add(f"{task.name}/num_states", [world.num_states] * len(task.walks), "states")
     for name, values in {
         "position": world.position,
         "distance": task.distance,

@@ -37,6 +37,7 @@ PLANNING_FIELDS = (
     *TASK_FIELDS, "coarse_stride", "evaluations_per_step", "replan_horizon", "replan_execute",
     "open_temperature", "closed_temperature", "gumbel_tau", "gd_steps", "gd_lr", "coarse_share",
 )  # fmt: skip
+STARTS = "/starts"  # ends the names of arrays [S, E] that hold a metric start by start
 UNITS = {"success": "1", "spl": "1", "final_distance": "steps", "evaluations": "transitions"}
 
 Measured = Mapping[str, Tensor]  # `T=../success` and its like at every horizon, each [S, E]
@@ -164,6 +165,19 @@ def compare_planners(
 # ----------------------------------------------------------------------------------------------
 
 
+def record_success(results: Results, name: str, success: Tensor) -> None:
+    """A success rate [S, E] with Wilson's 95% interval; start by start, as bool, in `{name}/starts`."""
+    rates = success.double()
+    results.add(name, rates.mean(1), "1", success_interval(rates))
+    results.add_array(name + STARTS, success.bool())
+
+
+def record_paired(results: Results, name: str, difference: Tensor) -> None:
+    """A difference over the same starts [S, E] with its 95% interval; start by start in `{name}/starts`."""
+    results.add(name, difference.double().mean(1), "1", paired_interval(difference))
+    results.add_array(name + STARTS, difference.float())
+
+
 def record_planner(results: Results, prefix: str, measured: Measured, horizons: Sequence[int]) -> None:
     """`{prefix}/T=../success` and its like, with 95% intervals.
 
@@ -172,8 +186,10 @@ def record_planner(results: Results, prefix: str, measured: Measured, horizons: 
     for here in (f"T={horizon}" for horizon in horizons):
         for name, unit in UNITS.items():
             values = measured[f"{here}/{name}"]
-            interval = success_interval(values) if name == "success" else None
-            results.add(f"{prefix}/{here}/{name}", values.mean(1), unit, interval)
+            if name == "success":
+                record_success(results, f"{prefix}/{here}/{name}", values)
+            else:
+                results.add(f"{prefix}/{here}/{name}", values.mean(1), unit)
         results.timings[f"{prefix}/{here}/milliseconds"] = float(measured[f"{here}/milliseconds"])
         results.add_array(f"{prefix}/{here}/states", measured[f"{here}/states"].to(torch.int16))
 
@@ -183,8 +199,7 @@ def record_difference(
 ) -> None:
     """`{prefix}/{mode}/T=../success`: success of first - second over the same starts, with 95% intervals."""
     for here in (f"T={horizon}/success" for horizon in horizons):
-        difference = (first[here] - second[here]).mean(1)
-        results.add(f"{prefix}/{mode}/{here}", difference, "1", paired_interval(first[here], second[here]))
+        record_paired(results, f"{prefix}/{mode}/{here}", first[here] - second[here])
 
 
 def record_controls(

@@ -182,11 +182,11 @@ def success_interval(success: Tensor) -> tuple[float, float]:
     return wilson_interval(float(success.mean(0).sum()), success.shape[1])
 
 
-def paired_interval(first: Tensor, second: Tensor) -> tuple[float, float]:
-    """95% interval of the mean of first - second [S, E], over starts.
+def paired_interval(difference: Tensor) -> tuple[float, float]:
+    """95% interval of the mean of a difference over the same starts [S, E].
 
     The episodes of one start are not independent between seeds: each start counts once, with its mean.
     """
-    difference = (first - second).double().mean(0)
-    half = 1.96 * float(difference.std()) / math.sqrt(len(difference))
-    return float(difference.mean()) - half, float(difference.mean()) + half
+    by_start = difference.double().mean(0)
+    half = 1.96 * float(by_start.std()) / math.sqrt(len(by_start))
+    return float(by_start.mean()) - half, float(by_start.mean()) + half

@@ -28,6 +28,7 @@ PLANNER_LABELS = {
 CONTROL_LABELS = {"shortest_path": "shortest path", "random_policy": "random policy (exact)"}
 CONTROL_STYLES = {"shortest_path": ":", "random_policy": "--"}
 MODE_LABELS = {"open": "open loop", "closed": "closed loop"}
+SHOWN = "Empty-16x16"  # in figures of one environment, where it was measured
 
 
 def measured_environments(results: Results) -> list[str]:
@@ -42,6 +43,11 @@ def mean_of(results: Results, name: str) -> float:
     return float("nan") if entry is None or entry["mean"] is None else entry["mean"]
 
 
+def shown_environment(names: Sequence[str]) -> str:
+    """Of figures of one environment: SHOWN, or the first."""
+    return SHOWN if SHOWN in names else names[0]
+
+
 def short_label(planner: str) -> str:
     """A planner's name as far as its first comma."""
     return PLANNER_LABELS[planner].partition(",")[0]
@@ -50,6 +56,16 @@ def short_label(planner: str) -> str:
 # ----------------------------------------------------------------------------------------------
 # Success
 # ----------------------------------------------------------------------------------------------
+
+
+def success_figures(
+    results: Results, names: Sequence[str], models: Mapping[str, str], stem: str
+) -> dict[str, Figure]:
+    """`{stem}.png` of one environment, that it can be read on a page, and `{stem}_all.png` of all."""
+    figures = {f"{stem}.png": draw_success(results, [shown_environment(names)], models)}
+    if len(names) > 1:
+        figures[f"{stem}_all.png"] = draw_success(results, names, models)
+    return figures
 
 
 def draw_success(results: Results, names: Sequence[str], models: Mapping[str, str]) -> Figure:
@@ -76,11 +92,18 @@ def _success_panel(axis: Axes, results: Results, name: str, model: str, mode: st
         axis.plot(horizons, values, CONTROL_STYLES[control], **style)
     for planner, label in PLANNER_LABELS.items():
         metrics = [f"{name}/{model}/{planner}/{mode}/T={horizon}/success" for horizon in horizons]
-        mean, low, high = _with_intervals(results, metrics)
-        axis.plot(horizons, mean, marker="o", color=COLORS[planner], label=label)
-        axis.fill_between(horizons, low, high, color=COLORS[planner], alpha=0.15, linewidth=0)
+        draw_line(axis, results, metrics, horizons, color=COLORS[planner], label=label)
     axis.set_ylim(-0.03, 1.03)
     axis.set_xticks(horizons)
+
+
+def draw_line(
+    axis: Axes, results: Results, metrics: Sequence[str], x: Sequence[float], color: str, label: str
+) -> None:
+    """A line through metrics with the band of their 95% intervals."""
+    mean, low, high = _with_intervals(results, metrics)
+    axis.plot(x, mean, marker="o", color=color, label=label)
+    axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def draw_bars(
@@ -175,14 +198,15 @@ def draw_training(
         arms: {arm: (label, colour)}.
     """
     figure, axes = new_figure(len(names), len(terms), (3.3 * len(terms), 0.9 + 2.4 * len(names)))
-    handles = {}
+    handles, widths = {}, np.linspace(2.8, 1.0, len(arms))  # what lies below another shows as its rim
     for line, name in zip(axes, names, strict=True):
+        line[0].set_ylabel("term of the loss")
         for axis, (term, title) in zip(line, terms.items(), strict=True):
-            for arm, (label, color) in arms.items():
+            for (arm, (label, color)), width in zip(arms.items(), widths, strict=True):
                 key = f"{name}/{arm}/history/{term}"
                 if key in arrays:
                     steps = arrays[f"{name}/{arm}/history/iteration"]
-                    plot_band(axis, steps, arrays[key], label, color, marker="", linewidth=1.2)
+                    plot_band(axis, steps, arrays[key], label, color, marker="", linewidth=width)
             handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
             axis.set_yscale("log")
             axis.set_title(f"{name}\n{title}", fontsize=9.5)

@@ -4,6 +4,7 @@ Shapes: S seeds, E episodes.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,8 +12,14 @@ from torch import Tensor
 from common.checkpoint import uses
 from common.config import Exp3Config
 from common.minigrid_task import Task
-from common.planner_comparison import PLANNING_FIELDS, Measured, configured_planner, problems_of
-from common.planner_evaluation import evaluate_planner, success_interval
+from common.planner_comparison import (
+    PLANNING_FIELDS,
+    Measured,
+    configured_planner,
+    problems_of,
+    record_success,
+)
+from common.planner_evaluation import evaluate_planner
 from common.planners import PLANNERS
 from common.results import Results
 from common.runtime import Progress, generator
@@ -26,6 +33,7 @@ PAIRS = (  # compared over the same starts
 )
 ABLATION = ("flat", "spectral", "hf", "helm")  # models
 WITH_TAU = ("flat_gradient", "verified_gradient", "helm")  # planners that have a temperature
+KEPT = ("success", "evaluations", "milliseconds")  # of every run of the sweeps
 ABLATION_PLANNERS = {"unverified": "flat_gradient", "verified": "verified_gradient"}
 
 
@@ -37,29 +45,53 @@ def measure_sweeps(
 
     `budget={n}/{planner}/..`, `stride={s}/helm/..`, `tau={x}/{planner}/..`, each as evaluate_planner.
     """
-    runs = [
-        (f"budget={budget}", name, {"budget": budget}) for budget in config.budget_sweep for name in PLANNERS
-    ]
-    runs += [(f"stride={stride}", "helm", {"stride": stride}) for stride in config.stride_sweep]
-    runs += [(f"tau={tau:g}", name, {"tau": tau}) for tau in config.tau_sweep for name in WITH_TAU]
-    measured, progress = {}, Progress(len(runs), f"{task.name}/sweeps")
-    for setting, name, changed in runs:
-        make_problem = problems_of(task, models, arm, changed.get("stride", config.coarse_stride), device)
-        found = evaluate_planner(
-            task,
-            make_problem,
-            configured_planner(name, config, changed.get("tau")),
-            "open",
-            [config.study_horizon],
-            config,
-            lambda _, name=name: generator(config.seeds[0], f"{task.name}/sweeps/{name}"),
-            changed.get("budget"),
-        )[config.study_horizon]
-        for kept in ("success", "evaluations", "milliseconds"):
-            measured[f"{setting}/{name}/{kept}"] = found[kept]
-        progress.update(f"{setting} {name} success={found['success'].mean():.2f}")
+    standard = _Setting(config.evaluations_per_step, config.coarse_stride, config.gumbel_tau)
+    runs = {
+        f"budget={budget}/{name}": (name, replace(standard, budget=budget))
+        for budget in config.budget_sweep
+        for name in PLANNERS
+    }
+    for stride in config.stride_sweep:
+        runs[f"stride={stride}/helm"] = "helm", replace(standard, stride=stride)
+    for tau in config.tau_sweep:
+        runs |= {f"tau={tau:g}/{name}": (name, replace(standard, tau=tau)) for name in WITH_TAU}
+    found, progress = {}, Progress(len(set(runs.values())), f"{task.name}/sweeps")
+    for name, setting in dict.fromkeys(runs.values()):  # sweeps meet in the standard setting
+        found[name, setting] = _plan_at(task, models, arm, name, setting, config, device)
+        progress.update(f"{name} {setting} success={found[name, setting]['success'].mean():.2f}")
     progress.close()
-    return measured
+    return {f"{label}/{kept}": found[run][kept] for label, run in runs.items() for kept in KEPT}
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the sweeps change: evaluations for each step, stride of the jumpy level, temperature."""
+
+    budget: int
+    stride: int
+    tau: float
+
+
+def _plan_at(
+    task: Task,
+    models: Mapping[str, WorldModel],
+    arm: str,
+    planner: str,
+    setting: _Setting,
+    config: Exp3Config,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """evaluate_planner, open loop at the study horizon; the same noise at every setting."""
+    return evaluate_planner(
+        task,
+        problems_of(task, models, arm, setting.stride, device),
+        configured_planner(planner, config, setting.tau),
+        "open",
+        [config.study_horizon],
+        config,
+        lambda _: generator(config.seeds[0], f"{task.name}/sweeps/{planner}"),
+        setting.budget,
+    )[config.study_horizon]
 
 
 def record_ablation(
@@ -71,9 +103,8 @@ def record_ablation(
 ) -> None:
     """Success of unverified and verified gradient planning in each variant of the model."""
     for (arm, planner), found in measured.items():
-        values = found[f"T={horizon}/success"]
         name = f"ablation/{task.name}/{mode}/T={horizon}/{arm}/{planner}/success"
-        results.add(name, values.mean(1), "1", success_interval(values))
+        record_success(results, name, found[f"T={horizon}/success"])
 
 
 def record_sweeps(results: Results, task: Task, measured: Mapping[str, Tensor]) -> None:
@@ -81,5 +112,7 @@ def record_sweeps(results: Results, task: Task, measured: Mapping[str, Tensor]) 
     for name, value in measured.items():
         if name.endswith("milliseconds"):
             results.timings[f"sweep/{task.name}/{name}"] = float(value)
+        elif name.endswith("success"):
+            record_success(results, f"sweep/{task.name}/{name}", value)
         else:
             results.add(f"sweep/{task.name}/{name}", value.mean(1))

@@ -15,11 +15,13 @@ from common.planning_figures import (
     draw_bars,
     draw_episode,
     draw_landscape,
+    draw_line,
     draw_pairs,
-    draw_success,
     draw_training,
     mean_of,
     measured_environments,
+    shown_environment,
+    success_figures,
 )
 from common.viz_utils import COLORS, new_figure
 
@@ -31,6 +33,12 @@ EPISODES = {
     "HELM, coarse to fine\nHELM's model": "helm/helm",
     "CEM\nHELM's model": "helm/cem",
 }
+KNOWLEDGE = {
+    "spearman": "Spearman",
+    "accuracy_1": "right after 1 step",
+    "accuracy_10": "after 10",
+    "accuracy_50": "after 50",
+}
 LOSSES = {"reconstruction": "reconstruction", "dynamics": "dynamics", "spectral": "spectral penalty"}
 
 
@@ -39,9 +47,9 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
     names = measured_environments(results)
     studied = names[: results["config"]["study_environments"]]
     arms = {arm: (label, COLORS[arm]) for arm, label in VARIANTS.items()}
-    shown = "Empty-16x16" if "Empty-16x16" in names else names[0]
+    shown = shown_environment(names)
     figures: dict[str, Figure | list[Figure]] = {
-        "exp3_success_rate.png": draw_success(results, names, MODELS | {"flat": FLAT_TITLE}),
+        **success_figures(results, names, MODELS | {"flat": FLAT_TITLE}, "exp3_success_rate"),
         "exp3_latent_topology.png": draw_topology(results, arrays, shown),
         "exp3_paths.png": draw_paths(results, arrays, shown),
         "exp3_training.png": draw_training(arrays, names, LOSSES, arms),
@@ -61,20 +69,24 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
 def draw_efficiency(results: Results, names: Sequence[str]) -> Figure:
     """Success over transition evaluations and over milliseconds a plan, on HELM's model, open loop."""
     figure, axes = new_figure(len(names), 2, (9.0, 0.9 + 2.7 * len(names)), sharey="row")
-    horizon = results["config"]["study_horizon"]
+    horizon, budgets = results["config"]["study_horizon"], results["config"]["budget_sweep"]
     for line, name in zip(axes, names, strict=True):
-        for planner in PLANNER_LABELS:
-            success, evaluations, milliseconds = _sweep(results, name, planner)
-            style = {"marker": "o", "color": COLORS[planner], "label": PLANNER_LABELS[planner]}
-            line[0].plot(evaluations, success, **style)
-            line[1].plot(milliseconds, success, **style)
+        for planner, label in PLANNER_LABELS.items():
+            swept = [f"sweep/{name}/budget={budget}/{planner}" for budget in budgets]
+            spent = {
+                0: [mean_of(results, f"{prefix}/evaluations") for prefix in swept],
+                1: [results["timings"][f"{prefix}/milliseconds"] for prefix in swept],
+            }
+            success = [f"{prefix}/success" for prefix in swept]
+            for column, cost in spent.items():
+                draw_line(line[column], results, success, cost, COLORS[planner], label)
         line[0].set_title(f"{name}, open loop, T = {horizon}")
         line[0].set_ylabel("success rate")
         random = mean_of(results, f"{name}/random_policy/T={horizon}/success")
         for axis in line:
             axis.axhline(random, color=COLORS["random_policy"], ls="--", label="random policy (exact)")
             axis.set_ylim(-0.03, 1.03)
-        ticks = [budget * horizon for budget in results["config"]["budget_sweep"]]
+        ticks = [budget * horizon for budget in budgets]
         line[0].set_xscale("log")
         line[0].set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         line[0].minorticks_off()
@@ -82,17 +94,6 @@ def draw_efficiency(results: Results, names: Sequence[str]) -> Figure:
     axes[-1, 1].set_xlabel("milliseconds a plan, all episodes in one batch")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
-
-
-def _sweep(results: Results, name: str, planner: str) -> tuple[list[float], list[float], list[float]]:
-    """Success, evaluations and milliseconds over the budgets."""
-    columns: tuple[list[float], list[float], list[float]] = ([], [], [])
-    for budget in results["config"]["budget_sweep"]:
-        prefix = f"sweep/{name}/budget={budget}/{planner}"
-        columns[0].append(mean_of(results, f"{prefix}/success"))
-        columns[1].append(mean_of(results, f"{prefix}/evaluations"))
-        columns[2].append(results["timings"][f"{prefix}/milliseconds"])
-    return columns
 
 
 # ----------------------------------------------------------------------------------------------
@@ -107,9 +108,8 @@ def draw_ablation(results: Results, names: Sequence[str]) -> Figure:
         for axis, mode in zip(line, MODE_LABELS, strict=False):
             _ablation_bars(axis, results, name, mode)
         _norms(line[2], results, name)
-        knowledge = {"spearman": "Spearman", "accuracy_1": "1 step", "accuracy_10": "10", "accuracy_50": "50"}
-        _model_bars(line[3], results, name, knowledge)
-        line[3].set_title("Spearman, accuracy")
+        _model_bars(line[3], results, name, KNOWLEDGE)
+        line[3].set_title("what the model knows")
         line[3].legend(ncols=2)
         line[3].set_ylim(0, 1.35)
     return figure
@@ -172,9 +172,10 @@ def draw_topology(results: Results, arrays: Arrays, name: str) -> Figure:
         line[0].set_title(f"{MODELS[model]}: Spearman {rank:.2f}")
         line[0].set_xlabel("true distance [steps]")
         line[0].set_ylabel("latent distance")
-        draw_landscape(line[1], position, arrays[f"{name}/{model}/energy"][0])
+        energy = arrays[f"{name}/{model}/energy"][0]
+        draw_landscape(line[1], position, energy, label="energy, lowest over headings")
         line[1].set_title("learned energy, and downhill")
-        draw_landscape(line[2], position, distance)
+        draw_landscape(line[2], position, distance, label="steps, fewest over headings")
         line[2].set_title("true steps to the goal")
     figure.suptitle(f"{name}: what latent distance knows of the steps to the goal")
     return figure
@@ -183,12 +184,12 @@ def draw_topology(results: Results, arrays: Arrays, name: str) -> Figure:
 def draw_paths(results: Results, arrays: Arrays, name: str) -> Figure:
     """The paths that plans from the reset state took, open loop, on MiniGrid's picture."""
     horizon = results["config"]["study_horizon"]
-    figure, axes = new_figure(2, len(PLANNER_LABELS), (13.0, 5.0))
-    for line, model in zip(axes, ("flat", "helm"), strict=True):
+    figure, axes = new_figure(len(MODELS), len(PLANNER_LABELS), (13.0, 0.2 + 2.4 * len(MODELS)))
+    for line, model in zip(axes, MODELS, strict=True):
         for axis, planner in zip(line, PLANNER_LABELS, strict=True):
             states = arrays[f"{name}/{model}/{planner}/open/T={horizon}/states"][0, 0]
             reached = _draw_path(axis, arrays, name, states, COLORS[planner])
-            axis.set_title(f"{PLANNER_LABELS[planner]}\n{MODELS[model]}: {reached}", fontsize=8.5)
+            axis.set_title(f"{PLANNER_LABELS[planner]}\n{MODELS[model]}: {reached}", fontsize=8)
     figure.suptitle(f"{name}, open loop, T = {horizon}, first seed", fontsize=9.5)
     return figure
 
@@ -205,4 +206,4 @@ def _draw_path(axis: Axes, arrays: Arrays, name: str, states: np.ndarray, color:
     moved = int((np.diff(states) != 0).sum())
     if not np.isfinite(left):
         return "no way back"
-    return f"goal after {moved} moves" if left == 0 else f"{left:.0f} steps short"
+    return f"goal, {moved} moves" if left == 0 else f"{left:.0f} steps short"

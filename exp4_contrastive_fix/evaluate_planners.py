@@ -5,11 +5,9 @@ Shapes: S seeds, E episodes.
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
-from common.planner_comparison import Measured
-from common.planner_evaluation import paired_interval, success_interval
+from common.planner_comparison import Measured, record_paired, record_success
 from common.results import Results
 
 # The models that are compared with all planners, by the arm that each is.
@@ -19,6 +17,7 @@ DESIGNS = {"qrl_symmetric": "two_pillars", "infonce": "two_pillars_infonce"}  # 
 PAIRS = (  # compared over the same starts
     ("verified_gradient", "cem"),
     ("helm", "cem"),
+    ("helm", "coarse_cem"),
     ("flat_gradient", "random_policy"),
 )
 
@@ -56,7 +55,6 @@ def record_pillars(
         here = f"T={horizon}"
         success = {corner: measured[f"{here}/success"] for corner, measured in found.items()}
         for corner, values in success.items():
-            results.add(f"{prefix}/{here}/{corner}", values.mean(1), "1", success_interval(values))
+            record_success(results, f"{prefix}/{here}/{corner}", values)
         for effect, values in factorial_effects(**success).items():
-            interval = paired_interval(values, torch.zeros_like(values))
-            results.add(f"{prefix}/{here}/{effect}", values.mean(1), "1", interval)
+            record_paired(results, f"{prefix}/{here}/{effect}", values)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from common.planning_figures import (
     MODE_LABELS,
@@ -17,12 +18,13 @@ from common.planning_figures import (
     draw_bars,
     draw_episode,
     draw_landscape,
+    draw_line,
     draw_pairs,
-    draw_success,
     draw_training,
     mean_of,
     measured_environments,
     short_label,
+    success_figures,
 )
 from common.viz_utils import new_figure
 from exp4_contrastive_fix.evaluate_planners import COMPARED, DESIGNS, PILLAR_PLANNERS
@@ -71,7 +73,7 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
     horizon = shown_horizon(results["config"]["planning_horizons"])
     figures: dict[str, Figure | list[Figure]] = {
         "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
-        "exp4_success_rate.png": draw_success(results, names, MODELS | {"oracle": "true dynamics"}),
+        **success_figures(results, names, MODELS | {"oracle": "true dynamics"}, "exp4_success_rate"),
         "exp4_gradient_fidelity.png": draw_fidelity(results, names),
         "exp4_latent_space.png": draw_latent_space(results, arrays, names[0]),
         "exp4_training.png": draw_training(arrays, names, LOSSES, TRAINED),
@@ -82,6 +84,8 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Fi
     studied = names[: results["config"]["pillar_environments"]]
     if studied and results["config"]["pillar_objectives"]:
         figures["exp4_two_pillars.png"] = draw_two_pillars(results, studied)
+        if len(results["config"]["pillar_horizons"]) > 1:
+            figures["exp4_pillars_over_horizon.png"] = draw_pillars_over_horizon(results, studied)
     return figures
 
 
@@ -99,12 +103,14 @@ def draw_headline(results: Results, arrays: Arrays, name: str) -> Figure:
     """Energy over the grid with its descent field, true and learned; the way to the goal, step by step."""
     figure, axes = new_figure(2, 3, (12.0, 7.2))
     position, distance = arrays[f"{name}/task/position"], arrays[f"{name}/task/distance"]
-    panels = {"true steps to the goal\n(breadth-first search)": distance}
+    draw_landscape(axes[0, 0], position, distance, label="steps, fewest over headings")
+    axes[0, 0].set_title("true steps to the goal\n(breadth-first search)", fontsize=9.5)
+    panels = {}
     for label, title in MODELS.items():
         greedy = mean_of(results, f"{name}/{COMPARED[label]}/greedy")
         energy = arrays[f"{name}/{COMPARED[label]}/energy"][0]
-        panels[f"{title}\ndescent arrives from {greedy:.1%} of starts"] = energy
-    for axis, (title, energy) in zip(axes.flat, panels.items(), strict=False):
+        panels[f"{title}, first seed\n(descent arrives from {greedy:.1%} of starts, all seeds)"] = energy
+    for axis, (title, energy) in zip(axes.flat[1:4], panels.items(), strict=True):
         draw_landscape(axis, position, energy, label="energy, lowest over headings")
         axis.set_title(title, fontsize=9.5)
     _distance_panel(axes[1, 1], arrays, name, shown_horizon(results["config"]["planning_horizons"]))
@@ -216,8 +222,14 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
         line[0].set_ylim(-0.08, 1.0)
         for axis, planner in zip(line[1:], ("flat_gradient", "verified_gradient"), strict=True):
             _fidelity_scatter(axis, results, name, planner, horizon)
-    axes[0, 0].legend(fontsize=6.5, ncols=2)
-    axes[0, 1].legend(fontsize=6.5, loc="upper left")
+    plain = {"ls": "", "color": "#555555", "markersize": 8}
+    marks = [
+        Line2D([], [], marker="o", label="closed loop", **plain),
+        Line2D([], [], marker="o", markerfacecolor="white", label="open loop", **plain),
+        Line2D([], [], marker="s", label="with the spectral penalty", **plain),
+    ]
+    handles = axes[0, 0].get_legend_handles_labels()[0] + marks
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
 
@@ -237,12 +249,8 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
             success = mean_of(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
             if np.isnan(success):
                 continue
-            label = arm.replace("_", " ") if mode == "closed" else None
-            axis.plot(
-                fidelity, success, marker, color=color, markerfacecolor=face, markersize=8, label=label, ls=""
-            )
-    axis.set_title(f"{name}: {PLANNER_LABELS[planner]}, T = {horizon}\nfilled: closed loop; hollow: open",
-                   fontsize=9.5)  # fmt: skip
+            axis.plot(fidelity, success, marker, color=color, markerfacecolor=face, markersize=8)
+    axis.set_title(f"{name}: {PLANNER_LABELS[planner]}, T = {horizon}", fontsize=9.5)
     axis.set_xlabel("gradient fidelity, plans of 10 (closed) or 50 steps")
     axis.set_ylabel("success rate")
     axis.set_ylim(-0.08, 1.08)
@@ -261,7 +269,7 @@ def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
     objectives = results["config"]["pillar_objectives"]
     columns = 2 * len(objectives)
-    figure, axes = new_figure(len(rows), columns, (1.0 + 4.0 * columns, 0.6 + 2.9 * len(rows)))
+    figure, axes = new_figure(len(rows), columns, (1.0 + 3.2 * columns, 0.8 + 2.7 * len(rows)))
     horizon = shown_horizon(results["config"]["pillar_horizons"])
     for line, (name, mode) in zip(axes, rows, strict=True):
         for index, objective in enumerate(objectives):
@@ -277,9 +285,31 @@ def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
             effects.set_title("effects on success", fontsize=9)
             effects.axhline(0, color="black", linewidth=0.8)
             effects.set_ylim(-0.75, 0.95)
-    for axis in (axes[0, 0], axes[0, 1]):
-        axis.legend(fontsize=7, ncols=3, loc="upper left")
-    axes[0, 0].set_ylim(0, 1.35)
+    handles = [*axes[0, 0].get_legend_handles_labels()[0], *axes[0, 1].get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.supxlabel("whiskers: 95% interval over starts; dots: training seeds", fontsize=9)
+    return figure
+
+
+def draw_pillars_over_horizon(results: Results, names: Sequence[str]) -> Figure:
+    """The corners of the first 2x2 over the horizon, a column for each planner."""
+    rows = [(name, mode) for name in names for mode in MODE_LABELS]
+    figure, axes = new_figure(len(rows), 4, (12.5, 0.9 + 2.3 * len(rows)), sharex=True, sharey=True)
+    horizons, design = results["config"]["pillar_horizons"], results["config"]["pillar_objectives"][0]
+    for line, (name, mode) in zip(axes, rows, strict=True):
+        for axis, planner in zip(line, PILLAR_PLANNERS, strict=True):
+            for corner, color in CORNERS.items():
+                prefix = f"{DESIGNS[design]}/{name}/{planner}/{mode}"
+                metrics = [f"{prefix}/T={horizon}/{corner}" for horizon in horizons]
+                draw_line(axis, results, metrics, horizons, color, corner)
+            axis.set_title(f"{name}, {MODE_LABELS[mode]}\n{PLANNER_LABELS[planner]}", fontsize=9)
+            axis.set_xticks(horizons)
+            axis.set_ylim(-0.03, 1.03)
+        line[0].set_ylabel("success rate")
+    for axis in axes[-1]:
+        axis.set_xlabel("horizon T [steps]")
+    handles = axes[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=4, title=METRICS[design])
     return figure
 
 

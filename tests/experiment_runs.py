@@ -46,6 +46,15 @@ class TinyRun:
                 assert min(shown.shape) > self.least_side and shown.std() > 0.05, name
                 assert image.n_frames > 1 or not name.endswith(".gif"), name
 
+    def assert_starts(self, output):
+        """What has an interval over starts is in arrays.npz start by start, for pool_seeds.py."""
+        folder = Path(output) / "results"
+        metrics, arrays = load_results(folder)["metrics"], load_arrays(folder)
+        with_interval = {name for name, entry in metrics.items() if "interval95" in entry}
+        assert with_interval == {name[:-7] for name in arrays if name.endswith("/starts")} != set()
+        for name in with_interval:
+            np.testing.assert_allclose(arrays[f"{name}/starts"].mean(1), metrics[name]["values"], atol=1e-7)
+
     def assert_replot(self, output):
         """The same figures, byte for byte, from saved results alone."""
         plots = Path(output) / "plots"

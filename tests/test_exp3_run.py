@@ -103,6 +103,10 @@ def test_every_figure_exists_and_shows_something(finished):
     RUN.assert_figures(finished)
 
 
+def test_every_interval_has_its_starts(finished):
+    RUN.assert_starts(finished)
+
+
 def test_replot_draws_the_same_figures_from_saved_results(finished):
     RUN.assert_replot(finished)
 

@@ -61,8 +61,8 @@ def test_wilson_against_published_values():
 
 def test_the_paired_interval_counts_a_start_once():
     first = torch.tensor([[1.0, 1.0, 0.0, 1.0]]).expand(3, -1)
-    low, high = paired_interval(first, torch.zeros(3, 4))
-    alone = paired_interval(first[:1], torch.zeros(1, 4))
+    low, high = paired_interval(first)
+    alone = paired_interval(first[:1])
     assert (low, high) == alone and (low + high) / 2 == pytest.approx(0.75)
 
 

@@ -1,0 +1,38 @@
+"""Take the training seeds of several runs together.
+
+    cd exp4_contrastive_fix
+    python run_experiment.py --preset full --output-dir ../more --seeds 3 4 5
+    cd .. && python pool_seeds.py exp4_contrastive_fix more --output pooled.json --only 'two_pillars/*'
+
+writes a results.json of all seeds: what every run measured, with the intervals over starts that one run of
+all these seeds would have had. Runs may differ in their seeds and in what they ran, in no other setting.
+"""
+
+import argparse
+from pathlib import Path
+
+from common.checkpoint import write_atomically
+from common.config import exit_with_error
+from common.pooling import pool
+from common.results import load_arrays, load_results, to_json
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="output folders of the runs, each with results/")
+    parser.add_argument("--output", type=Path, required=True, help="the file to write")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of metrics, all by default")
+    given = parser.parse_args()
+    folders = [run / "results" for run in given.runs]
+    try:
+        content = pool([(load_results(folder), load_arrays(folder)) for folder in folders], given.only)
+        text = to_json(content)
+        write_atomically(given.output, lambda file: file.write(text.encode()))
+    except (ValueError, OSError) as error:
+        exit_with_error(str(error))
+    seeds = " ".join(map(str, content["seeds"]))
+    print(f"{len(content['metrics'])} metrics of seeds {seeds}: {given.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Pooled runs are what one run of all their seeds would have recorded, and unlike runs are not pooled."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from common.checkpoint import ROOT
+from common.planner_comparison import record_paired, record_success
+from common.pooling import pool
+from common.results import SCHEMA, Results, save_results
+
+SUCCESS = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) < 0.6
+OTHER = torch.rand(5, 40, generator=torch.Generator().manual_seed(1)) < 0.3
+
+
+def run_of(seeds, **config):
+    """What a run of some of the five seeds would save."""
+    chosen = list(seeds)
+    results = Results("exp4_contrastive_fix", chosen)
+    record_success(results, "env/success", SUCCESS[chosen])
+    record_paired(results, "env/difference", SUCCESS[chosen].double() - OTHER[chosen].double())
+    results.add("env/spearman", [0.1 * seed for seed in chosen])
+    content = {
+        "schema": SCHEMA, "experiment": results.experiment, "preset": "quick", "changed": [],
+        "config": {"iterations": 10, "seeds": chosen, **config}, "provenance": {"git_commit": str(chosen)},
+        "seeds": chosen, "metrics": results.metrics, "timings": {}, "criteria": [],
+    }  # fmt: skip
+    return content, results.arrays
+
+
+def test_the_pool_is_what_one_run_of_all_seeds_records():
+    whole, _ = run_of(range(5))
+    pooled = pool([run_of([0, 1]), run_of([2, 3, 4], environments=["more"])])
+    assert pooled["metrics"] == whole["metrics"] and pooled["seeds"] == [0, 1, 2, 3, 4]
+    assert "interval95" in pooled["metrics"]["env/difference"] and "ci95" in pooled["metrics"]["env/success"]
+    assert [entry["git_commit"] for entry in pooled["provenance"]] == ["[0, 1]", "[2, 3, 4]"]
+
+
+def test_patterns_choose():
+    assert set(pool([run_of([0]), run_of([1])], ["*/spearman"])["metrics"]) == {"env/spearman"}
+
+
+def test_what_is_not_finite_stays_so():
+    first, second = run_of([0]), run_of([1])
+    first[0]["metrics"]["env/spearman"]["values"] = [None]
+    entry = pool([first, second])["metrics"]["env/spearman"]
+    assert entry["values"] == [None, 0.1] and entry["mean"] is None
+
+
+def test_without_the_starts_of_every_run_there_is_no_interval():
+    first, second = run_of([0]), run_of([1])
+    entry = pool([first, (second[0], {})])["metrics"]["env/success"]
+    assert "interval95" not in entry and len(entry["values"]) == 2
+
+
+def other_starts():
+    content, arrays = run_of([1])
+    return content, {name: values[:, :-1] for name, values in arrays.items()}
+
+
+def other_experiment():
+    content, arrays = copy.deepcopy(run_of([1]))
+    return content | {"experiment": "exp3_planning_efficiency"}, arrays
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ([run_of([0])], "every seed may be in one run alone"),
+        ([run_of([1], iterations=11)], "different settings: iterations"),
+        ([run_of([1], episodes=3)], "different settings: episodes"),
+        ([other_starts()], "different starts"),
+        ([other_experiment()], "exp4_contrastive_fix and of exp3_planning_efficiency"),
+        ([], "nothing to pool"),
+    ],
+)
+def test_unlike_runs_are_refused(others, words):
+    with pytest.raises(ValueError, match=words):
+        pool([run_of([0]), *others])
+
+
+def command(*args):
+    call = [sys.executable, "pool_seeds.py", *map(str, args)]
+    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_writes_a_file_or_says_in_one_line_why_not(tmp_path):
+    for folder, seeds in (("a", [0, 1]), ("b", [2])):
+        (tmp_path / folder / "results").mkdir(parents=True)
+        save_results(tmp_path / folder / "results", *run_of(seeds))
+    output = tmp_path / "pooled.json"
+    done = command(tmp_path / "a", tmp_path / "b", "--output", output, "--only", "env/d*")
+    assert done.returncode == 0 and "1 metrics of seeds 0 1 2" in done.stdout, done.stderr
+    assert set(json.loads(output.read_text())["metrics"]) == {"env/difference"}
+    for more, words in (((tmp_path / "c",), "c/results"), ((), "nothing to pool")):
+        output.unlink(missing_ok=True)
+        done = command(tmp_path / "a", *more, "--output", output)
+        assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+        assert not output.exists()
