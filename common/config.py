@@ -517,7 +517,7 @@ EXP3_PRESETS = {
         seeds=(0, 1, 2),
         environments=("Empty-8x8", "Empty-16x16", "KeyCorridorS3R1", "DoorKey-8x8", "FourRooms"),
         iterations=6000,
-        study_environments=3,
+        study_environments=2,
         stride_sweep=(2, 4, 8),
         tau_sweep=(0.3, 1.0, 3.0),
     ),
@@ -590,8 +590,10 @@ EXP4_PRESETS = {
         lambda_dynamics=30.0,
         qrl_offset=14.0,  # longer ways than on Empty-8x8
         qrl_beta=0.3,
+        planning_horizons=(20, 50, 80),
+        objective_environments=2,
         pillar_environments=2,
-        pillar_horizons=(10, 20, 30, 50, 80),
+        pillar_horizons=(20, 50, 80),
     ),
 }
 

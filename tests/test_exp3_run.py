@@ -28,8 +28,8 @@ TINY = [
     "--seeds", "0", "1", "--device", "cpu",
 ]  # fmt: skip
 FIGURES = {
-    "exp3_success_rate.png", "exp3_efficiency.png", "exp3_ablation.png", "exp3_latent_topology.png",
-    "exp3_paths.png", "exp3_episode.gif", "exp3_training.png",
+    "exp3_success_rate.png", "exp3_success_rate_all.png", "exp3_efficiency.png", "exp3_ablation.png",
+    "exp3_latent_topology.png", "exp3_paths.png", "exp3_episode.gif", "exp3_training.png",
 }  # fmt: skip
 PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 
