@@ -25,6 +25,7 @@ from common.world_model import LatentModel
 from exp4_contrastive_fix.dataset import Batch
 
 METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
+GOAL_IDENTITY = 0.3  # [steps], of latents at right angles, where 1/2 ||z - z'||^2 = d
 PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
 LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
 DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the model
@@ -97,11 +98,20 @@ class AlignedModel(LatentModel):
         return super().distance(points, others)
 
     def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
-        """Distance to the nearest goal; the latents' own as 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...]."""
+        """Distance to the nearest goal; the latents' own as 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...].
+
+        A learned quasimetric can be 0 from a state that is no goal, where its relus are flat and no gradient
+        lifts it: a false goal, at which every planner stays. What tells states apart, the latent, is added:
+        GOAL_IDENTITY steps for an unrelated state, nothing at the goal.
+        """
+        apart = super().energy(latents, goals)
         if self.distance_name == "latent":
-            return super().energy(latents, goals)
+            return apart
         points = self.embed(latents.flatten(1, -2))[:, :, None]  # [S, M, 1, h]
-        return self.distance(points, self.embed(goals)[:, None]).amin(-1).view(latents.shape[:-1])
+        steps = self.distance(points, self.embed(goals)[:, None]).amin(-1).view(latents.shape[:-1])
+        if self.distance_name == "quasimetric":
+            return steps + GOAL_IDENTITY * apart / self.d_latent
+        return steps
 
 
 def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Sequence[int]) -> AlignedModel:

@@ -9,8 +9,9 @@ from common.config import EXP4_PRESETS
 from common.minigrid_task import make_task
 from common.minigrid_walks import all_distances
 from common.runtime import generators
+from common.world_model import squared_distance_to_set
 from exp4_contrastive_fix.dataset import BatchSampler
-from exp4_contrastive_fix.models import OBJECTIVES, make_model, qrl_loss
+from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import FlatArm, train_flat
 from exp4_contrastive_fix.train_helm import HelmArm, train_helm
 
@@ -98,7 +99,29 @@ def test_the_energy_is_the_distance_to_the_nearest_goal(task, objective):
     points = model.embed(latents)
     nearest = torch.stack([model.distance(points, points[:, i : i + 1]) for i in range(3)]).amin(0)
     expected = 0.5 * nearest.square() if OBJECTIVES[objective].distance == "latent" else nearest
+    if OBJECTIVES[objective].distance == "quasimetric":
+        expected = expected + GOAL_IDENTITY * squared_distance_to_set(latents, goals) / model.d_latent
     torch.testing.assert_close(energy, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_collapsed_quasimetric_makes_no_false_goal(task):
+    """Where all of h lies ahead of the goal's, the distance is 0 and flat; the energy is neither."""
+    model = make_model(task, tiny(), OBJECTIVES["qrl"], ())
+    latents, goals = (
+        model.encoder(task.observations).detach(),
+        model.encoder(task.observations)[:, :1].detach(),
+    )
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+    latents.requires_grad_()
+    energy = model.energy(latents, goals)
+    (gradient,) = torch.autograd.grad(energy.sum(), latents)
+    assert (model.distance(model.embed(latents), model.embed(goals)) == 0).all()
+    assert (
+        (energy[:, 0] < 1e-4).all() and (energy[:, 1:] > 1e-3).all() and (energy <= 2 * GOAL_IDENTITY).all()
+    )
+    assert (gradient[:, 1:].norm(dim=-1) > 1e-3).all()
 
 
 def test_penalties_do_not_shift_the_batches(task):
