@@ -4,12 +4,15 @@
     python run_experiment.py --preset full --output-dir ../more --seeds 3 4 5
     cd .. && python pool_seeds.py exp4_contrastive_fix more --output pooled.json --only 'two_pillars/*'
 
-writes a results.json of all seeds: what every run measured, with the intervals over starts that one run of
-all these seeds would have had. Runs may differ in their seeds and in what they ran, in no other setting.
+writes the metrics that all runs have, over all seeds, with intervals over the same starts computed as one
+run's of all seeds would be (experiments 3 and 4). Runs may differ in their seeds and in which parts of the
+experiment they ran, in no other setting.
 """
 
 import argparse
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from common.checkpoint import write_atomically
 from common.config import exit_with_error
@@ -17,8 +20,13 @@ from common.pooling import pool
 from common.results import load_arrays, load_results, to_json
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        exit_with_error(message)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = _Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of the runs, each with results/")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of metrics, all by default")
@@ -30,6 +38,11 @@ def main() -> None:
         write_atomically(given.output, lambda file: file.write(text.encode()))
     except (ValueError, OSError) as error:
         exit_with_error(str(error))
+    code = {str(run["provenance"].get("git_commit")) for run in content["runs"]}
+    if len(code) > 1:
+        print(
+            f"warning: these runs are by different code, commits {', '.join(sorted(code))}", file=sys.stderr
+        )
     seeds = " ".join(map(str, content["seeds"]))
     print(f"{len(content['metrics'])} metrics of seeds {seeds}: {given.output}")
 

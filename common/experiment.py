@@ -220,7 +220,8 @@ def start_run(
 ) -> Run:
     """Parse the command line and open the run; what is wrong with either ends the program (exit code 2).
 
-    `check` raises ValueError for what only the experiment can tell of its configuration.
+    `check` raises ValueError for what only the experiment can tell of its configuration; a replot has none
+    of its own.
     """
     config = parse_command_line(presets, args)
     configure_logging()

@@ -31,6 +31,12 @@ from common.world_model import LatentModel
 log = logging.getLogger(__name__)
 
 MODES = ("open", "closed")
+PAIRS = (  # of planners or controls, whose success is compared over the same starts
+    ("verified_gradient", "cem"),
+    ("helm", "cem"),
+    ("helm", "coarse_cem"),
+    ("flat_gradient", "random_policy"),
+)
 KEPT_EPISODES = 1  # whose states are kept for figures
 EPISODE_TILE = 12  # side of a cell in their pictures [pixels]
 PLANNING_FIELDS = (
@@ -135,16 +141,14 @@ def compare_planners(
     task: Task,
     models: Mapping[str, LatentModel],
     arms: Mapping[str, str],
-    pairs: Sequence[tuple[str, str]],
 ) -> None:
-    """Every planner on every arm, open and closed loop, over all horizons; the controls beside them.
+    """Every planner on every arm, open and closed loop, over all horizons; the controls and PAIRS beside.
 
     Args:
         run: whose results get the records.
         task: environment.
         models: by arm.
         arms: {the name that metrics give it: one of the models, or `oracle`}.
-        pairs: planners or controls, whose success is compared over the same starts.
     """
     horizons = run.config.planning_horizons
     controls = control_policies(task, horizons)
@@ -155,7 +159,7 @@ def compare_planners(
             for planner, measured in found.items():
                 record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
             found |= controls
-            for first, second in pairs:
+            for first, second in PAIRS:
                 prefix = f"{task.name}/{label}/{first}_minus_{second}"
                 record_difference(run.results, prefix, mode, found[first], found[second], horizons)
 

@@ -28,7 +28,7 @@ PLANNER_LABELS = {
 CONTROL_LABELS = {"shortest_path": "shortest path", "random_policy": "random policy (exact)"}
 CONTROL_STYLES = {"shortest_path": ":", "random_policy": "--"}
 MODE_LABELS = {"open": "open loop", "closed": "closed loop"}
-SHOWN = "Empty-16x16"  # in figures of one environment, where it was measured
+SHOWN = "Empty-16x16"  # where there is room between planners
 
 
 def measured_environments(results: Results) -> list[str]:
@@ -44,7 +44,7 @@ def mean_of(results: Results, name: str) -> float:
 
 
 def shown_environment(names: Sequence[str]) -> str:
-    """Of figures of one environment: SHOWN, or the first."""
+    """That figures comparing planners in one environment show: SHOWN if it was measured, or the first."""
     return SHOWN if SHOWN in names else names[0]
 
 
@@ -115,9 +115,9 @@ def draw_bars(
 
 
 def _with_intervals(results: Results, metrics: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of metrics and the ends of their 95% intervals."""
+    """Means of metrics and the ends of their 95% intervals, the mean where an older run has none."""
     entries = [results["metrics"][metric] for metric in metrics]
-    low, high = zip(*(entry["interval95"] for entry in entries), strict=True)
+    low, high = zip(*(entry.get("interval95", [entry["mean"]] * 2) for entry in entries), strict=True)
     return np.array([entry["mean"] for entry in entries]), np.array(low), np.array(high)
 
 

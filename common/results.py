@@ -16,6 +16,8 @@ import json
 import math
 import platform
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,9 +160,18 @@ def load_results(directory: Path) -> dict[str, Any]:
 
 
 def load_arrays(directory: Path) -> dict[str, np.ndarray]:
-    """arrays.npz of a results folder."""
-    with np.load(directory / "arrays.npz", allow_pickle=False) as arrays:
-        return dict(arrays)
+    """arrays.npz of a results folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or no such file.
+    """
+    path = directory / "arrays.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is not a readable archive of arrays") from error
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

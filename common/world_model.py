@@ -195,11 +195,15 @@ def group_actions(actions: Tensor, stride: int) -> Tensor:
     return actions[..., :whole, :].unflatten(-2, (-1, stride)).flatten(-2)
 
 
+def squared_distances(latents: Tensor, goals: Tensor) -> Tensor:
+    """1/2 ||z - z_g||^2 to each goal: latents [S, M, d], goals [S, G, d] -> [S, M, G]."""
+    norms = latents.square().sum(-1, keepdim=True)
+    return 0.5 * (norms - 2 * latents @ goals.mT + goals.square().sum(-1)[:, None]).clamp(min=0)
+
+
 def squared_distance_to_set(latents: Tensor, goals: Tensor) -> Tensor:
     """min over the goals of 1/2 ||z - z_g||^2: latents [S, ..., d], goals [S, G, d] -> [S, ...]."""
-    flat = latents.flatten(1, -2)
-    squared = flat.square().sum(-1, keepdim=True) - 2 * flat @ goals.mT + goals.square().sum(-1)[:, None]
-    return 0.5 * squared.clamp(min=0).amin(-1).view(latents.shape[:-1])
+    return squared_distances(latents.flatten(1, -2), goals).amin(-1).view(latents.shape[:-1])
 
 
 class LatentModel(nn.Module):

@@ -25,16 +25,22 @@ from common.results import Results
 from common.runtime import Progress, generator
 from exp3_planning_efficiency.models import WorldModel
 
-PAIRS = (  # compared over the same starts
-    ("verified_gradient", "cem"),
-    ("helm", "cem"),
-    ("helm", "coarse_cem"),
-    ("flat_gradient", "random_policy"),
-)
 ABLATION = ("flat", "spectral", "hf", "helm")  # models
 WITH_TAU = ("flat_gradient", "verified_gradient", "helm")  # planners that have a temperature
 KEPT = ("success", "evaluations", "milliseconds")  # of every run of the sweeps
 ABLATION_PLANNERS = {"unverified": "flat_gradient", "verified": "verified_gradient"}
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the sweeps change: evaluations for each step, stride of the jumpy level, temperature."""
+
+    budget: int
+    stride: int
+    tau: float
+
+    def __str__(self) -> str:
+        return f"budget={self.budget} stride={self.stride} tau={self.tau:g}"
 
 
 @uses(*PLANNING_FIELDS, "budget_sweep", "stride_sweep", "tau_sweep", "study_horizon")
@@ -61,15 +67,6 @@ def measure_sweeps(
         progress.update(f"{name} {setting} success={found[name, setting]['success'].mean():.2f}")
     progress.close()
     return {f"{label}/{kept}": found[run][kept] for label, run in runs.items() for kept in KEPT}
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What the sweeps change: evaluations for each step, stride of the jumpy level, temperature."""
-
-    budget: int
-    stride: int
-    tau: float
 
 
 def _plan_at(

@@ -25,7 +25,7 @@ from common.planning_figures import (
 )
 from common.viz_utils import COLORS, new_figure
 
-MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "oracle model"}
+MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "true dynamics"}
 FLAT_TITLE = "flat model (HELM there: repeat-upsampling)"  # it has no jumpy level
 VARIANTS = {"flat": "flat", "spectral": "+ spectral", "hf": "+ HF", "helm": "full HELM"}
 EPISODES = {

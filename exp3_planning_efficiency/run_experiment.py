@@ -20,7 +20,6 @@ from common.planner_comparison import MODES, compare_planners, plan_with, record
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,
-    PAIRS,
     measure_sweeps,
     record_ablation,
     record_sweeps,
@@ -44,7 +43,7 @@ def compute(run: Run) -> None:
                 measure_model, f"{task.name}/model/{arm}", task, models, arm, upstream=[f"{task.name}/{arm}"]
             )
             record_model(run.results, task, arm, measured)
-        compare_planners(run, task, models, {arm: arm for arm in ("flat", "helm", "oracle")}, PAIRS)
+        compare_planners(run, task, models, {arm: arm for arm in ("flat", "helm", "oracle")})
         record_pictures(run.results, task, run.config.study_horizon)
         if studied:
             ablate(run, task, models)

@@ -14,12 +14,6 @@ from common.results import Results
 COMPARED = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}
 PILLAR_PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem")
 DESIGNS = {"qrl_symmetric": "two_pillars", "infonce": "two_pillars_infonce"}  # of the 2x2, by its metric
-PAIRS = (  # compared over the same starts
-    ("verified_gradient", "cem"),
-    ("helm", "cem"),
-    ("helm", "coarse_cem"),
-    ("flat_gradient", "random_policy"),
-)
 
 
 def corners(objective: str) -> dict[str, str]:

@@ -226,7 +226,7 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
     marks = [
         Line2D([], [], marker="o", label="closed loop", **plain),
         Line2D([], [], marker="o", markerfacecolor="white", label="open loop", **plain),
-        Line2D([], [], marker="s", label="with the spectral penalty", **plain),
+        Line2D([], [], marker="s", label="corner of the 2x2 with the penalty", **plain),
     ]
     handles = axes[0, 0].get_legend_handles_labels()[0] + marks
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
@@ -285,16 +285,19 @@ def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
             effects.set_title("effects on success", fontsize=9)
             effects.axhline(0, color="black", linewidth=0.8)
             effects.set_ylim(-0.75, 0.95)
-    handles = [*axes[0, 0].get_legend_handles_labels()[0], *axes[0, 1].get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=5, title="success")
+    figure.legend(
+        *axes[0, 1].get_legend_handles_labels(), loc="outside upper right", ncols=3, title="effects"
+    )
     figure.supxlabel("whiskers: 95% interval over starts; dots: training seeds", fontsize=9)
     return figure
 
 
 def draw_pillars_over_horizon(results: Results, names: Sequence[str]) -> Figure:
-    """The corners of the first 2x2 over the horizon, a column for each planner."""
+    """The corners of the first 2x2 over the horizon, a column for each planner. Bands: 95% over starts."""
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
-    figure, axes = new_figure(len(rows), 4, (12.5, 0.9 + 2.3 * len(rows)), sharex=True, sharey=True)
+    size = (12.5, 0.9 + 2.3 * len(rows))
+    figure, axes = new_figure(len(rows), len(PILLAR_PLANNERS), size, sharex=True, sharey=True)
     horizons, design = results["config"]["pillar_horizons"], results["config"]["pillar_objectives"][0]
     for line, (name, mode) in zip(axes, rows, strict=True):
         for axis, planner in zip(line, PILLAR_PLANNERS, strict=True):
@@ -302,6 +305,8 @@ def draw_pillars_over_horizon(results: Results, names: Sequence[str]) -> Figure:
                 prefix = f"{DESIGNS[design]}/{name}/{planner}/{mode}"
                 metrics = [f"{prefix}/T={horizon}/{corner}" for horizon in horizons]
                 draw_line(axis, results, metrics, horizons, color, corner)
+            chance = [mean_of(results, f"{name}/random_policy/T={horizon}/success") for horizon in horizons]
+            axis.plot(horizons, chance, color="#777777", ls="--", label="random policy (exact)")
             axis.set_title(f"{name}, {MODE_LABELS[mode]}\n{PLANNER_LABELS[planner]}", fontsize=9)
             axis.set_xticks(horizons)
             axis.set_ylim(-0.03, 1.03)
@@ -309,7 +314,7 @@ def draw_pillars_over_horizon(results: Results, names: Sequence[str]) -> Figure:
     for axis in axes[-1]:
         axis.set_xlabel("horizon T [steps]")
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=4, title=METRICS[design])
+    figure.legend(*handles, loc="outside upper center", ncols=5, title=METRICS[design])
     return figure
 
 

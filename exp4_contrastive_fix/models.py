@@ -21,7 +21,7 @@ from common.regularizers import (
     qrl_violation,
     straightening,
 )
-from common.world_model import LatentModel
+from common.world_model import LatentModel, squared_distances
 from exp4_contrastive_fix.dataset import Batch
 
 METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
@@ -100,18 +100,18 @@ class AlignedModel(LatentModel):
     def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
         """Distance to the nearest goal; the latents' own as 1/2 ||z - z_g||^2: [S, ..., d] -> [S, ...].
 
-        A learned quasimetric can be 0 from a state that is no goal, where its relus are flat and no gradient
-        lifts it: a false goal, at which every planner stays. What tells states apart, the latent, is added:
-        GOAL_IDENTITY steps for an unrelated state, nothing at the goal.
+        A learned quasimetric can be 0 from a state that is no goal. Its relus are all off there, so no
+        gradient lifts it, and planners stay: a false goal. So what tells states apart, their latents, is
+        added: GOAL_IDENTITY steps where they are at right angles, nothing at the goal, which lies lower then.
+        (The symmetric distance is flat nowhere but where h is the goal's.)
         """
-        apart = super().energy(latents, goals)
         if self.distance_name == "latent":
-            return apart
-        points = self.embed(latents.flatten(1, -2))[:, :, None]  # [S, M, 1, h]
-        steps = self.distance(points, self.embed(goals)[:, None]).amin(-1).view(latents.shape[:-1])
+            return super().energy(latents, goals)
+        flat = latents.flatten(1, -2)
+        steps = self.distance(self.embed(flat)[:, :, None], self.embed(goals)[:, None])  # [S, M, G]
         if self.distance_name == "quasimetric":
-            return steps + GOAL_IDENTITY * apart / self.d_latent
-        return steps
+            steps = steps + GOAL_IDENTITY * squared_distances(flat, goals) / self.d_latent
+        return steps.amin(-1).view(latents.shape[:-1])
 
 
 def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Sequence[int]) -> AlignedModel:

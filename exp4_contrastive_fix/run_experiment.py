@@ -21,7 +21,6 @@ from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
     COMPARED,
     DESIGNS,
-    PAIRS,
     PILLAR_PLANNERS,
     corners,
     record_pillars,
@@ -44,7 +43,7 @@ def compute(run: Run) -> None:
             upstream = [f"{task.name}/{arm}"]
             measured = run.measure(measure_alignment, name, task, models, arm, upstream=upstream)
             record_model(run.results, task, arm, measured)
-        compare_planners(run, task, models, COMPARED | {"oracle": "oracle"}, PAIRS)
+        compare_planners(run, task, models, COMPARED | {"oracle": "oracle"})
         record_pictures(run.results, task, shown_horizon(run.config.planning_horizons))
         if position < run.config.pillar_environments:
             measure_pillars(run, task, models)

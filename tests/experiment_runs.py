@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from common.checkpoint import ROOT
+from common.planner_comparison import STARTS
 from common.results import load_arrays, load_results
 
 
@@ -51,9 +52,10 @@ class TinyRun:
         folder = Path(output) / "results"
         metrics, arrays = load_results(folder)["metrics"], load_arrays(folder)
         with_interval = {name for name, entry in metrics.items() if "interval95" in entry}
-        assert with_interval == {name[:-7] for name in arrays if name.endswith("/starts")} != set()
+        kept = {name.removesuffix(STARTS) for name in arrays if name.endswith(STARTS)}
+        assert with_interval == kept != set()
         for name in with_interval:
-            np.testing.assert_allclose(arrays[f"{name}/starts"].mean(1), metrics[name]["values"], atol=1e-7)
+            np.testing.assert_allclose(arrays[name + STARTS].mean(1), metrics[name]["values"], atol=1e-7)
 
     def assert_replot(self, output):
         """The same figures, byte for byte, from saved results alone."""

@@ -1,12 +1,14 @@
 """Experiment 3 run as a user would, at tiny sizes: files, finite numbers, resume, replot, bad input."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.config import Exp3Config
 from common.minigrid_task import make_task
+from exp3_planning_efficiency import evaluate_planners
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 from exp3_planning_efficiency.train_helm import HelmArm, train_helm
 from tests.experiment_runs import (
@@ -146,6 +148,27 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, w
 def test_walks_that_reach_no_goal_end_with_one_line(tmp_path):
     done = RUN(tmp_path, "--environments", "Empty-16x16", "--num-walks", "2", code=2)
     assert "Traceback" not in done.stderr and "--num-walks" in done.stderr.splitlines()[-1]
+
+
+def test_sweeps_plan_at_what_their_labels_say_and_once_where_they_meet(monkeypatch):
+    planned = []
+
+    def plan_at(task, models, arm, planner, setting, config, device):
+        planned.append((planner, setting))
+        told = torch.tensor([setting.budget, setting.stride, setting.tau])
+        return dict.fromkeys(("success", "evaluations", "milliseconds"), told)
+
+    monkeypatch.setattr(evaluate_planners, "_plan_at", plan_at)
+    config = Exp3Config(budget_sweep=(16, 320), stride_sweep=(2, 4), tau_sweep=(0.5, 1.0))
+    task = SimpleNamespace(name="test")
+    found = evaluate_planners.measure_sweeps(task, {}, "helm", config=config, device=torch.device("cpu"))
+    expected = {
+        "budget=16/cem": (16, 4, 1), "budget=320/helm": (320, 4, 1), "stride=2/helm": (320, 2, 1),
+        "stride=4/helm": (320, 4, 1), "tau=0.5/flat_gradient": (320, 4, 0.5), "tau=1/helm": (320, 4, 1),
+    }  # fmt: skip
+    for label, setting in expected.items():
+        assert found[f"{label}/success"].tolist() == list(setting), label
+    assert len(planned) == len(set(planned)) == 2 * len(PLANNERS) + 1 + 3
 
 
 def test_arms_train_on_the_same_windows():

@@ -9,7 +9,6 @@ from common.config import EXP4_PRESETS
 from common.minigrid_task import make_task
 from common.minigrid_walks import all_distances
 from common.runtime import generators
-from common.world_model import squared_distance_to_set
 from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import FlatArm, train_flat
@@ -92,29 +91,26 @@ def test_a_member_does_not_depend_on_its_neighbours(objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_energy_is_the_distance_to_the_nearest_goal(task, objective):
+    """The latents' as half a square; to a quasimetric is added what tells the goal's latent apart."""
     model = make_model(task, tiny(), OBJECTIVES[objective], ())
     latents = model.encoder(task.observations)
-    goals = latents[:, :3]
-    energy = model.energy(latents[:, None], goals)[:, 0]  # [S, N]
-    points = model.embed(latents)
-    nearest = torch.stack([model.distance(points, points[:, i : i + 1]) for i in range(3)]).amin(0)
-    expected = 0.5 * nearest.square() if OBJECTIVES[objective].distance == "latent" else nearest
-    if OBJECTIVES[objective].distance == "quasimetric":
-        expected = expected + GOAL_IDENTITY * squared_distance_to_set(latents, goals) / model.d_latent
-    torch.testing.assert_close(energy, expected, atol=1e-4, rtol=1e-4)
+    energy = model.energy(latents[:, None], latents[:, :3])[:, 0]  # [S, N]
+    points, to_goals = model.embed(latents), []
+    for goal in range(3):
+        steps = model.distance(points, points[:, goal : goal + 1])
+        apart = 0.5 * (latents - latents[:, goal : goal + 1]).square().sum(-1)
+        learned = steps + GOAL_IDENTITY * apart / model.d_latent * (model.distance_name == "quasimetric")
+        to_goals.append(apart if model.distance_name == "latent" else learned)
+    torch.testing.assert_close(energy, torch.stack(to_goals).amin(0), atol=1e-4, rtol=1e-4)
 
 
-def test_a_collapsed_quasimetric_makes_no_false_goal(task):
-    """Where all of h lies ahead of the goal's, the distance is 0 and flat; the energy is neither."""
+def test_a_collapsed_quasimetric_ranks_the_goal_below_and_is_not_flat(task):
+    """A head that is 0 everywhere: every state at distance 0, and flat."""
     model = make_model(task, tiny(), OBJECTIVES["qrl"], ())
-    latents, goals = (
-        model.encoder(task.observations).detach(),
-        model.encoder(task.observations)[:, :1].detach(),
-    )
-    with torch.no_grad():
-        for parameter in model.head.parameters():
-            parameter.zero_()
-    latents.requires_grad_()
+    for parameter in model.head.parameters():
+        parameter.data.zero_()
+    latents = model.encoder(task.observations).detach().requires_grad_()
+    goals = latents.detach()[:, :1]
     energy = model.energy(latents, goals)
     (gradient,) = torch.autograd.grad(energy.sum(), latents)
     assert (model.distance(model.embed(latents), model.embed(goals)) == 0).all()

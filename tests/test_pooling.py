@@ -17,7 +17,7 @@ SUCCESS = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) < 0.6
 OTHER = torch.rand(5, 40, generator=torch.Generator().manual_seed(1)) < 0.3
 
 
-def run_of(seeds, **config):
+def run_of(seeds, size=100, **config):
     """What a run of some of the five seeds would save."""
     chosen = list(seeds)
     results = Results("exp4_contrastive_fix", chosen)
@@ -27,7 +27,7 @@ def run_of(seeds, **config):
     content = {
         "schema": SCHEMA, "experiment": results.experiment, "preset": "quick", "changed": [],
         "config": {"iterations": 10, "seeds": chosen, **config}, "provenance": {"git_commit": str(chosen)},
-        "seeds": chosen, "metrics": results.metrics, "timings": {}, "criteria": [],
+        "seeds": chosen, "metrics": results.metrics, "timings": {"env/qrl/parameters": size}, "criteria": [],
     }  # fmt: skip
     return content, results.arrays
 
@@ -37,7 +37,7 @@ def test_the_pool_is_what_one_run_of_all_seeds_records():
     pooled = pool([run_of([0, 1]), run_of([2, 3, 4], environments=["more"])])
     assert pooled["metrics"] == whole["metrics"] and pooled["seeds"] == [0, 1, 2, 3, 4]
     assert "interval95" in pooled["metrics"]["env/difference"] and "ci95" in pooled["metrics"]["env/success"]
-    assert [entry["git_commit"] for entry in pooled["provenance"]] == ["[0, 1]", "[2, 3, 4]"]
+    assert [run["provenance"]["git_commit"] for run in pooled["runs"]] == ["[0, 1]", "[2, 3, 4]"]
 
 
 def test_patterns_choose():
@@ -73,7 +73,10 @@ def other_experiment():
         ([run_of([0])], "every seed may be in one run alone"),
         ([run_of([1], iterations=11)], "different settings: iterations"),
         ([run_of([1], episodes=3)], "different settings: episodes"),
-        ([other_starts()], "different starts"),
+        ([run_of([1], preset="full")], "different settings: preset"),
+        ([run_of([1], size=101)], "env/qrl is a model of another size"),
+        ([({"metrics": {}}, {})], "without seeds, preset"),
+        ([other_starts()], "different numbers of starts"),
         ([other_experiment()], "exp4_contrastive_fix and of exp3_planning_efficiency"),
         ([], "nothing to pool"),
     ],
@@ -88,16 +91,38 @@ def command(*args):
     return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_the_command_writes_a_file_or_says_in_one_line_why_not(tmp_path):
-    for folder, seeds in (("a", [0, 1]), ("b", [2])):
-        (tmp_path / folder / "results").mkdir(parents=True)
-        save_results(tmp_path / folder / "results", *run_of(seeds))
+@pytest.fixture
+def saved(tmp_path):
+    """The folders of two runs."""
+    for name, seeds in (("a", [0, 1]), ("b", [2])):
+        (tmp_path / name / "results").mkdir(parents=True)
+        save_results(tmp_path / name / "results", *run_of(seeds))
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_the_command_writes_what_was_asked_for(saved, tmp_path):
     output = tmp_path / "pooled.json"
-    done = command(tmp_path / "a", tmp_path / "b", "--output", output, "--only", "env/d*")
+    done = command(*saved, "--output", output, "--only", "env/d*")
     assert done.returncode == 0 and "1 metrics of seeds 0 1 2" in done.stdout, done.stderr
+    assert "different code" in done.stderr  # the fixture's commits differ
     assert set(json.loads(output.read_text())["metrics"]) == {"env/difference"}
-    for more, words in (((tmp_path / "c",), "c/results"), ((), "nothing to pool")):
-        output.unlink(missing_ok=True)
-        done = command(tmp_path / "a", *more, "--output", output)
-        assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
-        assert not output.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "alone", "no output", "junk", "cut"])
+def test_what_cannot_be_pooled_ends_with_one_line_and_writes_nothing(saved, tmp_path, damage):
+    first, second = saved
+    archive, output = second / "results" / "arrays.npz", tmp_path / "pooled.json"
+    args, words = [first, second, "--output", output], "arrays.npz"
+    if damage == "missing":
+        args[1], words = tmp_path / "c", "c/results"
+    elif damage == "alone":
+        args, words = [first, "--output", output], "nothing to pool"
+    elif damage == "no output":
+        args, words = [first, second], "--output"
+    elif damage == "junk":
+        archive.write_text("junk")
+    else:
+        archive.write_bytes(archive.read_bytes()[:100])
+    done = command(*args)
+    assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert not output.exists()
