@@ -2,7 +2,7 @@
 
 A generated part of a Markdown file stands between `<!-- KIND: ARGUMENTS -->` and `<!-- end -->`, in a
 line or over several. RUN is an experiment's name, for reference/RUN/results.json, or RUN/FILE for
-reference/RUN/FILE.json, where FILE is `quick`, `benchmark` or `held_out`. Kinds:
+reference/RUN/FILE.json, where FILE is any of the files beside it. Kinds:
 
     metric: RUN NAME [STYLE]      the mean, and the range over seeds where there are several
     table: RUN PATTERN | ROWS | COLUMNS [| STYLE]
