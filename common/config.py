@@ -579,7 +579,7 @@ EXP4_PRESETS = {
         iterations=900,
         learning_rate=3e-3,
         planning_horizons=(20, 50),
-        evaluations_per_step=128,
+        evaluations_per_step=96,
         pillar_objectives=("qrl_symmetric",),
     ),
     "full": Exp4Config(

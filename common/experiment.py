@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -281,7 +281,7 @@ def run_experiment(
     folder: Path,
     presets: Mapping[str, RunConfig],
     compute: Callable[[Run], None],
-    draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Sequence[Figure]]],
+    draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Iterable[Figure]]],
     args: Sequence[str] | None = None,
     check: Callable[[RunConfig], None] | None = None,
 ) -> int:

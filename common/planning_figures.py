@@ -5,7 +5,7 @@ distance [N] of its states, energy [S, N] of a model, states [S, E', T + 1] of k
 the states that these pass.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -157,8 +157,8 @@ def draw_pairs(axis: Axes, arrays: Arrays, prefix: str, color: str) -> None:
     )  # fmt: skip
 
 
-def draw_episode(arrays: Arrays, name: str, horizon: int, shown: Mapping[str, str]) -> list[Figure]:
-    """Closed loop from the reset state, side by side: the frames of an animation.
+def draw_episode(arrays: Arrays, name: str, horizon: int, shown: Mapping[str, str]) -> Iterator[Figure]:
+    """Closed loop from the reset state, side by side: the frames of an animation, one figure drawn anew.
 
     Args:
         arrays: of the run.
@@ -169,16 +169,18 @@ def draw_episode(arrays: Arrays, name: str, horizon: int, shown: Mapping[str, st
     episodes = [arrays[f"{name}/{planned}/closed/T={horizon}/states"][0, 0] for planned in shown.values()]
     last = max(int(np.flatnonzero(np.diff(states, prepend=-1))[-1]) for states in episodes)
     states_of, pixels = arrays[f"{name}/pictures/states"], arrays[f"{name}/pictures/pixels"]
-    frames = []
+    figure, axes = new_figure(1, len(shown), (2.2 * len(shown), 2.7))
+    images = [axis.imshow(pixels[0]) for axis in axes[0]]
+    heading = figure.suptitle("", fontsize=9)
+    for axis, title in zip(axes[0], shown, strict=True):
+        axis.set_axis_off()
+        axis.set_title(title, fontsize=8)
     for time in range(last + 1):
-        figure, axes = new_figure(1, len(shown), (2.2 * len(shown), 2.7))
-        for axis, states, title in zip(axes[0], episodes, shown, strict=True):
-            axis.imshow(pixels[np.searchsorted(states_of, states[time])])
-            axis.set_axis_off()
-            axis.set_title(title, fontsize=8)
-        figure.suptitle(f"{name}, closed loop, step {time}", fontsize=9)
-        frames.append(figure)
-    return frames
+        heading.set_text(f"{name}, closed loop, step {time}")
+        for image, states in zip(images, episodes, strict=True):
+            image.set_data(pixels[np.searchsorted(states_of, states[time])])
+        yield figure
+        figure.set_layout_engine("none")  # every frame is laid out as the first
 
 
 # ----------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ its colour in every figure of the repository.
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -83,7 +83,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     write_atomically(path, lambda file: small.save(file, format="PNG", optimize=True))
 
 
-def save_animation(frames: Sequence[Figure], path: Path, seconds_a_frame: float = 0.25) -> None:
+def save_animation(frames: Iterable[Figure], path: Path, seconds_a_frame: float = 0.25) -> None:
     """Write figures of one size as an animated GIF that repeats, its last frame for two seconds longer.
 
     All frames share a palette, so what does not move is stored once.

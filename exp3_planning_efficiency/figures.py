@@ -1,6 +1,6 @@
 """The figures of experiment 3, drawn from saved results alone (see common/planning_figures.py)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -42,13 +42,13 @@ KNOWLEDGE = {
 LOSSES = {"reconstruction": "reconstruction", "dynamics": "dynamics", "spectral": "spectral penalty"}
 
 
-def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Figure]]:
+def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterator[Figure]]:
     """Every figure of a run, by file name; exp3_episode.gif as its frames."""
     names = measured_environments(results)
     studied = names[: results["config"]["study_environments"]]
     arms = {arm: (label, COLORS[arm]) for arm, label in VARIANTS.items()}
     shown = shown_environment(names)
-    figures: dict[str, Figure | list[Figure]] = {
+    figures: dict[str, Figure | Iterator[Figure]] = {
         **success_figures(results, names, MODELS | {"flat": FLAT_TITLE}, "exp3_success_rate"),
         "exp3_latent_topology.png": draw_topology(results, arrays, shown),
         "exp3_paths.png": draw_paths(results, arrays, shown),

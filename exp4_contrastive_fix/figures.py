@@ -3,7 +3,7 @@
 Beside the arrays named there: plane [S, N, 2], a model's states on two principal axes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -67,11 +67,11 @@ EPISODES = {
 }
 
 
-def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | list[Figure]]:
+def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterator[Figure]]:
     """Every figure of a run, by file name; exp4_episode.gif as its frames."""
     names = measured_environments(results)
     horizon = shown_horizon(results["config"]["planning_horizons"])
-    figures: dict[str, Figure | list[Figure]] = {
+    figures: dict[str, Figure | Iterator[Figure]] = {
         "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
         **success_figures(results, names, MODELS | {"oracle": "true dynamics"}, "exp4_success_rate"),
         "exp4_gradient_fidelity.png": draw_fidelity(results, names),
