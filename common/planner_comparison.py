@@ -34,6 +34,7 @@ MODES = ("open", "closed")
 PAIRS = (  # of planners or controls, whose success is compared over the same starts
     ("verified_gradient", "cem"),
     ("helm", "cem"),
+    ("verified_gradient", "coarse_cem"),
     ("helm", "coarse_cem"),
     ("flat_gradient", "random_policy"),
 )
@@ -44,7 +45,7 @@ PLANNING_FIELDS = (
     "open_temperature", "closed_temperature", "gumbel_tau", "gd_steps", "gd_lr", "coarse_share",
 )  # fmt: skip
 STARTS = "/starts"  # ends the names of arrays [S, E] that hold a metric start by start
-UNITS = {"success": "1", "spl": "1", "final_distance": "steps", "evaluations": "transitions"}
+UNITS = {"spl": "1", "final_distance": "steps", "evaluations": "transitions"}  # beside success
 
 Measured = Mapping[str, Tensor]  # `T=../success` and its like at every horizon, each [S, E]
 
@@ -188,12 +189,9 @@ def record_planner(results: Results, prefix: str, measured: Measured, horizons: 
     Milliseconds are timings, which no rerun reproduces.
     """
     for here in (f"T={horizon}" for horizon in horizons):
+        record_success(results, f"{prefix}/{here}/success", measured[f"{here}/success"])
         for name, unit in UNITS.items():
-            values = measured[f"{here}/{name}"]
-            if name == "success":
-                record_success(results, f"{prefix}/{here}/{name}", values)
-            else:
-                results.add(f"{prefix}/{here}/{name}", values.mean(1), unit)
+            results.add(f"{prefix}/{here}/{name}", measured[f"{here}/{name}"].mean(1), unit)
         results.timings[f"{prefix}/{here}/milliseconds"] = float(measured[f"{here}/milliseconds"])
         results.add_array(f"{prefix}/{here}/states", measured[f"{here}/states"].to(torch.int16))
 

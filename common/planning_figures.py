@@ -86,15 +86,20 @@ def draw_success(results: Results, names: Sequence[str], models: Mapping[str, st
 
 def _success_panel(axis: Axes, results: Results, name: str, model: str, mode: str) -> None:
     horizons = results["config"]["planning_horizons"]
-    for control, label in CONTROL_LABELS.items():
-        values = [mean_of(results, f"{name}/{control}/T={horizon}/success") for horizon in horizons]
-        style = {"color": COLORS[control], "label": label, "linewidth": 1.3}
-        axis.plot(horizons, values, CONTROL_STYLES[control], **style)
+    for control in CONTROL_LABELS:
+        draw_control(axis, results, name, control, horizons)
     for planner, label in PLANNER_LABELS.items():
         metrics = [f"{name}/{model}/{planner}/{mode}/T={horizon}/success" for horizon in horizons]
         draw_line(axis, results, metrics, horizons, color=COLORS[planner], label=label)
     axis.set_ylim(-0.03, 1.03)
     axis.set_xticks(horizons)
+
+
+def draw_control(axis: Axes, results: Results, name: str, control: str, horizons: Sequence[int]) -> None:
+    """What frames the planners in an environment, over the horizon."""
+    values = [mean_of(results, f"{name}/{control}/T={horizon}/success") for horizon in horizons]
+    style = {"color": COLORS[control], "label": CONTROL_LABELS[control], "linewidth": 1.3}
+    axis.plot(horizons, values, CONTROL_STYLES[control], **style)
 
 
 def draw_line(

@@ -91,7 +91,6 @@ def _require_alike(contents: Sequence[Mapping[str, Any]], seeds: Sequence[int]) 
         if differing:
             raise ValueError(f"runs with different settings: {', '.join(differing)}")
         # an objective has a jumpy level, which training feels, only where it is planned with
-        sizes = [name for name in first["timings"] if name.endswith("/parameters")]
-        for name in sizes:
-            if other["timings"].get(name, first["timings"][name]) != first["timings"][name]:
+        for name in sorted(first["timings"].keys() & other["timings"].keys()):
+            if name.endswith("/parameters") and first["timings"][name] != other["timings"][name]:
                 raise ValueError(f"{name.removesuffix('/parameters')} is a model of another size in each run")

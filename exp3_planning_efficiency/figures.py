@@ -73,13 +73,11 @@ def draw_efficiency(results: Results, names: Sequence[str]) -> Figure:
     for line, name in zip(axes, names, strict=True):
         for planner, label in PLANNER_LABELS.items():
             swept = [f"sweep/{name}/budget={budget}/{planner}" for budget in budgets]
-            spent = {
-                0: [mean_of(results, f"{prefix}/evaluations") for prefix in swept],
-                1: [results["timings"][f"{prefix}/milliseconds"] for prefix in swept],
-            }
+            evaluations = [mean_of(results, f"{prefix}/evaluations") for prefix in swept]
+            milliseconds = [results["timings"][f"{prefix}/milliseconds"] for prefix in swept]
             success = [f"{prefix}/success" for prefix in swept]
-            for column, cost in spent.items():
-                draw_line(line[column], results, success, cost, COLORS[planner], label)
+            for axis, cost in zip(line, (evaluations, milliseconds), strict=True):
+                draw_line(axis, results, success, cost, COLORS[planner], label)
         line[0].set_title(f"{name}, open loop, T = {horizon}")
         line[0].set_ylabel("success rate")
         random = mean_of(results, f"{name}/random_policy/T={horizon}/success")

@@ -16,6 +16,7 @@ from common.planning_figures import (
     Arrays,
     Results,
     draw_bars,
+    draw_control,
     draw_episode,
     draw_landscape,
     draw_line,
@@ -103,16 +104,15 @@ def draw_headline(results: Results, arrays: Arrays, name: str) -> Figure:
     """Energy over the grid with its descent field, true and learned; the way to the goal, step by step."""
     figure, axes = new_figure(2, 3, (12.0, 7.2))
     position, distance = arrays[f"{name}/task/position"], arrays[f"{name}/task/distance"]
-    draw_landscape(axes[0, 0], position, distance, label="steps, fewest over headings")
-    axes[0, 0].set_title("true steps to the goal\n(breadth-first search)", fontsize=9.5)
-    panels = {}
+    panels = {"true steps to the goal\n(breadth-first search)": (distance, "steps, fewest over headings")}
     for label, title in MODELS.items():
         greedy = mean_of(results, f"{name}/{COMPARED[label]}/greedy")
         energy = arrays[f"{name}/{COMPARED[label]}/energy"][0]
-        panels[f"{title}, first seed\n(descent arrives from {greedy:.1%} of starts, all seeds)"] = energy
-    for axis, (title, energy) in zip(axes.flat[1:4], panels.items(), strict=True):
-        draw_landscape(axis, position, energy, label="energy, lowest over headings")
-        axis.set_title(title, fontsize=9.5)
+        heading = f"{title}, first seed\n(descent arrives from {greedy:.1%} of starts, all seeds)"
+        panels[heading] = energy, "energy, lowest over headings"
+    for axis, (heading, (values, label)) in zip(axes.flat, panels.items(), strict=False):
+        draw_landscape(axis, position, values, label=label)
+        axis.set_title(heading, fontsize=9.5)
     _distance_panel(axes[1, 1], arrays, name, shown_horizon(results["config"]["planning_horizons"]))
     _success_bars(axes[1, 2], results, name)
     return figure
@@ -305,8 +305,7 @@ def draw_pillars_over_horizon(results: Results, names: Sequence[str]) -> Figure:
                 prefix = f"{DESIGNS[design]}/{name}/{planner}/{mode}"
                 metrics = [f"{prefix}/T={horizon}/{corner}" for horizon in horizons]
                 draw_line(axis, results, metrics, horizons, color, corner)
-            chance = [mean_of(results, f"{name}/random_policy/T={horizon}/success") for horizon in horizons]
-            axis.plot(horizons, chance, color="#777777", ls="--", label="random policy (exact)")
+            draw_control(axis, results, name, "random_policy", horizons)
             axis.set_title(f"{name}, {MODE_LABELS[mode]}\n{PLANNER_LABELS[planner]}", fontsize=9)
             axis.set_xticks(horizons)
             axis.set_ylim(-0.03, 1.03)
