@@ -1,8 +1,8 @@
-"""What every model of experiment 2 is trained on: points uniform in the box, and their true energies.
+"""What every model of experiment 2 is trained on: samples of the true energy, fresh ones in every batch.
 
 An ensemble has S = L x seeds members, landscape-major: member l * seeds + s is landscape l with seed s.
 
-Shapes: S members, n samples, d coordinates.
+Shapes: S members, B samples, d coordinates.
 """
 
 from collections.abc import Sequence
@@ -10,63 +10,25 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from common.config import Exp2Config
 from common.runtime import generators
 from exp2_funnel_heatmap.energy_functions import DEFINITIONS, BenchmarkFunction, Energy
 
-
-@dataclass(frozen=True)
-class Samples:
-    """Points [S, n, d], their energies [S, n], and what the energies are standardised with [S, 1]."""
-
-    points: Tensor
-    energies: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def to(self, *args: object) -> "Samples":
-        return Samples(*(value.to(*args) for value in vars(self).values()))
-
-
-def uniform_points(count: int, dimension: int, half_width: float, draws: Sequence[torch.Generator]) -> Tensor:
-    """Uniform in [-half_width, half_width]^d, float64: [S, count, d]."""
-    uniform = [torch.rand(count, dimension, generator=draw, dtype=torch.float64) for draw in draws]
-    return (2 * torch.stack(uniform) - 1) * half_width
-
-
-def sample_energies(
-    energies: Sequence[Energy], seeds: Sequence[int], count: int, half_width: float
-) -> Samples:
-    """`count` samples of each energy and seed, float32."""
-    points = torch.cat([
-        uniform_points(count, energy.dimension, half_width, generators(seeds, f"{energy.name}/samples"))
-        for energy in energies
-    ])  # fmt: skip
-    values = torch.cat([
-        energy(part) for energy, part in zip(energies, points.split(len(seeds)), strict=True)
-    ])  # fmt: skip
-    mean, std = values.mean(1, keepdim=True), values.std(1, keepdim=True)
-    return Samples(points, values, mean, std).to(torch.float32)
-
-
-def draw_batch(data: Samples, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
-    """Points [S, count, d] and standardised energies [S, count], drawn with replacement."""
-    size = data.points.shape[1]
-    index = torch.stack([torch.randint(size, (count,), generator=draw) for draw in draws]).to(
-        data.points.device
-    )
-    points = data.points.gather(1, index[..., None].expand(-1, -1, data.points.shape[-1]))
-    return points, (data.energies.gather(1, index) - data.mean) / data.std
+STANDARD_POINTS = 2**14  # that energies are standardised over
+LOWEST = 1e-12  # quantile of a perturbation
 
 
 @dataclass(frozen=True)
 class Task:
-    """Energies of one dimension that one ensemble learns, and what it learns them from."""
+    """Energies of one dimension that one ensemble learns on the box [-half_width, half_width]^d."""
 
     name: str
     energies: Sequence[Energy]
-    data: Samples
+    mean: Tensor  # of each member's energy over the box, [S, 1]
+    std: Tensor  # [S, 1]
+    half_width: float
     iterations: int  # optimiser steps
 
     @property
@@ -78,11 +40,56 @@ class Task:
         """The names of several energies; empty for a single one, whose name the task has."""
         return " ".join(energy.name for energy in self.energies) if len(self.energies) > 1 else ""
 
+    def true_energies(self, points: Tensor) -> Tensor:
+        """Each member's own energy: [S, B, d] -> [S, B]."""
+        parts = points.chunk(len(self.energies))
+        return torch.cat([energy(part) for energy, part in zip(self.energies, parts, strict=True)])
+
+
+class Batches:
+    """Samples of a task in batches: each seed's are a scrambled Sobol sequence (Owen, 1997), block by block.
+
+    The sequence spans points and perturbations together. A sample is distributed as an independent draw would
+    be, uniform in the box and normal, but a batch fills both evenly, and so do successive batches together:
+    the noise of a gradient is small, and what is left of it the next batches cancel.
+    """
+
+    def __init__(self, task: Task, seeds: Sequence[int], count: int):
+        self.task, self.count = task, count
+        draws = generators(seeds, f"{task.name}/samples")
+        scrambles = [int(torch.randint(2**62, (), generator=draw)) for draw in draws]
+        self.engines = [SobolEngine(2 * task.dimension, scramble=True, seed=seed) for seed in scrambles]
+
+    def draw(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Points [S, B, d], perturbations ~ N(0, I) [S, B, d], standardised energies [S, B]; float32, cpu.
+
+        The samples of an iteration are the same whichever were drawn before, and for every arm.
+        """
+        for engine in self.engines:
+            engine.fast_forward(iteration * self.count - engine.num_generated)
+        uniform = torch.stack([engine.draw(self.count, dtype=torch.float64) for engine in self.engines])
+        uniform = uniform.repeat(len(self.task.energies), 1, 1)
+        points, quantiles = uniform.chunk(2, -1)
+        points = (2 * points - 1) * self.task.half_width
+        energies = (self.task.true_energies(points) - self.task.mean) / self.task.std
+        perturbations = torch.special.ndtri(quantiles.clamp(LOWEST, 1 - LOWEST))
+        return points.float(), perturbations.float(), energies.float()
+
+
+def uniform_points(count: int, dimension: int, half_width: float, draws: Sequence[torch.Generator]) -> Tensor:
+    """Independent and uniform in [-half_width, half_width]^d, float64: [S, count, d]."""
+    uniform = [torch.rand(count, dimension, generator=draw, dtype=torch.float64) for draw in draws]
+    return (2 * torch.stack(uniform) - 1) * half_width
+
 
 def landscape_task(name: str, energies: Sequence[Energy], config: Exp2Config) -> Task:
-    """Rippled basins: config.num_samples of each."""
-    data = sample_energies(energies, config.seeds, config.num_samples, config.domain_range)
-    return Task(name, energies, data, config.iterations)
+    """Rippled basins."""
+    return _task(name, energies, config, config.iterations)
+
+
+def random_task(energies: Sequence[Energy], config: Exp2Config) -> Task:
+    """Random landscapes, learned together."""
+    return _task("random_landscapes", energies, config, config.random_iterations)
 
 
 def function_task(dimension: int, config: Exp2Config) -> Task | None:
@@ -91,5 +98,12 @@ def function_task(dimension: int, config: Exp2Config) -> Task | None:
     if not names:
         return None
     energies = [BenchmarkFunction(name, dimension, config.domain_range) for name in names]
-    data = sample_energies(energies, config.seeds, config.function_samples, config.domain_range)
-    return Task(f"functions/d={dimension}", energies, data, config.function_iterations)
+    return _task(f"functions/d={dimension}", energies, config, config.function_iterations)
+
+
+def _task(name: str, energies: Sequence[Energy], config: Exp2Config, iterations: int) -> Task:
+    net = SobolEngine(energies[0].dimension, scramble=True, seed=0).draw(STANDARD_POINTS, dtype=torch.float64)
+    points = (2 * net - 1) * config.domain_range
+    values = torch.stack([energy(points) for energy in energies]).repeat_interleave(len(config.seeds), 0)
+    mean, std = values.mean(1, keepdim=True), values.std(1, keepdim=True)
+    return Task(name, energies, mean, std, config.domain_range, iterations)

@@ -329,7 +329,7 @@ def measure_function_fit(
     flat = fields.models["flat"]
     shape = (len(task.energies), len(config.seeds))
     error = held_out(task, fields.models, config).error
-    spread = task.data.std[:, 0].to(device)
+    spread = task.std[:, 0].to(flat.mean)
     minima = [energy.minimisers[:1].expand(shape[1], -1) for energy in task.energies]
     minima = torch.cat(minima).to(flat.mean)[:, None]  # [S, 1, d]
     ends = adam_descent(lambda points, _: flat.gradient(points), minima, 50, 0.05, config.domain_range)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.networks import EnsembleLinear, EnsembleMLP
 from common.runtime import generators
+from exp2_funnel_heatmap.dataset import Task
 
 
 class Siren(nn.Module):
@@ -102,17 +103,8 @@ class Arm:
     energies: str = ""  # what is learned, where the task's name does not tell it (a checkpoint must)
 
 
-def make_model(
-    arm: Arm, seeds: Sequence[int], dimension: int, hidden_dim: int, omega0: float, mean: Tensor, std: Tensor,
-    stream: str,
-) -> EnergyModel:  # fmt: skip
+def make_model(arm: Arm, seeds: Sequence[int], task: Task, hidden_dim: int, omega0: float) -> EnergyModel:
     """An ensemble of two hidden layers; arms of one architecture start from the same weights."""
-    sizes = (dimension, hidden_dim, hidden_dim, 1)
-    network = ARCHITECTURES[arm.architecture](seeds, sizes, f"{stream}/{arm.architecture}", omega0)
-    return EnergyModel(network, mean, std)
-
-
-def perturbations(points: Tensor, sigma: float, draws: Sequence[torch.Generator]) -> Tensor:
-    """N(0, sigma^2) noise of the points' shape [S, B, d], each member's from its own generator."""
-    noise = torch.stack([torch.randn(points.shape[1:], generator=draw) for draw in draws])
-    return sigma * noise.to(points.device)
+    sizes = (task.dimension, hidden_dim, hidden_dim, 1)
+    network = ARCHITECTURES[arm.architecture](seeds, sizes, f"{task.name}/{arm.architecture}", omega0)
+    return EnergyModel(network, task.mean.float(), task.std.float())

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP2_PRESETS
 from common.experiment import Run, run_experiment
-from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task
+from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task, random_task
 from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscapes
 from exp2_funnel_heatmap.evaluate_planning import (
     FUNCTION_PLANNERS,
@@ -55,7 +55,7 @@ def compute(run: Run) -> None:
             lambda_sigma_map(run, task)
     if config.num_landscapes:
         landscapes = random_landscapes(config.num_landscapes, config.domain_range)
-        task = landscape_task("random_landscapes", landscapes, config)
+        task = random_task(landscapes, config)
         plan(run, task, train_flat_arms(run, task) | train_helm_arms(run, task), RANDOM_PLANNERS, "success")
     for dimension in config.dimensions:
         if (task := function_task(dimension, config)) is not None:

@@ -19,9 +19,9 @@ from common.checkpoint import Checkpoint, uses
 from common.config import EXP2_PRESETS, Exp2Config
 from common.experiment import Run, run_training
 from common.training import fit
-from exp2_funnel_heatmap.dataset import Task, draw_batch, landscape_task
+from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
-from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model, perturbations
+from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model
 
 CLIP_NORM = 10.0
 
@@ -37,8 +37,8 @@ def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
     return arms
 
 
-@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "function_iterations", "learning_rate",
-      "num_samples", "function_samples", "domain_range")  # fmt: skip
+@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "random_iterations", "function_iterations",
+      "learning_rate", "domain_range")  # fmt: skip
 def train_flat(
     task: Task,
     *,
@@ -54,7 +54,7 @@ def train_flat(
     the Gaussian, with gain exp(-w^2 sigma^2 / 2). gradient: + lambda |dE^/da|^2, gain 1 / (1 + lambda w^2).
 
     Args:
-        task: energies, samples and optimiser steps.
+        task: energies and optimiser steps.
         arm: penalty, weight and architecture. Arms share initial weights and batches.
         config: the fields named above.
         device: where to train.
@@ -64,16 +64,14 @@ def train_flat(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    data = task.data.to(device)
     members = [*config.seeds] * len(task.energies)
-    model = make_model(
-        arm, members, task.dimension, config.hidden_dim, config.omega0, data.mean, data.std, task.name
-    ).to(device)
+    model = make_model(arm, members, task, config.hidden_dim, config.omega0).to(device)
+    batches = Batches(task, config.seeds, config.batch_size)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        points, energies = draw_batch(data, draws, config.batch_size)
+        points, noise, energies = (part.to(device) for part in batches.draw(iteration))
         if arm.penalty == "noised_inputs":
-            points = points + perturbations(points, arm.sigma, draws)
+            points = points + arm.sigma * noise
         if arm.penalty != "gradient":
             return {"loss": (model.standardised(points) - energies).square().mean(-1)}
         points.requires_grad_()

@@ -21,9 +21,9 @@ from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBL
 from common.experiment import Run, run_training
 from common.regularizers import hf_invariance, second_difference
 from common.training import fit
-from exp2_funnel_heatmap.dataset import Task, draw_batch, landscape_task
+from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
-from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model, perturbations
+from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model
 
 CLIP_NORM = 10.0
 
@@ -55,8 +55,8 @@ def map_arms(config: Exp2Config) -> dict[str, Arm]:
     }
 
 
-@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "function_iterations", "learning_rate",
-      "num_samples", "function_samples", "domain_range")  # fmt: skip
+@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "random_iterations", "function_iterations",
+      "learning_rate", "domain_range")  # fmt: skip
 def train_helm(
     task: Task,
     *,
@@ -73,7 +73,7 @@ def train_helm(
     the filter that each of them is.
 
     Args:
-        task: energies, samples and optimiser steps.
+        task: energies and optimiser steps.
         arm: form, lambda, sigma and architecture. Arms share initial weights, batches and noise.
         config: the fields named above.
         device: where to train.
@@ -83,15 +83,13 @@ def train_helm(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    data = task.data.to(device)
     members = [*config.seeds] * len(task.energies)
-    model = make_model(
-        arm, members, task.dimension, config.hidden_dim, config.omega0, data.mean, data.std, task.name
-    ).to(device)
+    model = make_model(arm, members, task, config.hidden_dim, config.omega0).to(device)
+    batches = Batches(task, config.seeds, config.batch_size)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        points, energies = draw_batch(data, draws, config.batch_size)
-        delta = perturbations(points, arm.sigma, draws)
+        points, noise, energies = (part.to(device) for part in batches.draw(iteration))
+        delta = arm.sigma * noise
         asked = [points, points + delta]
         if arm.penalty == "second_difference":
             asked.append(points - delta)

@@ -23,7 +23,7 @@ from exp2_funnel_heatmap.visualize_heatmap import (
     measure_basins,
 )
 
-CONFIG = Exp2Config(grid_size=40, num_samples=2048, iterations=300, batch_size=128)
+CONFIG = Exp2Config(grid_size=40, iterations=300, batch_size=128)
 CPU = torch.device("cpu")
 
 
@@ -43,7 +43,7 @@ def _model(formula) -> EnergyModel:
 
 
 def _measure(formula, landscape, config=CONFIG):
-    task = landscape_task(landscape.name, [landscape], dataclasses.replace(config, num_samples=16))
+    task = landscape_task(landscape.name, [landscape], config)
     return measure_basins(task, _model(formula), config=config, device=CPU)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config import Exp2Config
-from exp2_funnel_heatmap.dataset import Task
+from exp2_funnel_heatmap.dataset import function_task, landscape_task
 from exp2_funnel_heatmap.energy_functions import (
     BenchmarkFunction,
     aligned_landscape,
@@ -162,7 +162,7 @@ def test_held_out_samples_tell_the_error_and_what_of_the_ripples_is_true():
         return field
 
     models = {"flat": model(2.0, 0.3), "helm_second_difference": model(0.0, 0.1)}
-    known = held_out(Task("misaligned", [MISALIGNED], None, 0), models, config)
+    known = held_out(landscape_task("misaligned", [MISALIGNED], config), models, config)
     torch.testing.assert_close(known.share, torch.full((2,), 0.5), rtol=1e-3, atol=0)
     expected = (MISALIGNED.amplitudes.square().sum() / 2 + 0.09).sqrt().float()
     torch.testing.assert_close(known.error, expected.expand(2), rtol=0.03, atol=0)
@@ -213,16 +213,15 @@ def test_random_numbers_are_the_seeds_and_the_streams():
 
 def test_every_function_planner_runs_on_a_field_of_several_functions():
     """Members are functions x seeds; an error is measured against the member's own minimum."""
-    energies = [BenchmarkFunction("ackley", 2), BenchmarkFunction("himmelblau", 2)]
-    task = Task("functions/d=2", energies, None, 0)
+    config = dataclasses.replace(CONFIG, seeds=(0, 1), functions=("ackley", "himmelblau"))
+    task = function_task(2, config)
     fields = Fields(task, {}, 3.0)
     fields["flat"] = fields["helm_second_difference"] = Counted(lambda points: points.square().sum(-1))
-    config = dataclasses.replace(CONFIG, seeds=(0, 1))
     starts, known = torch.zeros(4, 2, 2), HeldOut(torch.zeros(4), torch.ones(4))
     for planner in FUNCTION_PLANNERS:
         plan = run_planner(planner, fields, starts, 700, config, known, "test")
         assert plan.points.shape == starts.shape
-    minima = torch.stack([energy.minimisers for energy in energies]).repeat_interleave(2, 0)
+    minima = torch.stack([energy.minimisers for energy in task.energies]).repeat_interleave(2, 0)
     torch.testing.assert_close(errors(task, minima), torch.zeros(4, 1, dtype=torch.float64))
     assert (errors(task, minima.flip(0)) > 0.5).all()
 

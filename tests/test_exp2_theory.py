@@ -25,7 +25,7 @@ from exp2_funnel_heatmap.train_helm import train_helm
 from exp2_funnel_heatmap.visualize_heatmap import decompose, evaluation_points, mean_gain, ripple_gain
 
 FREQUENCIES = torch.tensor([1.0, 3.0, 7.0, 8.0, 11.0], dtype=torch.float64)  # on the circle [0, 2 pi)
-TINY = Exp2Config(hidden_dim=64, num_samples=8192, iterations=500, batch_size=384, learning_rate=3e-3)
+TINY = Exp2Config(hidden_dim=64, iterations=500, batch_size=384, learning_rate=3e-3)
 CPU = torch.device("cpu")
 
 
