@@ -364,7 +364,7 @@ EXP2_PRESETS = {
     "quick": Exp2Config(
         seeds=(0, 1, 2),
         hidden_dim=96,
-        iterations=1000,
+        iterations=700,
         function_iterations=700,
         budget_sweep=(1200, 6000),
         cma_starts=2,

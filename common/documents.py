@@ -8,7 +8,8 @@ reference/RUN/FILE.json, where FILE is any of the files beside it. Kinds:
     table: RUN PATTERN | ROWS | COLUMNS [| STYLE]
                                   metrics by rows and columns; PATTERN holds {row} and {column}, and
                                   ROWS and COLUMNS are comma-separated, an item `name: label` or `name`
-                                  STYLE: `log10`, powers of ten; `interval`, the 95% interval in brackets
+                                  STYLE: `log10`, powers of ten; `interval`, the 95% interval over starts
+                                  in brackets; `seeds`, that over training seeds (Student's t, from five on)
     criteria: RUN                 the success tiers with what was measured
     run: RUN                      preset, seeds, minutes, machine
     gallery: RUN FILE ...         figures
@@ -26,6 +27,8 @@ from typing import Any
 from common.checkpoint import write_atomically
 from common.criteria import format_number, format_target
 from common.report import VERDICTS, by_tier, minutes
+
+INTERVALS = {"interval": "interval95", "seeds": "ci95"}  # style: field of a metric
 
 _MARKER = re.compile(
     r"(?P<begin><!-- (?P<kind>metric|table|criteria|run|gallery): (?P<arguments>.*?) -->)"
@@ -87,14 +90,14 @@ Reader = Callable[[str], Mapping[str, Any]]
 
 def metric_text(results: Mapping[str, Any], name: str, style: str = "") -> str:
     """A metric's mean; in brackets the range over seeds, where there are several, or the interval."""
-    if style not in ("", "log10", "interval"):
-        raise ValueError(f"style {style!r} of {name}: allowed: log10, interval")
+    if style not in ("", "log10", *INTERVALS):
+        raise ValueError(f"style {style!r} of {name}: allowed: log10, {', '.join(INTERVALS)}")
     entry, log10 = results["metrics"][name], style == "log10"
     if entry["mean"] is None:
         return "not finite"
     mean = format_number(entry["mean"], log10)
-    if style == "interval":  # of rates and their differences: what is below rounding is 0
-        numbers = (entry["mean"], *entry["interval95"])
+    if style in INTERVALS:  # of rates and their differences: what is below rounding is 0
+        numbers = (entry["mean"], *entry[INTERVALS[style]])
         mean, low, high = (format_number(round(number, 9) + 0.0) for number in numbers)
         return f"{mean} [{low}, {high}]"
     if len(entry["values"]) == 1 or entry["min"] == entry["max"]:

@@ -34,7 +34,7 @@ def content(**changes):
         "seeds": [0, 1], "timings": {"phase_seconds": 90.0}, "criteria": [row],
         "metrics": {
             "m/T=5": summarise([1.0, 2.0], "1"), "m/T=9": summarise([3.0, 3.0], "log10"),
-            "m/rate": summarise([0.4, 0.6], "1") | {"interval95": [0.25, 0.75]},
+            "m/rate": summarise([0.4, 0.6], "1") | {"interval95": [0.25, 0.75], "ci95": [0.2, 0.8]},
         },
     } | changes  # fmt: skip
 
@@ -137,9 +137,11 @@ def test_tables_criteria_and_galleries(root):
 def test_intervals_stand_in_square_brackets(root):
     text = "\n".join([
         "<!-- metric: exp9_test m/rate interval --><!-- end -->",
+        "<!-- metric: exp9_test m/rate seeds --><!-- end -->",
         "<!-- table: exp9_test m/{column} | m: model | rate | interval -->", "<!-- end -->",
     ])  # fmt: skip
     filled = regenerate(text, root, root)
+    assert "-->0.5 [0.2, 0.8]<!-- end -->" in filled
     assert "-->0.5 [0.25, 0.75]<!-- end -->" in filled and "| model | 0.5 [0.25, 0.75] |" in filled
 
 
