@@ -65,18 +65,20 @@ class Run:
         return view, checkpoint
 
     def train_arms(
-        self, phase: Callable, prefix: str, *inputs: Any, arms: Mapping[str, Any]
+        self, phase: Callable, prefix: str, *inputs: Any, arms: Mapping[str, Any], contents: str = ""
     ) -> dict[str, Any]:
         """Train every arm of a phase; small models on a cpu side by side, in threads.
 
         Calls `phase(*inputs, arm=, config=, device=, checkpoint=, label=) -> (model, history)` for each.
         An arm is what distinguishes a training from its siblings; its repr must tell all of it (a number,
-        a frozen dataclass). Trainings share nothing, so the results do not depend on what runs beside.
+        a frozen dataclass), and `contents` what of the inputs neither the prefix nor the configuration tells.
+        Trainings share nothing, so the results do not depend on what runs beside.
 
         Returns:
             the trained modules by arm, their weights frozen.
         """
-        prepared = {arm: self._prepare(phase, f"{prefix}/{arm}", [repr(arms[arm])]) for arm in arms}
+        told = [contents] if contents else []
+        prepared = {arm: self._prepare(phase, f"{prefix}/{arm}", [repr(arms[arm]), *told]) for arm in arms}
 
         def train(arm: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
             view, checkpoint = prepared[arm]

@@ -37,8 +37,8 @@ class Task:
 
     @property
     def contents(self) -> str:
-        """The names of several energies; empty for a single one, whose name the task has."""
-        return " ".join(energy.name for energy in self.energies) if len(self.energies) > 1 else ""
+        """What is learned, and how long: what a training's checkpoint must tell from another's."""
+        return f"{' '.join(energy.name for energy in self.energies)}: {self.iterations} steps"
 
     def true_energies(self, points: Tensor) -> Tensor:
         """Each member's own energy: [S, B, d] -> [S, B]."""
@@ -47,11 +47,11 @@ class Task:
 
 
 class Batches:
-    """Samples of a task in batches: each seed's are a scrambled Sobol sequence (Owen, 1997), block by block.
+    """Samples of a task in batches: each seed's are a scrambled Sobol sequence, block by block.
 
-    The sequence spans points and perturbations together. A sample is distributed as an independent draw would
-    be, uniform in the box and normal, but a batch fills both evenly, and so do successive batches together:
-    the noise of a gradient is small, and what is left of it the next batches cancel.
+    The sequence spans points and perturbations together (scrambling: Matousek, 1998). A sample is distributed
+    as an independent draw would be, uniform in the box and normal, but successive batches fill both evenly
+    (in two dimensions each by itself does): gradients have less noise, and later batches cancel much of it.
     """
 
     def __init__(self, task: Task, seeds: Sequence[int], count: int):
@@ -66,6 +66,8 @@ class Batches:
         The samples of an iteration are the same whichever were drawn before, and for every arm.
         """
         for engine in self.engines:
+            if engine.num_generated > iteration * self.count:
+                engine.reset()
             engine.fast_forward(iteration * self.count - engine.num_generated)
         uniform = torch.stack([engine.draw(self.count, dtype=torch.float64) for engine in self.engines])
         uniform = uniform.repeat(len(self.task.energies), 1, 1)

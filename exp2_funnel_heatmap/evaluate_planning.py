@@ -214,29 +214,26 @@ def measure_landscape_planner(
     """One planner from a grid of starts; those beside the minimum do not count.
 
     Returns:
-        success [G, S] (fraction of starts that end within plan_tolerance) and evaluations [G], over the
-        budgets; at the configuration's own: success_here, endpoint_error (median) [S], evaluations_here [].
+        counted [S, B], starts farther than plan_tolerance from the minimum; over the budgets, reached
+        [G, S, B], counted starts that end within it, and evaluations [G]; at the configuration's own
+        budget, endpoint_error (median over counted starts) [S].
     """
     members = len(task.energies) * len(config.seeds)
     starts = cell_centres(config.plan_grid, config.domain_range).to(device, torch.float32)
     starts = starts.expand(members, -1, -1)
     counted = errors(task, starts) > config.plan_tolerance
     known = held_out(task, fields.models, config, smoother_of(planner))
-    measured: dict[str, Tensor] = {}
-    rows, spent = [], []
+    measured = {"counted": counted}
+    reached, spent = [], []
     for budget in budgets(config):
         plan = run_planner(planner, fields, starts, budget, config, known, f"{task.name}/planning")
         distance = errors(task, plan.points)
-        rows.append(((distance <= config.plan_tolerance) & counted).sum(-1) / counted.sum(-1).clamp(min=1))
+        reached.append((distance <= config.plan_tolerance) & counted)
         spent.append(plan.evaluations)
         if budget == config.plan_evaluations:
             away = torch.where(counted, distance, torch.nan)
-            measured |= {
-                "success_here": rows[-1],
-                "endpoint_error": away.nanmedian(-1).values,
-                "evaluations_here": torch.tensor(plan.evaluations),
-            }
-    return {**measured, "success": torch.stack(rows), "evaluations": torch.tensor(spent)}
+            measured["endpoint_error"] = away.nanmedian(-1).values
+    return measured | {"reached": torch.stack(reached), "evaluations": torch.tensor(spent)}
 
 
 def record_landscape_planning(
@@ -250,33 +247,45 @@ def record_landscape_planning(
 
     Members of several landscapes are averaged, seed by seed. A difference is mollified descent's success
     minus a baseline's on the same flat models and starts, at the configuration's budget and at each of the
-    curve ({metric}_at_{budget}); with five landscapes or more its 95% interval
-    over them (Student's t, seeds averaged first) is recorded as difference_low and difference_high.
+    curve ({metric}_at_{budget}), with its 95% interval (see `difference_interval`).
     """
     seeds = len(config.seeds)
+    here = budgets(config).index(config.plan_evaluations)
     results.add_array(f"{prefix}/budgets", torch.tensor(budgets(config)))
-    here, curves = {}, {}
+    rates = {}
     for planner, found in measured.items():
-        here[planner] = found["success_here"].view(-1, seeds)  # [L, seeds]
-        curves[planner] = found["success"].unflatten(1, (-1, seeds)).mean(1)  # [G, seeds]
-        results.add_array(f"{prefix}/{planner}/success_by_budget", curves[planner])
-        results.add_array(f"{prefix}/{planner}/success_by_landscape", here[planner])
-        results.add(f"{prefix}/{planner}/{metric}", here[planner].mean(0))
+        shares = found["reached"].sum(-1) / found["counted"].sum(-1).clamp(min=1)  # [G, S]
+        rates[planner] = shares.double().unflatten(1, (-1, seeds))  # [G, L, seeds]
+        results.add_array(f"{prefix}/{planner}/success_by_budget", rates[planner].mean(1))
+        results.add_array(f"{prefix}/{planner}/success_by_landscape", rates[planner][here])
+        results.add(f"{prefix}/{planner}/{metric}", rates[planner][here].mean(0))
         error = found["endpoint_error"].view(-1, seeds).mean(0)
         results.add(f"{prefix}/{planner}/endpoint_error", error, "length")
-        spent = [found["evaluations_here"].item()] * seeds
+        spent = [found["evaluations"][here].item()] * seeds
         results.add(f"{prefix}/{planner}/evaluations", spent, "model evaluations")
+    ours, indices = measured["mollified_descent"], list(enumerate(budgets(config)))
     for baseline in BASELINES:
-        name = f"{prefix}/mollified_descent_minus_{baseline}"
-        difference = here["mollified_descent"] - here[baseline]
-        results.add(f"{name}/{metric}", difference.mean(0))
-        for budget, by_seed in zip(
-            budgets(config), curves["mollified_descent"] - curves[baseline], strict=True
-        ):
-            results.add(f"{name}/{metric}_at_{budget}", by_seed)
-        interval = summarise(difference.mean(1).tolist(), "1").get("ci95")
-        for end, value in zip(("low", "high"), interval or (), strict=False):
-            results.add(f"{name}/difference_{end}", [value] * seeds)
+        name = f"{prefix}/mollified_descent_minus_{baseline}/{metric}"
+        apart = rates["mollified_descent"] - rates[baseline]
+        for suffix, index in (("", here), *((f"_at_{budget}", index) for index, budget in indices)):
+            by_start = ours["reached"][index].double() - measured[baseline]["reached"][index].double()
+            interval = difference_interval(apart[index], by_start, ours["counted"])
+            results.add(name + suffix, apart[index].mean(0), interval=interval)
+
+
+def difference_interval(rates: Tensor, by_start: Tensor, counted: Tensor) -> tuple[float, float] | None:
+    """95% interval (Student's t) of a mean difference; training seeds are averaged first.
+
+    Of one landscape it is over its counted starts, of several over the landscapes; None for fewer than five.
+
+    Args:
+        rates: differences of success, [L, seeds].
+        by_start: the same start by start, [S, B].
+        counted: which starts count, [S, B].
+    """
+    units = rates.mean(1) if len(rates) > 1 else by_start[:, counted[0]].mean(0)
+    interval = summarise(units.tolist(), "1").get("ci95")
+    return None if interval is None else tuple(interval)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -100,7 +100,6 @@ class Arm:
     weight: float = 0.0  # lambda
     sigma: float = 0.0  # standard deviation of the perturbation [length]
     architecture: Architecture = "siren"
-    energies: str = ""  # what is learned, where the task's name does not tell it (a checkpoint must)
 
 
 def make_model(arm: Arm, seeds: Sequence[int], task: Task, hidden_dim: int, omega0: float) -> EnergyModel:

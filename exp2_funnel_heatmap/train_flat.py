@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ CLIP_NORM = 10.0
 
 def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
     """The flat SIREN; on the two standard landscapes also the baselines and the other networks."""
-    arms = {"flat": Arm(energies=task.contents)}
+    arms = {"flat": Arm()}
     if task.name in ("aligned", "misaligned"):
         arms["noised_inputs"] = Arm("noised_inputs", 1.0, config.input_noise_sigma)
         arms["gradient_penalty"] = Arm("gradient", config.lambda_gradient)
@@ -37,8 +37,11 @@ def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
     return arms
 
 
-@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "random_iterations", "function_iterations",
-      "learning_rate", "domain_range")  # fmt: skip
+TRAINING_FIELDS = ("seeds", "hidden_dim", "omega0", "batch_size", "learning_rate", "domain_range")
+Terms = Callable[[EnergyModel, Tensor, Tensor, Tensor], dict[str, Tensor]]
+
+
+@uses(*TRAINING_FIELDS)
 def train_flat(
     task: Task,
     *,
@@ -64,12 +67,8 @@ def train_flat(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    members = [*config.seeds] * len(task.energies)
-    model = make_model(arm, members, task, config.hidden_dim, config.omega0).to(device)
-    batches = Batches(task, config.seeds, config.batch_size)
 
-    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        points, noise, energies = (part.to(device) for part in batches.draw(iteration))
+    def terms(model: EnergyModel, points: Tensor, noise: Tensor, energies: Tensor) -> dict[str, Tensor]:
         if arm.penalty == "noised_inputs":
             points = points + arm.sigma * noise
         if arm.penalty != "gradient":
@@ -80,6 +79,21 @@ def train_flat(
         (slope,) = torch.autograd.grad(predicted.sum(), points, create_graph=True)
         penalty = slope.square().sum(-1).mean(-1)
         return {"loss": fitted + arm.weight * penalty, "fit": fitted, "penalty": penalty}
+
+    return train_energies(task, terms, arm, config, device, checkpoint, label)
+
+
+def train_energies(
+    task: Task, terms: Terms, arm: Arm, config: Exp2Config, device: torch.device,
+    checkpoint: Checkpoint | None, label: str,
+) -> tuple[EnergyModel, dict[str, Tensor]]:  # fmt: skip
+    """What every training shares; `terms` makes losses [S] of the model and a batch (see Batches.draw)."""
+    members = [*config.seeds] * len(task.energies)
+    model = make_model(arm, members, task, config.hidden_dim, config.omega0).to(device)
+    batches = Batches(task, config.seeds, config.batch_size)
+
+    def loss(iteration: int, _: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        return terms(model, *(part.to(device) for part in batches.draw(iteration)))
 
     history = fit(
         model,
@@ -97,7 +111,8 @@ def train_flat(
 
 def train_flat_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
     """Every flat arm of a task, by name."""
-    return run.train_arms(train_flat, task.name, task, arms=flat_arms(task, run.config))
+    arms = flat_arms(task, run.config)
+    return run.train_arms(train_flat, task.name, task, arms=arms, contents=task.contents)
 
 
 def train_all(run: Run) -> None:

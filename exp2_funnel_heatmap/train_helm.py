@@ -10,7 +10,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -20,13 +19,10 @@ from common.checkpoint import Checkpoint, uses
 from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
 from common.experiment import Run, run_training
 from common.regularizers import hf_invariance, second_difference
-from common.training import fit
-from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
+from exp2_funnel_heatmap.dataset import Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
-from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model
-
-CLIP_NORM = 10.0
-
+from exp2_funnel_heatmap.models import Arm, EnergyModel
+from exp2_funnel_heatmap.train_flat import TRAINING_FIELDS, train_energies
 
 SMOOTHER = "helm_second_difference"  # the arm that mollified descent descends on
 
@@ -36,7 +32,7 @@ def helm_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
     weight, sigma = config.lambda_second_difference, config.second_difference_sigma
     if task.name.startswith("functions"):
         weight, sigma = config.function_lambda, config.function_sigma
-    arms = {SMOOTHER: Arm("second_difference", weight, sigma, energies=task.contents)}
+    arms = {SMOOTHER: Arm("second_difference", weight, sigma)}
     published = Arm("hf_invariance", LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED)
     if task.name in ("aligned", "misaligned"):
         arms["helm"] = Arm("hf_invariance", config.lambda_hf, config.hf_noise_sigma)
@@ -55,8 +51,7 @@ def map_arms(config: Exp2Config) -> dict[str, Arm]:
     }
 
 
-@uses("seeds", "hidden_dim", "omega0", "batch_size", "iterations", "random_iterations", "function_iterations",
-      "learning_rate", "domain_range")  # fmt: skip
+@uses(*TRAINING_FIELDS)
 def train_helm(
     task: Task,
     *,
@@ -83,44 +78,31 @@ def train_helm(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    members = [*config.seeds] * len(task.energies)
-    model = make_model(arm, members, task, config.hidden_dim, config.omega0).to(device)
-    batches = Batches(task, config.seeds, config.batch_size)
+    form = second_difference if arm.penalty == "second_difference" else hf_invariance
 
-    def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        points, noise, energies = (part.to(device) for part in batches.draw(iteration))
+    def terms(model: EnergyModel, points: Tensor, noise: Tensor, energies: Tensor) -> dict[str, Tensor]:
         delta = arm.sigma * noise
         asked = [points, points + delta]
         if arm.penalty == "second_difference":
             asked.append(points - delta)
         centre, *around = model.standardised(torch.cat(asked, 1)).chunk(len(asked), 1)
-        form = second_difference if arm.penalty == "second_difference" else hf_invariance
         fitted = (centre - energies).square().mean(-1)
         penalty = form(centre, *around).mean(-1)
         return {"loss": fitted + arm.weight * penalty, "fit": fitted, "penalty": penalty}
 
-    history = fit(
-        model,
-        loss,
-        seeds=members,
-        iterations=task.iterations,
-        learning_rate=config.learning_rate,
-        label=label,
-        stream=task.name,
-        clip_norm=CLIP_NORM,
-        checkpoint=checkpoint,
-    )
-    return model, history
+    return train_energies(task, terms, arm, config, device, checkpoint, label)
 
 
 def train_helm_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
     """Every HELM arm of a task, by name."""
-    return run.train_arms(train_helm, task.name, task, arms=helm_arms(task, run.config))
+    arms = helm_arms(task, run.config)
+    return run.train_arms(train_helm, task.name, task, arms=arms, contents=task.contents)
 
 
 def train_map_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
     """A model for every point of the map over lambda and sigma."""
-    return run.train_arms(train_helm, f"map/{task.name}", task, arms=map_arms(run.config))
+    arms = map_arms(run.config)
+    return run.train_arms(train_helm, f"map/{task.name}", task, arms=arms, contents=task.contents)
 
 
 def train_all(run: Run) -> None:

@@ -42,11 +42,11 @@ def test_energies_are_the_true_ones_standardised(task):
 def test_a_batch_is_the_iterations_whatever_was_drawn_before():
     """Or a resumed training would see other samples."""
     through, jumped = (Batches(LANDSCAPES, CONFIG.seeds, 96) for _ in range(2))
-    for iteration in range(7):
-        drawn = through.draw(iteration)
-    for one, other in zip(drawn, jumped.draw(6), strict=True):
-        assert torch.equal(one, other)
-    assert not torch.equal(drawn[0], through.draw(7)[0])
+    drawn = [through.draw(iteration) for iteration in range(7)]
+    for iteration in (6, 2, 2):
+        for one, other in zip(drawn[iteration], jumped.draw(iteration), strict=True):
+            assert torch.equal(one, other)
+    assert not torch.equal(drawn[6][0], through.draw(7)[0])
 
 
 def test_seeds_differ_and_energies_of_a_seed_share_its_points():
@@ -57,7 +57,12 @@ def test_seeds_differ_and_energies_of_a_seed_share_its_points():
 
 
 def test_successive_batches_cancel_each_others_noise():
-    """The mean energy over 16 batches is far nearer the true one than independent samples would be (1/64)."""
+    """Independent samples leave 1/64 in the mean energy of 16 batches, even but unrelated batches 0.15/64.
+
+    Eight stretches of the sequence, so that no lucky one passes.
+    """
     batches = Batches(LANDSCAPES, CONFIG.seeds, 256)
-    mean = torch.stack([batches.draw(iteration)[2] for iteration in range(16)]).mean((0, 2))
-    assert mean.abs().max() < 0.2 / 64
+    means = torch.stack([batches.draw(iteration)[2].mean(1) for iteration in range(128)]).unflatten(
+        0, (8, 16)
+    )
+    assert means.mean(1).square().mean().sqrt() < 0.02 / 64

@@ -14,7 +14,7 @@ TINY = [
     "--smoothing-steps", "20", "--polish-steps", "10", "--num-landscapes", "2", "--functions", "ackley",
     "himmelblau", "--dimensions", "2", "5", "--function-starts", "3", "--cma-starts", "1", "--map-lambdas",
     "1", "100", "--map-sigmas", "0.05", "--train-map", "--map-batch-size", "16", "--seeds", "0", "1",
-    "--device", "cpu",
+    "--device", "cpu", "--checkpoint-every", "7",
 ]  # fmt: skip
 FIGURES = {
     "exp2_true_energy.png", "exp2_flat_energy.png", "exp2_helm_energy.png", "exp2_flat_basin.png",
@@ -115,12 +115,14 @@ def test_unreadable_results_are_refused_by_replot_and_replaced_by_a_run(finished
 
 
 def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
-    """One function for another: its models and plans anew, the landscapes as they were."""
+    """One function for another, in five dimensions the only one: its models and plans, no landscape's."""
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
-    done = RUN(tmp_path, "--functions", "griewank", "himmelblau", "--dimensions", "2")
-    assert sorted(trained(done)) == ["functions/d=2/flat", "functions/d=2/helm_second_difference"]
+    done = RUN(tmp_path, "--functions", "griewank", "himmelblau", "--random-iterations", "25")
+    tasks = ("functions/d=2", "functions/d=5", "random_landscapes")
+    arms = ("flat", "helm_second_difference")
+    assert sorted(trained(done)) == [f"{task}/{arm}" for task in tasks for arm in arms]
     before, after = metrics_of(finished), metrics_of(tmp_path)
-    kept = [name for name in before if not name.startswith("functions/")]
+    kept = [name for name in before if not name.startswith(("functions/", "random_landscapes/"))]
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
     assert "functions/griewank-2/flat/success" in after
 

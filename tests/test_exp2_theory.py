@@ -76,6 +76,7 @@ def test_published_setting_cannot_remove_a_ripple():
     "arm",
     [
         Arm("hf_invariance", 1.0, 0.05),
+        Arm("hf_invariance", 100.0, 0.05),
         Arm("hf_invariance", 10.0, 0.1),
         Arm("hf_invariance", 1.0, 0.35),
         Arm("second_difference", 1.0, 0.1),
