@@ -10,7 +10,7 @@ from tests.experiment_runs import TinyRun, assert_promised, assert_same_results,
 TINY = [
     "--hidden-dim", "16", "--iterations", "30", "--function-iterations", "20", "--random-iterations", "20",
     "--batch-size", "32", "--grid-size", "12", "--descent-steps", "60",
-    "--plan-evaluations", "700", "--budget-sweep", "500", "--plan-grid", "4", "--smooth-steps", "20",
+    "--plan-evaluations", "700", "--budget-sweep", "500", "--plan-grid", "7", "--smooth-steps", "20",
     "--smoothing-steps", "20", "--polish-steps", "10", "--num-landscapes", "2", "--functions", "ackley",
     "himmelblau", "--dimensions", "2", "5", "--function-starts", "3", "--cma-starts", "1", "--map-lambdas",
     "1", "100", "--map-sigmas", "0.05", "--train-map", "--map-batch-size", "16", "--seeds", "0", "1",

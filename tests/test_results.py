@@ -21,6 +21,8 @@ def test_t_interval_from_five_seeds_on():
     half = 2.7764 * math.sqrt(2.5 / 5)  # Student's t, 4 degrees of freedom, 97.5%
     assert entry["ci95"] == pytest.approx([3 - half, 3 + half], rel=1e-3)
     assert "ci95" not in summarise([1.0] * 4, "1")
+    many = summarise([0.0, 1.0] * 200, "1")["ci95"]  # 1.966 standard errors of 0.5 / sqrt(399)
+    assert many == pytest.approx([0.5 - 0.0492, 0.5 + 0.0492], rel=0.005)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
