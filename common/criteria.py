@@ -317,13 +317,17 @@ def evaluate_all(
 
 
 def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
-    """The criterion's value; None where a metric is absent, infinite (a failure) where one has no mean."""
+    """The criterion's value; None where a metric or its interval is absent, infinite (a failure) where one
+    has no mean.
+    """
     names = sorted(fnmatch.filter(metrics, criterion.metric))
     worst = max if criterion.op.startswith("<") else min
     values = []
     for name in names:
         value = metrics[name]["mean"]
         if criterion.bound != "mean":
+            if "interval95" not in metrics[name]:  # too few starts for one
+                return None
             value = metrics[name]["interval95"][criterion.bound == "high"]
         if criterion.minus:
             other = _partner(name, criterion)

@@ -14,7 +14,7 @@ from torch.quasirandom import SobolEngine
 
 from common.config import Exp2Config
 from common.runtime import generators
-from exp2_funnel_heatmap.energy_functions import DEFINITIONS, BenchmarkFunction, Energy
+from exp2_funnel_heatmap.energy_functions import DEFINITIONS, BenchmarkFunction, Energy, TrueField
 
 STANDARD_POINTS = 2**14  # that energies are standardised over
 LOWEST = 1e-12  # quantile of a perturbation
@@ -40,11 +40,6 @@ class Task:
         """What is learned, and how long: what a training's checkpoint must tell from another's."""
         return f"{' '.join(energy.name for energy in self.energies)}: {self.iterations} steps"
 
-    def true_energies(self, points: Tensor) -> Tensor:
-        """Each member's own energy: [S, B, d] -> [S, B]."""
-        parts = points.chunk(len(self.energies))
-        return torch.cat([energy(part) for energy, part in zip(self.energies, parts, strict=True)])
-
 
 class Batches:
     """Samples of a task in batches: each seed's are a scrambled Sobol sequence, block by block.
@@ -55,7 +50,7 @@ class Batches:
     """
 
     def __init__(self, task: Task, seeds: Sequence[int], count: int):
-        self.task, self.count = task, count
+        self.task, self.count, self.energy = task, count, TrueField(task.energies)
         draws = generators(seeds, f"{task.name}/samples")
         scrambles = [int(torch.randint(2**62, (), generator=draw)) for draw in draws]
         self.engines = [SobolEngine(2 * task.dimension, scramble=True, seed=seed) for seed in scrambles]
@@ -72,8 +67,8 @@ class Batches:
         uniform = torch.stack([engine.draw(self.count, dtype=torch.float64) for engine in self.engines])
         uniform = uniform.repeat(len(self.task.energies), 1, 1)
         points, quantiles = uniform.chunk(2, -1)
-        points = (2 * points - 1) * self.task.half_width
-        energies = (self.task.true_energies(points) - self.task.mean) / self.task.std
+        points = in_box(points, self.task.half_width)
+        energies = (self.energy(points) - self.task.mean) / self.task.std
         perturbations = torch.special.ndtri(quantiles.clamp(LOWEST, 1 - LOWEST))
         return points.float(), perturbations.float(), energies.float()
 
@@ -81,7 +76,12 @@ class Batches:
 def uniform_points(count: int, dimension: int, half_width: float, draws: Sequence[torch.Generator]) -> Tensor:
     """Independent and uniform in [-half_width, half_width]^d, float64: [S, count, d]."""
     uniform = [torch.rand(count, dimension, generator=draw, dtype=torch.float64) for draw in draws]
-    return (2 * torch.stack(uniform) - 1) * half_width
+    return in_box(torch.stack(uniform), half_width)
+
+
+def in_box(uniform: Tensor, half_width: float) -> Tensor:
+    """From [0, 1]^d to [-half_width, half_width]^d."""
+    return (2 * uniform - 1) * half_width
 
 
 def landscape_task(name: str, energies: Sequence[Energy], config: Exp2Config) -> Task:
@@ -105,7 +105,7 @@ def function_task(dimension: int, config: Exp2Config) -> Task | None:
 
 def _task(name: str, energies: Sequence[Energy], config: Exp2Config, iterations: int) -> Task:
     net = SobolEngine(energies[0].dimension, scramble=True, seed=0).draw(STANDARD_POINTS, dtype=torch.float64)
-    points = (2 * net - 1) * config.domain_range
+    points = in_box(net, config.domain_range)
     values = torch.stack([energy(points) for energy in energies]).repeat_interleave(len(config.seeds), 0)
     mean, std = values.mean(1, keepdim=True), values.std(1, keepdim=True)
     return Task(name, energies, mean, std, config.domain_range, iterations)

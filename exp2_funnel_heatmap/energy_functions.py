@@ -36,6 +36,22 @@ class Energy(Protocol):
         """[..., d] -> [...]."""
 
 
+@dataclass(frozen=True)
+class TrueField:
+    """True energies as an ensemble: each serves an equal share of the members, landscape-major."""
+
+    energies: Sequence[Energy]
+
+    def __call__(self, points: Tensor) -> Tensor:
+        parts = points.tensor_split(len(self.energies))
+        return torch.cat([energy(part) for energy, part in zip(self.energies, parts, strict=True)])
+
+    def gradient(self, points: Tensor) -> Tensor:
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            return torch.autograd.grad(self(points).sum(), points)[0]
+
+
 def distance_to_minimum(points: Tensor, minimisers: Tensor) -> Tensor:
     """Euclidean distance to the nearest global minimiser: [..., d], [M, d] -> [...]."""
     return (points[..., None, :] - minimisers.to(points)).square().sum(-1).sqrt().amin(-1)

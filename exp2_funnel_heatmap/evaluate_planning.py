@@ -18,8 +18,13 @@ from common.planners.problem import BudgetExceeded
 from common.results import Results, summarise
 from common.runtime import Progress, generators
 from exp2_funnel_heatmap.dataset import Task, uniform_points
-from exp2_funnel_heatmap.energy_functions import DEFINITIONS, aligned_landscape, distance_to_minimum
-from exp2_funnel_heatmap.fields import Field, TrueField, cell_centres, tabulate
+from exp2_funnel_heatmap.energy_functions import (
+    DEFINITIONS,
+    TrueField,
+    aligned_landscape,
+    distance_to_minimum,
+)
+from exp2_funnel_heatmap.fields import Field, cell_centres, tabulate
 from exp2_funnel_heatmap.models import EnergyModel
 from exp2_funnel_heatmap.mollified_descent import (
     Plan,
@@ -64,13 +69,13 @@ PLAN_FIELDS = (
 class Fields(dict[str, Field]):
     """A task's models as planners see them, tabulated where d = 2 when first asked for; and 'true'."""
 
-    def __init__(self, task: Task, models: Mapping[str, EnergyModel], half_width: float):
+    def __init__(self, task: Task, models: Mapping[str, EnergyModel]):
         super().__init__(true=TrueField(task.energies))
-        self.task, self.models, self.half_width = task, models, half_width
+        self.task, self.models = task, models
 
     def __missing__(self, name: str) -> Field:
         model = self.models[name]
-        self[name] = tabulate(model, self.half_width) if self.task.dimension == 2 else model
+        self[name] = tabulate(model, self.task.half_width) if self.task.dimension == 2 else model
         return self[name]
 
 
@@ -263,11 +268,12 @@ def record_landscape_planning(
         results.add(f"{prefix}/{planner}/endpoint_error", error, "length")
         spent = [found["evaluations"][here].item()] * seeds
         results.add(f"{prefix}/{planner}/evaluations", spent, "model evaluations")
-    ours, indices = measured["mollified_descent"], list(enumerate(budgets(config)))
+    ours = measured["mollified_descent"]
+    places = {"": here} | {f"_at_{budget}": index for index, budget in enumerate(budgets(config))}
     for baseline in BASELINES:
         name = f"{prefix}/mollified_descent_minus_{baseline}/{metric}"
         apart = rates["mollified_descent"] - rates[baseline]
-        for suffix, index in (("", here), *((f"_at_{budget}", index) for index, budget in indices)):
+        for suffix, index in places.items():
             by_start = ours["reached"][index].double() - measured[baseline]["reached"][index].double()
             interval = difference_interval(apart[index], by_start, ours["counted"])
             results.add(name + suffix, apart[index].mean(0), interval=interval)

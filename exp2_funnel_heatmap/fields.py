@@ -4,7 +4,7 @@ Shapes: S members, B points, d coordinates, G cells a side of a table.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,22 +26,6 @@ class Field(Protocol):
 
     def gradient(self, points: Tensor) -> Tensor:
         """[S, B, d] -> [S, B, d]."""
-
-
-@dataclass(frozen=True)
-class TrueField:
-    """True energies as an ensemble: each serves an equal share of the members, landscape-major."""
-
-    energies: Sequence[Energy]
-
-    def __call__(self, points: Tensor) -> Tensor:
-        parts = points.tensor_split(len(self.energies))
-        return torch.cat([energy(part) for energy, part in zip(self.energies, parts, strict=True)])
-
-    def gradient(self, points: Tensor) -> Tensor:
-        with torch.enable_grad():
-            points = points.detach().requires_grad_()
-            return torch.autograd.grad(self(points).sum(), points)[0]
 
 
 # ----------------------------------------------------------------------------------------------

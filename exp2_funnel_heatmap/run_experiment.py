@@ -87,14 +87,14 @@ def plan(
     run: Run, task: Task, models: dict[str, EnergyModel], planners: tuple[str, ...], metric: str
 ) -> None:
     """Mollified descent and its baselines at equal evaluations."""
-    fields = Fields(task, models, run.config.domain_range)
+    fields = Fields(task, models)
     measured = every_planner(run, measure_landscape_planner, fields, planners)
     record_landscape_planning(run.results, task.name, measured, run.config, metric)
 
 
 def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
     """Every planner on the test functions of one dimension."""
-    fields = Fields(task, models, run.config.domain_range)
+    fields = Fields(task, models)
     fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields, upstream=trainings(fields))
     measured = every_planner(run, measure_function_planner, fields, FUNCTION_PLANNERS)
     record_functions(run.results, task, measured, fit)

@@ -8,8 +8,8 @@ from torch import nn
 
 from common.config import Exp2Config
 from exp2_funnel_heatmap.dataset import landscape_task
-from exp2_funnel_heatmap.energy_functions import aligned_landscape, misaligned_landscape
-from exp2_funnel_heatmap.fields import TrueField, cell_centres
+from exp2_funnel_heatmap.energy_functions import TrueField, aligned_landscape, misaligned_landscape
+from exp2_funnel_heatmap.fields import cell_centres
 from exp2_funnel_heatmap.models import Arm, EnergyModel
 from exp2_funnel_heatmap.train_flat import train_flat
 from exp2_funnel_heatmap.visualize_heatmap import (

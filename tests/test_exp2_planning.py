@@ -9,6 +9,7 @@ from common.config import Exp2Config
 from exp2_funnel_heatmap.dataset import function_task, landscape_task
 from exp2_funnel_heatmap.energy_functions import (
     BenchmarkFunction,
+    TrueField,
     aligned_landscape,
     distance_to_minimum,
     misaligned_landscape,
@@ -21,7 +22,7 @@ from exp2_funnel_heatmap.evaluate_planning import (
     held_out,
     run_planner,
 )
-from exp2_funnel_heatmap.fields import TrueField, cell_centres
+from exp2_funnel_heatmap.fields import cell_centres
 from exp2_funnel_heatmap.mollified_descent import (
     LONG_MEMORY,
     SHORT_MEMORY,
@@ -215,7 +216,7 @@ def test_every_function_planner_runs_on_a_field_of_several_functions():
     """Members are functions x seeds; an error is measured against the member's own minimum."""
     config = dataclasses.replace(CONFIG, seeds=(0, 1), functions=("ackley", "himmelblau"))
     task = function_task(2, config)
-    fields = Fields(task, {}, 3.0)
+    fields = Fields(task, {})
     fields["flat"] = fields["helm_second_difference"] = Counted(lambda points: points.square().sum(-1))
     starts, known = torch.zeros(4, 2, 2), HeldOut(torch.zeros(4), torch.ones(4))
     for planner in FUNCTION_PLANNERS:

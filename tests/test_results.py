@@ -94,6 +94,14 @@ def test_a_pattern_takes_the_worst_value_for_the_claim():
     assert not evaluate_all([above], measured)[0]["passed"]
 
 
+def test_the_end_of_an_interval_counts_and_without_one_nothing_is_measured():
+    measured = {"a": summarise([1.0], "1") | {"interval95": [-0.5, 2.5]}, "b": summarise([1.0], "1")}
+    ends = [Criterion("i", "beyond", "c", "a", ">", 0.0, bound=bound) for bound in ("low", "mean", "high")]
+    assert [evaluate_all([end], measured)[0]["measured"] for end in ends] == [-0.5, 1.0, 2.5]
+    row = evaluate_all([Criterion("i", "beyond", "c", "b", ">", 0.0, bound="low")], measured)[0]
+    assert row["measured"] is None and row["passed"] is None
+
+
 def test_a_difference_pairs_what_the_stars_stand_for():
     measured = metrics(a__T_eq_1=1.0, a__T_eq_2=3.0, b__T_eq_1=0.5, b__T_eq_2=1.0)
     row = evaluate_all([Criterion("i", "beyond", "c", "a/T=*", "<=", 1.0, minus="b/T=*")], measured)[0]
