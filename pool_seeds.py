@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from common.checkpoint import write_atomically
-from common.config import exit_with_error
-from common.pooling import pool
-from common.results import load_arrays, load_results, to_json
+from common.report.pooling import pool
+from common.run.cache import write_atomically
+from common.run.command_line import exit_with_error
+from common.run.results import load_arrays, load_results, to_json
 
 
 class _Parser(argparse.ArgumentParser):

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.config import RunConfig, exit_with_error, parse_command_line, reject
-from common.criteria import format_table
-from common.documents import update_documents
-from common.report import Finished, read_finished, render_html
-from common.runtime import configure_logging, resolve_device
+from common.config import RunConfig
+from common.report.documents import update_documents
+from common.report.html import Finished, read_finished, render_html
+from common.run.command_line import exit_with_error, parse_command_line, reject
+from common.run.criteria import format_table
+from common.run.devices import resolve_device
+from common.run.progress import configure_logging
 
 log = logging.getLogger("reproduce")
 

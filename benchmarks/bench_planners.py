@@ -33,18 +33,18 @@ from gymnasium.spaces import Discrete
 from torch import Tensor
 
 from benchmarks.timing import seconds_by_round
-from common.checkpoint import ROOT, write_atomically
 from common.config import Exp3Config
-from common.latent_planning import LatentProblems
-from common.minigrid_task import Task, make_task
+from common.latent.model import LatentModel
+from common.latent.problems import LatentProblems
+from common.minigrid.task import Task, make_task
 from common.planners import PLANNERS, make_planner
 from common.planners.adapter import CostModel
 from common.planners.cem import CEM
 from common.planners.control import execute_open_loop
 from common.planners.problem import Planner
 from common.planners.verified_gradient import VerifiedGradient
-from common.results import SCHEMA, Results, provenance, to_json
-from common.world_model import LatentModel
+from common.run.cache import ROOT, write_atomically
+from common.run.results import SCHEMA, Results, provenance, to_json
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 
 HORIZON, ROUNDS, REPEATS = 50, 3, 5

@@ -1,38 +1,16 @@
-"""Every tunable of every experiment: one frozen dataclass each, presets, validation, command line.
+"""Every tunable of every experiment: one frozen dataclass each, with presets.
 
 Edit a default here, or pass the flag of the same name (`--lambda-spectral 0.01`). A field's comment
 gives its meaning and [unit]; it is the text that --help prints.
 """
 
-import contextlib
 import dataclasses
-import io
-import math
-import re
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-import tyro
-
-
-class ConfigError(ValueError):
-    """A configuration value that is not allowed; the message names field, value and what is allowed."""
-
-
-def bounded(
-    default: Any,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    above: float = -math.inf,
-    rising: bool = False,
-) -> Any:
-    """A field (or a tuple of values) within [low, high] and > above; `rising`: strictly increasing."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above, "rising": rising})
-
+from common.run.command_line import bounded, reject, validate_field
 
 # ----------------------------------------------------------------------------------------------
 # What every experiment has
@@ -62,7 +40,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
-            _validate_field(spec, getattr(self, spec.name))
+            validate_field(spec, getattr(self, spec.name))
         self._require_distinct("seeds", "each seed once")
 
     def _require_distinct(
@@ -77,31 +55,6 @@ class RunConfig:
         """What makes two runs the same run: every field but those that say where and how to run."""
         how = {"device", "output_dir", "replot", "fresh", "strict", "checkpoint_every"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
-
-
-def reject(name: str, value: Any, allowed: str) -> NoReturn:
-    """Raise the ConfigError for one field."""
-    raise ConfigError(f"{name} (--{name.replace('_', '-')}) = {value!r}: allowed: {allowed}")
-
-
-def _validate_field(spec: dataclasses.Field, value: Any) -> None:
-    if not spec.metadata:
-        return
-    low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
-    whole = "int" in str(spec.type)
-    kind = "whole numbers" if whole else "finite numbers"
-    limits = [f"> {above:g}" if above > -math.inf else "", f">= {low:g}" if low > -math.inf else ""]
-    limits.append(f"<= {high:g}" if high < math.inf else "")
-    allowed = " ".join([kind, " and ".join(limit for limit in limits if limit)]).strip()
-    many = isinstance(value, (tuple, list))
-    if many and not value:
-        reject(spec.name, value, f"at least one value, {allowed}")
-    for item in value if many else (value,):
-        number = isinstance(item, int if whole else (int, float)) and not isinstance(item, bool)
-        if not number or not math.isfinite(item) or not low <= item <= high or not item > above:
-            reject(spec.name, value, allowed)
-    if spec.metadata["rising"] and list(value) != sorted(set(value)):
-        reject(spec.name, value, f"{allowed}, strictly increasing")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -387,7 +340,7 @@ EXP2_PRESETS = {
 
 DropAction = Literal["auto", "yes", "no"]
 
-# Steps of the rollouts that predictions are judged on (common/model_evaluation.py); no stride may be longer.
+# Steps of the rollouts that predictions are judged on (common/latent/evaluation.py); no stride may be longer.
 JUDGED_STEPS = 50
 
 
@@ -592,57 +545,3 @@ EXP4_PRESETS = {
         pillar_horizons=(20, 50, 80),
     ),
 }
-
-# ----------------------------------------------------------------------------------------------
-# Command line
-# ----------------------------------------------------------------------------------------------
-
-Config = TypeVar("Config", bound=RunConfig)
-
-
-def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None = None) -> Config:
-    """The configuration of a run: a preset, with the flags laid over it.
-
-    An unknown flag or a bad value ends the program: one line on stderr, exit code 2.
-    """
-    args = list(sys.argv[1:] if args is None else args)
-    default = presets.get(_named_preset(args), presets["quick"])
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            return tyro.cli(
-                type(default),
-                default=default,
-                args=args,
-                description=f"{type(default).__doc__} Defaults shown are those of --preset {default.preset}.",
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
-    except ConfigError as error:
-        exit_with_error(str(error))
-    except SystemExit as exit_:
-        if exit_.code in (0, None):
-            raise
-        exit_with_error(_first_paragraph(box.getvalue()))
-
-
-def _named_preset(args: Sequence[str]) -> str:
-    named = "quick"
-    for position, arg in enumerate(args):
-        name, _, value = arg.partition("=")
-        if name == "--preset":  # the last one counts, as for every flag
-            named = value or (args[position + 1] if position + 1 < len(args) else "")
-    return named
-
-
-def _first_paragraph(box: str) -> str:
-    """The message of tyro's error box without its frame, on one line."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
-    body = lines[1:] if len(lines) > 1 else lines
-    message = body[: body.index("")] if "" in body else body
-    return re.sub(r"^Error parsing \w+Config: ", "", " ".join(message)) or "bad command line"
-
-
-def exit_with_error(message: str) -> NoReturn:
-    """End the program as for any bad input: one line on stderr, exit code 2."""
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-    raise SystemExit(2)

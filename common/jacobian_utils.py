@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from common.runtime import measurement_device, to_float64
+from common.run.devices import measurement_device, to_float64
 
 Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., B, d_a]) -> [..., B, d_out]
 

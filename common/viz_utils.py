@@ -16,29 +16,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image  # comes with matplotlib
 
-from common.checkpoint import write_atomically
+from common.run.cache import write_atomically
 
+# What these words mean has one colour in every figure of the repository.
 COLORS = {
     "true": "#000000",
     "flat": "#D55E00",
-    "flat_long": "#D55E00",
     "spectral": "#E69F00",
-    "spectral_published": "#F0C060",
     "helm": "#0072B2",
-    "helm_blind": "#0072B2",
-    "helm_refined": "#56B4E9",
-    "cascade": "#009E73",
-    "mollified_true": "#CC79A7",
-    "target": "#777777",
-    "random": "#999999",
-    "flat_gradient": "#D55E00",
-    "verified_gradient": "#009E73",
-    "cem": "#CC79A7",
-    "coarse_cem": "#882255",
-    "random_shooting": "#E69F00",
-    "random_policy": "#999999",
-    "shortest_path": "#000000",
     "hf": "#56B4E9",
+    "random": "#999999",
+    "target": "#777777",
 }
 
 STYLE = {

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checkpoint import uses
 from common.config import Exp1Config
 from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacobians
-from common.results import Results
-from common.runtime import generators, measurement_device, to_float64
+from common.run.cache import uses
+from common.run.devices import measurement_device, to_float64
+from common.run.random import generators
+from common.run.results import Results
 from exp1_spectral_cliff.dataset import (
     EVALUATION_FIELDS,
     PUBLISHED_LINEAR_HORIZON,

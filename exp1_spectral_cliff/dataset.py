@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.config import Exp1Config
-from common.runtime import generator, generators
+from common.run.random import generator, generators
 
 # ----------------------------------------------------------------------------------------------
 # Controlled Lorenz

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import uses
 from common.config import Exp1Config
-from common.results import Results
-from common.runtime import Progress, generators, measurement_device
+from common.run.cache import uses
+from common.run.devices import measurement_device
+from common.run.progress import Progress
+from common.run.random import generators
+from common.run.results import Results
 from exp1_spectral_cliff.analyze_spectrum import hierarchies
 from exp1_spectral_cliff.dataset import System, rollout_true, simulate
 from exp1_spectral_cliff.models import Level, rollout, rollout_steps

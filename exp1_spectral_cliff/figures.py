@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
+from common.viz_utils import COLORS as SHARED_COLORS
+from common.viz_utils import label_horizons, new_figure, plot_band
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -35,6 +36,15 @@ LABELS = {
     "helm_neither": "one-step loss, unbounded",
     "helm_blind": "HELM from a wrong start",
 }
+COLORS = SHARED_COLORS | {
+    "flat_long": "#D55E00",
+    "spectral_published": "#F0C060",
+    "helm_blind": "#0072B2",
+    "helm_refined": "#56B4E9",
+    "cascade": "#009E73",
+    "mollified_true": "#CC79A7",
+}
+
 ABLATION_COLORS = {
     "helm": COLORS["helm"],
     "helm_n1": "#E69F00",

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from common.networks import EnsembleLinear, EnsembleMLP
-from common.runtime import generators
+from common.run.random import generators
+from common.training.ensembles import EnsembleLinear, EnsembleMLP
 from exp1_spectral_cliff.dataset import System
 
 

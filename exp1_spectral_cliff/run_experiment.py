@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from torch import nn
 
 from common.config import EXP1_PRESETS
-from common.experiment import Run, run_experiment
+from common.run.run import Run, run_experiment
 from exp1_spectral_cliff.analyze_spectrum import (
     hierarchies,
     measure_gradient_agreement,
@@ -30,6 +30,7 @@ from exp1_spectral_cliff.analyze_spectrum import (
     record_spectrum,
     sample_rollouts,
 )
+from exp1_spectral_cliff.criteria import CRITERIA
 from exp1_spectral_cliff.dataset import (
     LinearSystem,
     System,
@@ -105,5 +106,7 @@ def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
 
 if __name__ == "__main__":
     raise SystemExit(
-        run_experiment("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures)
+        run_experiment(
+            "exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures, CRITERIA
+        )
     )

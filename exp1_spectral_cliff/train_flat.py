@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP1_PRESETS, LAMBDA_SPECTRAL_PUBLISHED, Exp1Config
-from common.experiment import Run, run_training
 from common.regularizers import spectral_penalty
-from common.training import fit
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
+from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
     LinearSystem,
     System,

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP1_PRESETS, Exp1Config
-from common.experiment import Run, run_training
-from common.training import fit
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
+from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
     LorenzSystem,
     System,

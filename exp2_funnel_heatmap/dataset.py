@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from common.config import Exp2Config
-from common.runtime import generators
+from common.run.random import generators
 from exp2_funnel_heatmap.energy_functions import DEFINITIONS, BenchmarkFunction, Energy, TrueField
 
 STANDARD_POINTS = 2**14  # that energies are standardised over

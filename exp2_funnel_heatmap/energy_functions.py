@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from common.runtime import generator
+from common.run.random import generator
 
 DOMAIN_RANGE = 3.0  # r of the standard landscapes
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from common.checkpoint import uses
-from common.config import Exp2Config, reject
-from common.experiment import Run
+from common.config import Exp2Config
 from common.planners.problem import BudgetExceeded
-from common.results import Results, summarise
-from common.runtime import Progress, generators
+from common.run.cache import uses
+from common.run.command_line import reject
+from common.run.progress import Progress
+from common.run.random import generators
+from common.run.results import Results, summarise
+from common.run.run import Run
 from exp2_funnel_heatmap.dataset import Task, uniform_points
 from exp2_funnel_heatmap.energy_functions import (
     DEFINITIONS,

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.networks import EnsembleLinear, EnsembleMLP
-from common.runtime import generators
+from common.run.random import generators
+from common.training.ensembles import EnsembleLinear, EnsembleMLP
 from exp2_funnel_heatmap.dataset import Task
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.config import Exp2Config
 from common.planners.problem import BudgetExceeded
-from common.runtime import generators
+from common.run.random import generators
 from exp2_funnel_heatmap.dataset import uniform_points
 from exp2_funnel_heatmap.fields import Field
 

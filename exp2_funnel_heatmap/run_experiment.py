@@ -12,7 +12,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP2_PRESETS
-from common.experiment import Run, run_experiment
+from common.run.run import Run, run_experiment
+from exp2_funnel_heatmap.criteria import CRITERIA
 from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task, random_task
 from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscapes
 from exp2_funnel_heatmap.evaluate_planning import (
@@ -108,6 +109,7 @@ if __name__ == "__main__":
             EXP2_PRESETS,
             compute,
             draw_figures,
+            CRITERIA,
             check=check_planning,
         )
     )

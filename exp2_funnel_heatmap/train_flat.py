@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP2_PRESETS, Exp2Config
-from common.experiment import Run, run_training
-from common.training import fit
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
+from common.training.fit import fit
 from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
 from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model

@@ -15,10 +15,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
-from common.experiment import Run, run_training
 from common.regularizers import hf_invariance, second_difference
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
 from exp2_funnel_heatmap.dataset import Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
 from exp2_funnel_heatmap.models import Arm, EnergyModel

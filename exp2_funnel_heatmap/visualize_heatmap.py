@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.checkpoint import uses
 from common.config import Exp2Config
-from common.results import Results
-from common.runtime import generator
+from common.run.cache import uses
+from common.run.random import generator
+from common.run.results import Results
 from exp2_funnel_heatmap.dataset import Task, uniform_points
 from exp2_funnel_heatmap.energy_functions import RippledBasin, distance_to_minimum
 from exp2_funnel_heatmap.fields import (

@@ -1,6 +1,6 @@
 """Training batches of experiment 3: windows of random walks, the same for every arm.
 
-The walks themselves, which restart at states seen before and visited least, are common/minigrid_walks.py's.
+The walks themselves, which restart at states seen before and visited least, are common/minigrid/walks.py's.
 """
 
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from common.config import Exp3Config
-from common.latent_training import Windows, WindowSampler, draw_windows
-from common.minigrid_task import Task
+from common.latent.training import Windows, WindowSampler, draw_windows
+from common.minigrid.task import Task
 
 
 class BatchSampler:

@@ -9,20 +9,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from common.checkpoint import uses
 from common.config import Exp3Config
-from common.minigrid_task import Task
-from common.planner_comparison import (
+from common.latent.comparison import (
     PLANNING_FIELDS,
     Measured,
     configured_planner,
     problems_of,
     record_success,
 )
-from common.planner_evaluation import evaluate_planner
+from common.latent.planner_evaluation import evaluate_planner
+from common.minigrid.task import Task
 from common.planners import PLANNERS
-from common.results import Results
-from common.runtime import Progress, generator
+from common.run.cache import uses
+from common.run.progress import Progress
+from common.run.random import generator
+from common.run.results import Results
 from exp3_planning_efficiency.models import WorldModel
 
 ABLATION = ("flat", "spectral", "hf", "helm")  # models

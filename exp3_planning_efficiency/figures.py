@@ -1,4 +1,4 @@
-"""The figures of experiment 3, drawn from saved results alone (see common/planning_figures.py)."""
+"""The figures of experiment 3, drawn from saved results alone (see common/latent/figures.py)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.model_evaluation import PICTURE_TILE
-from common.planning_figures import (
+from common.latent.evaluation import PICTURE_TILE
+from common.latent.figures import (
     MODE_LABELS,
+    PLANNER_COLORS,
     PLANNER_LABELS,
     Arrays,
     Results,
@@ -77,12 +78,14 @@ def draw_efficiency(results: Results, names: Sequence[str]) -> Figure:
             milliseconds = [results["timings"][f"{prefix}/milliseconds"] for prefix in swept]
             success = [f"{prefix}/success" for prefix in swept]
             for axis, cost in zip(line, (evaluations, milliseconds), strict=True):
-                draw_line(axis, results, success, cost, COLORS[planner], label)
+                draw_line(axis, results, success, cost, PLANNER_COLORS[planner], label)
         line[0].set_title(f"{name}, open loop, T = {horizon}")
         line[0].set_ylabel("success rate")
         random = mean_of(results, f"{name}/random_policy/T={horizon}/success")
         for axis in line:
-            axis.axhline(random, color=COLORS["random_policy"], ls="--", label="random policy (exact)")
+            axis.axhline(
+                random, color=PLANNER_COLORS["random_policy"], ls="--", label="random policy (exact)"
+            )
             axis.set_ylim(-0.03, 1.03)
         ticks = [budget * horizon for budget in budgets]
         line[0].set_xscale("log")
@@ -116,14 +119,14 @@ def draw_ablation(results: Results, names: Sequence[str]) -> Figure:
 def _ablation_bars(axis: Axes, results: Results, name: str, mode: str) -> None:
     horizon = results["config"]["study_horizon"]
     positions = np.arange(len(VARIANTS))
-    styles = {"unverified": (COLORS["flat_gradient"], "unverified (flat gradient)")}
-    styles["verified"] = (COLORS["verified_gradient"], "verified gradient")
+    styles = {"unverified": (PLANNER_COLORS["flat_gradient"], "unverified (flat gradient)")}
+    styles["verified"] = (PLANNER_COLORS["verified_gradient"], "verified gradient")
     for shift, (planner, (color, label)) in zip((-0.2, 0.2), styles.items(), strict=True):
         prefix = f"ablation/{name}/{mode}/T={horizon}"
         metrics = [f"{prefix}/{variant}/{planner}/success" for variant in VARIANTS]
         draw_bars(axis, results, metrics, positions + shift, 0.38, color=color, label=label)
     chance = mean_of(results, f"{name}/random_policy/T={horizon}/success")
-    axis.axhline(chance, color=COLORS["random_policy"], ls="--", label="random policy (exact)")
+    axis.axhline(chance, color=PLANNER_COLORS["random_policy"], ls="--", label="random policy (exact)")
     axis.set_title(f"{name}, {MODE_LABELS[mode]}, T = {horizon}")
     axis.set_ylabel("success rate")
     axis.set_ylim(0, 1.45)
@@ -186,7 +189,7 @@ def draw_paths(results: Results, arrays: Arrays, name: str) -> Figure:
     for line, model in zip(axes, MODELS, strict=True):
         for axis, planner in zip(line, PLANNER_LABELS, strict=True):
             states = arrays[f"{name}/{model}/{planner}/open/T={horizon}/states"][0, 0]
-            reached = _draw_path(axis, arrays, name, states, COLORS[planner])
+            reached = _draw_path(axis, arrays, name, states, PLANNER_COLORS[planner])
             axis.set_title(f"{PLANNER_LABELS[planner]}\n{MODELS[model]}: {reached}", fontsize=8)
     figure.suptitle(f"{name}, open loop, T = {horizon}, first seed", fontsize=9.5)
     return figure

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from common.config import Exp3Config
-from common.latent_training import Windows, dynamics_loss, reconstruction_loss, take
-from common.minigrid_task import Task
-from common.networks import EnsembleMLP
-from common.world_model import LatentModel
+from common.latent.model import LatentModel
+from common.latent.training import Windows, dynamics_loss, reconstruction_loss, take
+from common.minigrid.task import Task
+from common.training.ensembles import EnsembleMLP
 from exp3_planning_efficiency.dataset import BatchSampler
 
 

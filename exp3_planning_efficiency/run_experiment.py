@@ -13,10 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP3_PRESETS
-from common.experiment import Run, run_experiment
-from common.minigrid_task import Task, check_environments, make_task
-from common.model_evaluation import measure_model, record_model, record_task
-from common.planner_comparison import MODES, compare_planners, plan_with, record_pictures
+from common.latent.comparison import MODES, compare_planners, plan_with, record_pictures
+from common.latent.evaluation import measure_model, record_model, record_task
+from common.minigrid.task import Task, check_environments, make_task
+from common.run.run import Run, run_experiment
+from exp3_planning_efficiency.criteria import CRITERIA
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,
@@ -81,6 +82,7 @@ if __name__ == "__main__":
             EXP3_PRESETS,
             compute,
             draw_figures,
+            CRITERIA,
             check=check_environments,
         )
     )

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP3_PRESETS, Exp3Config
-from common.experiment import Run, run_training
-from common.latent_training import (
+from common.latent.training import (
     PENALISED,
     fit_latent_model,
     hf_loss,
@@ -27,7 +25,9 @@ from common.latent_training import (
     penalty_noise,
     spectral_loss,
 )
-from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
+from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
 from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
 
 

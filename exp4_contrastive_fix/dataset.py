@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.latent_training import Windows, WindowSampler
-from common.minigrid_task import Task
+from common.latent.training import Windows, WindowSampler
+from common.minigrid.task import Task
 
 
 @dataclass(frozen=True)

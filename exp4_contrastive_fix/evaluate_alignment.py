@@ -1,4 +1,4 @@
-"""What experiment 4 measures of a latent: all that common/model_evaluation.py does, and its shape.
+"""What experiment 4 measures of a latent: all that common/latent/evaluation.py does, and its shape.
 
 Shapes: S seeds, N states, h metric.
 """
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from common.checkpoint import uses
 from common.config import Exp4Config
-from common.minigrid_task import TASK_FIELDS, Task
-from common.model_evaluation import measure_model
+from common.latent.evaluation import measure_model
+from common.minigrid.task import TASK_FIELDS, Task
+from common.run.cache import uses
 from exp4_contrastive_fix.models import AlignedModel
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from common.planner_comparison import Measured, record_paired, record_success
-from common.results import Results
+from common.latent.comparison import Measured, record_paired, record_success
+from common.run.results import Results
 
 # The models that are compared with all planners, by the arm that each is.
 COMPARED = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}

@@ -1,4 +1,4 @@
-"""The figures of experiment 4, drawn from saved results alone (see common/planning_figures.py).
+"""The figures of experiment 4, drawn from saved results alone (see common/latent/figures.py).
 
 Beside the arrays named there: plane [S, N, 2], a model's states on two principal axes.
 """
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from common.planning_figures import (
+from common.latent.figures import (
     MODE_LABELS,
     PLANNER_LABELS,
     Arrays,

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Exp4Config
-from common.latent_training import take
-from common.minigrid_task import Task
-from common.networks import EnsembleMLP
-from common.regularizers import (
+from common.latent.model import LatentModel, squared_distances
+from common.latent.training import take
+from common.minigrid.task import Task
+from common.training.ensembles import EnsembleMLP
+from exp4_contrastive_fix.dataset import Batch
+from exp4_contrastive_fix.objectives import (
     expectile_loss,
     info_nce,
     lagrangian,
@@ -21,8 +23,6 @@ from common.regularizers import (
     qrl_violation,
     straightening,
 )
-from common.world_model import LatentModel, squared_distances
-from exp4_contrastive_fix.dataset import Batch
 
 METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
 GOAL_IDENTITY = 0.3  # [steps], of latents at right angles, where 1/2 ||z - z'||^2 = d

@@ -13,10 +13,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP4_PRESETS
-from common.experiment import Run, run_experiment
-from common.minigrid_task import Task, check_environments, make_task
-from common.model_evaluation import record_model, record_task
-from common.planner_comparison import MODES, compare_planners, plan_with, record_pictures
+from common.latent.comparison import MODES, compare_planners, plan_with, record_pictures
+from common.latent.evaluation import record_model, record_task
+from common.minigrid.task import Task, check_environments, make_task
+from common.run.run import Run, run_experiment
+from exp4_contrastive_fix.criteria import CRITERIA
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
     COMPARED,
@@ -74,6 +75,7 @@ if __name__ == "__main__":
             EXP4_PRESETS,
             compute,
             draw_figures,
+            CRITERIA,
             check=check_environments,
         )
     )

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP4_PRESETS, Exp4Config
-from common.experiment import Run, run_training
-from common.latent_training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
-from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
+from common.latent.training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
+from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
 from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model
 

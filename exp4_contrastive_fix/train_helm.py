@@ -16,10 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.checkpoint import Checkpoint, uses
 from common.config import EXP4_PRESETS, Exp4Config
-from common.experiment import Run, run_training
-from common.latent_training import (
+from common.latent.training import (
     PENALISED,
     dynamics_loss,
     fit_latent_model,
@@ -30,7 +28,9 @@ from common.latent_training import (
     spectral_loss,
     take,
 )
-from common.minigrid_task import DATA_FIELDS, Task, check_environments, make_task
+from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
+from common.run.cache import Checkpoint, uses
+from common.run.run import Run, run_training
 from exp4_contrastive_fix.dataset import Batch, BatchSampler
 from exp4_contrastive_fix.models import (
     OBJECTIVES,

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.checkpoint import ROOT
-from common.planner_comparison import STARTS
-from common.results import load_arrays, load_results
+from common.latent.comparison import STARTS
+from common.run.cache import ROOT
+from common.run.results import load_arrays, load_results
 
 
 @dataclass(frozen=True)

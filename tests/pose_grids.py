@@ -2,8 +2,8 @@
 
 import torch
 
-from common.minigrid_walks import distances_to
-from common.table_model import TableModel, absorbing
+from common.minigrid.walks import distances_to
+from common.planners.table_model import TableModel, absorbing
 
 HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # MiniGrid's: right, down, left, up
 LEFT, RIGHT, FORWARD = range(3)

@@ -4,8 +4,9 @@ import math
 
 import torch
 
-from common.alignment import prediction_accuracy, random_rollouts, spearman
-from common.minigrid_env import tabulate
+from common.latent.alignment import prediction_accuracy, random_rollouts
+from common.minigrid.table import tabulate
+from common.statistics import spearman
 
 
 def test_spearman_of_monotone_maps_is_one_and_of_reversed_ones_minus_one():

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.checkpoint import (
+from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, Exp1Config
+from common.run.cache import (
     ROOT,
     Checkpoint,
     ConfigView,
@@ -16,9 +17,8 @@ from common.checkpoint import (
     imported_project_files,
     write_atomically,
 )
-from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, Exp1Config
-from common.networks import EnsembleMLP
-from common.training import clip_gradients_per_member, fit
+from common.training.ensembles import EnsembleMLP
+from common.training.fit import clip_gradients_per_member, fit
 from exp1_spectral_cliff import train_flat, train_helm
 
 SEEDS = (0, 1)
@@ -154,11 +154,13 @@ def test_a_planning_field_does_not_retrain_and_a_training_field_does():
 
 def test_the_sources_of_a_phase_are_what_it_imports():
     files = imported_project_files(train_helm.__file__)
-    assert {"exp1_spectral_cliff/models.py", "exp1_spectral_cliff/dataset.py", "common/training.py"} <= set(
-        files
-    )
+    assert {
+        "exp1_spectral_cliff/models.py",
+        "exp1_spectral_cliff/dataset.py",
+        "common/training/fit.py",
+    } <= set(files)
     assert "common/config.py" not in files  # its values are in the fields
-    assert "common/criteria.py" not in files and "exp1_spectral_cliff/figures.py" not in files
+    assert "common/run/criteria.py" not in files and "exp1_spectral_cliff/figures.py" not in files
 
 
 def test_every_field_belongs_to_a_phase_or_to_the_run():
@@ -200,5 +202,5 @@ def test_every_field_is_read_somewhere(presets):
 def test_a_package_belongs_to_the_fingerprint_with_all_that_it_imports():
     """`from common.planners import make_planner` reaches every planner: their defaults decide results."""
     files = imported_project_files(str(ROOT / "exp3_planning_efficiency" / "evaluate_planners.py"))
-    planners = {path.name for path in (ROOT / "common" / "planners").glob("*.py")} - {"adapter.py"}
+    planners = {path.name for path in (ROOT / "common" / "planners").glob("*.py")} - {"adapter.py", "gradient_fidelity.py"}
     assert planners <= {Path(name).name for name in files if name.startswith("common/planners/")}

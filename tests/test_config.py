@@ -6,18 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.checkpoint import ConfigView
-from common.config import (
-    EXP1_PRESETS,
-    EXP2_PRESETS,
-    EXP3_PRESETS,
-    EXP4_PRESETS,
-    JUDGED_STEPS,
-    ConfigError,
-    Exp1Config,
-    parse_command_line,
-)
-from common.model_evaluation import STEPS
+from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, JUDGED_STEPS, Exp1Config
+from common.latent.evaluation import STEPS
+from common.run.cache import ConfigView
+from common.run.command_line import ConfigError, parse_command_line
 
 ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS)
 QUICK = tuple(presets["quick"] for presets in ALL_PRESETS)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import ROOT
-from common.results import load_results
+from common.run.cache import ROOT
+from common.run.results import load_results
 from tests.experiment_runs import TinyRun, assert_same_results, kill_at
 
 TINY = [

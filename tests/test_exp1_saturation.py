@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from common.config import Exp1Config
-from common.criteria import SATURATION, evaluate_all
-from common.results import Results, summarise
+from common.run.criteria import evaluate
+from common.run.results import Results, summarise
 from exp1_spectral_cliff.analyze_spectrum import measure_spectrum, record_spectrum
+from exp1_spectral_cliff.criteria import SATURATION
 from exp1_spectral_cliff.dataset import evaluation_trajectories, make_system
 
 CONFIG = Exp1Config(num_jacobian_states=16, num_error_states=256)
@@ -76,7 +77,7 @@ def verdicts(model, data, flat_spectrum):
     record_spectrum(results, SYSTEM, "flat", flat_spectrum, CONFIG.horizons)
     spectrum = measure_spectrum(SYSTEM, {"flat": model}, "flat", data, config=CONFIG, device=CPU)
     record_spectrum(results, SYSTEM, "helm", spectrum, CONFIG.horizons)
-    rows = evaluate_all(SATURATION, results.metrics)
+    rows = evaluate(SATURATION, results.metrics)
     return {row["id"].removeprefix("lorenz/saturation").strip("/") or "whole": row["passed"] for row in rows}
 
 
@@ -102,7 +103,7 @@ def test_a_model_that_only_answers_to_recent_actions_fails(data, flat_spectrum):
 def test_saturation_is_not_claimed_where_the_far_horizons_were_not_measured():
     small = {"log10_jacobian_state": 0.1, "log10_jacobian_action": 0.1, "nrmse": 0.1}
     metrics = {f"lorenz/helm/{name}/T=4": summarise([value], "1") for name, value in small.items()}
-    assert evaluate_all(SATURATION, metrics)[-1]["passed"] is None
+    assert evaluate(SATURATION, metrics)[-1]["passed"] is None
 
 
 def test_an_exact_model_fails_by_exploding(data, flat_spectrum):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.config import Exp1Config
-from common.runtime import generator, generators
+from common.run.random import generator, generators
 from exp1_spectral_cliff import dataset
 from exp1_spectral_cliff.analyze_spectrum import (
     growth_rate,

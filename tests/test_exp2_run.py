@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from common.results import load_results
+from common.run.results import load_results
 from tests.experiment_runs import TinyRun, assert_promised, assert_same_results, kill_at, metrics_of, trained
 
 TINY = [

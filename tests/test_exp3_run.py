@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.config import Exp3Config
-from common.minigrid_task import make_task
+from common.minigrid.task import make_task
 from exp3_planning_efficiency import evaluate_planners
 from exp3_planning_efficiency.train_flat import FlatArm, train_flat
 from exp3_planning_efficiency.train_helm import HelmArm, train_helm

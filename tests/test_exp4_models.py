@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from common.config import EXP4_PRESETS
-from common.minigrid_task import make_task
-from common.minigrid_walks import all_distances
-from common.runtime import generators
+from common.minigrid.task import make_task
+from common.minigrid.walks import all_distances
+from common.run.random import generators
 from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import FlatArm, train_flat

@@ -7,7 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.regularizers import (
+from common.run.random import generator
+from exp4_contrastive_fix.evaluate_planners import factorial_effects
+from exp4_contrastive_fix.models import METRIC_GROUP_SIZE, METRIC_GROUPS, quasimetric
+from exp4_contrastive_fix.objectives import (
     expectile_loss,
     info_nce,
     lagrangian,
@@ -15,9 +18,6 @@ from common.regularizers import (
     qrl_violation,
     straightening,
 )
-from common.runtime import generator
-from exp4_contrastive_fix.evaluate_planners import factorial_effects
-from exp4_contrastive_fix.models import METRIC_GROUP_SIZE, METRIC_GROUPS, quasimetric
 
 
 def normal(*shape, stream="test"):

@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.alignment import greedy_success
-from common.gradient_fidelity import fidelity_budget, gradient_fidelity
-from common.minigrid_env import tabulate
-from common.minigrid_walks import distances_to
+from common.latent.alignment import greedy_success
+from common.minigrid.table import tabulate
+from common.minigrid.walks import distances_to
+from common.planners.gradient_fidelity import fidelity_budget, gradient_fidelity
 from common.planners.problem import PlanningProblem
-from common.runtime import generator
+from common.run.random import generator
 from tests.pose_grids import room
 
 BATCH, HORIZON, ACTIONS = 5, 6, 3

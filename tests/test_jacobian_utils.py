@@ -15,8 +15,8 @@ from common.jacobian_utils import (
     step_jacobians,
     step_squared_norms_stochastic,
 )
-from common.networks import EnsembleMLP
 from common.regularizers import spectral_penalty, spectral_penalty_stochastic
+from common.training.ensembles import EnsembleMLP
 from exp1_spectral_cliff.dataset import linear_action_norm, linear_state_norm, make_system
 
 B, D, A = 5, 3, 2

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from common.config import Exp3Config
-from common.latent_training import (
+from common.latent.model import LatentModel
+from common.latent.training import (
     WindowSampler,
     draw_windows,
     dynamics_loss,
@@ -15,9 +16,8 @@ from common.latent_training import (
     penalty_noise,
     take,
 )
-from common.minigrid_task import make_task
-from common.runtime import generators
-from common.world_model import LatentModel
+from common.minigrid.task import make_task
+from common.run.random import generators
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20)
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import ROOT, imported_modules
+from common.run.cache import ROOT, imported_modules
 
 EXPERIMENTS = sorted(path.name for path in ROOT.glob("exp[0-9]_*") if path.is_dir())
 SOURCES = sorted(
@@ -36,7 +36,7 @@ def test_imports_flow_one_way(path):
         assert used <= {folder}, "an experiment imports no other experiment"
 
 
-LAYERS = ("energy_", "dataset", "models", "train_", "analyze_", "run_experiment")
+LAYERS = (("energy_", "objectives"), "dataset", "models", "train_", "analyze_", "run_experiment")
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -13,9 +13,8 @@ import torch
 from minigrid.core.actions import Actions
 from minigrid.envs.empty import EmptyEnv
 
-from common.checkpoint import ROOT
-from common.minigrid_env import GridWorld, registered_names, resolve_id, tabulate, verify_against_live
-from common.minigrid_walks import (
+from common.minigrid.table import GridWorld, registered_names, resolve_id, tabulate, verify_against_live
+from common.minigrid.walks import (
     all_distances,
     collect_walks,
     coverage,
@@ -23,7 +22,8 @@ from common.minigrid_walks import (
     follow,
     visited_goal_states,
 )
-from common.runtime import generator
+from common.run.cache import ROOT
+from common.run.random import generator
 
 NO_DROP = ("left", "right", "forward", "pickup", "toggle")
 MOVES = ("left", "right", "forward")
@@ -449,7 +449,7 @@ def test_chance_is_found_wherever_it_is_and_only_where_it_matters(drawing_envs):
 
 def test_importing_is_silent_and_needs_no_display():
     code = (
-        "from common.minigrid_env import tabulate\n"
+        "from common.minigrid.table import tabulate\n"
         "assert tabulate('Empty-5x5', observation='rgb').render(0).any()"
     )
     environment = {name: value for name, value in os.environ.items() if "DISPLAY" not in name}

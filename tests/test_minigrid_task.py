@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.config import Exp3Config
-from common.minigrid_task import check_environments, make_task
+from common.minigrid.task import check_environments, make_task
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20)
 

@@ -7,19 +7,14 @@ import pytest
 import torch
 
 from common.config import Exp3Config
-from common.latent_planning import LatentProblems, OracleProblems
-from common.minigrid_task import make_task
-from common.planner_evaluation import (
-    evaluate_planner,
-    paired_interval,
-    random_policy_success,
-    success_interval,
-    wilson_interval,
-)
+from common.latent.model import LatentModel
+from common.latent.planner_evaluation import evaluate_planner, random_policy_success
+from common.latent.problems import LatentProblems, OracleProblems
+from common.minigrid.task import make_task
 from common.planners import make_planner
 from common.planners.candidates import one_hot
 from common.planners.problem import BudgetExceeded, Plan
-from common.world_model import LatentModel
+from common.statistics import paired_interval, success_interval, wilson_interval
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20, evaluations_per_step=64)
 CPU = torch.device("cpu")
@@ -164,7 +159,7 @@ def test_rollouts_in_pieces_are_the_same(task, model, monkeypatch):
     states = torch.tensor([[0, 3], [1, 5]])
     plans = one_hot(torch.randint(3, (2, 10, 6), generator=noise()), 3)
     whole = make(states, 6, 10**6, "final").rollout(plans)
-    monkeypatch.setattr("common.latent_planning.ROLLOUT_NUMBERS", 1)
+    monkeypatch.setattr("common.latent.problems.ROLLOUT_NUMBERS", 1)
     torch.testing.assert_close(make(states, 6, 10**6, "final").rollout(plans), whole)
 
 

@@ -13,7 +13,7 @@ from common.planners.candidates import BestPlans, gumbel_noise, one_hot, sample_
 from common.planners.control import NO_ACTION, execute_open_loop, receding_horizon
 from common.planners.problem import BudgetExceeded, PlanningProblem
 from common.planners.straight_through import Chain
-from common.table_model import TableModel
+from common.planners.table_model import TableModel
 from tests.pose_grids import FORWARD, RIGHT, room
 
 SMALL, SMALL_STEPS = room(6)

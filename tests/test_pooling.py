@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from common.checkpoint import ROOT
-from common.planner_comparison import record_paired, record_success
-from common.pooling import pool
-from common.results import SCHEMA, Results, save_results
+from common.latent.comparison import record_paired, record_success
+from common.report.pooling import pool
+from common.run.cache import ROOT
+from common.run.results import SCHEMA, Results, save_results
 
 SUCCESS = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) < 0.6
 OTHER = torch.rand(5, 40, generator=torch.Generator().manual_seed(1)) < 0.3

@@ -9,10 +9,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from common.checkpoint import ROOT
-from common.documents import document_paths, reference_results, regenerate
-from common.report import Finished, render_html
-from common.results import SCHEMA, save_results, summarise
+from common.report.documents import document_paths, reference_results, regenerate
+from common.report.html import Finished, render_html
+from common.run.cache import ROOT
+from common.run.results import SCHEMA, save_results, summarise
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

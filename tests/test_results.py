@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from common.criteria import CRITERIA, TIERS, Criterion, evaluate_all, format_number, format_table
-from common.results import SCHEMA, Results, load_arrays, load_results, save_results, summarise, to_json
+from common.run.criteria import TIERS, Criterion, evaluate, format_number, format_table
+from common.run.results import SCHEMA, Results, load_arrays, load_results, save_results, summarise, to_json
+from exp1_spectral_cliff import criteria as exp1
+from exp2_funnel_heatmap import criteria as exp2
+from exp3_planning_efficiency import criteria as exp3
+from exp4_contrastive_fix import criteria as exp4
 
 
 def test_summary_of_seeds():
@@ -89,30 +93,30 @@ def test_a_pattern_takes_the_worst_value_for_the_claim():
     measured = metrics(a__T_eq_1=1.0, a__T_eq_2=3.0)
     below = Criterion("i", "beyond", "c", "a/T=*", "<", 2.0)
     above = Criterion("i", "beyond", "c", "a/T=*", ">", 2.0)
-    assert [evaluate_all([c], measured)[0]["measured"] for c in (below, above)] == [3.0, 1.0]
-    assert not evaluate_all([below], measured)[0]["passed"]
-    assert not evaluate_all([above], measured)[0]["passed"]
+    assert [evaluate([c], measured)[0]["measured"] for c in (below, above)] == [3.0, 1.0]
+    assert not evaluate([below], measured)[0]["passed"]
+    assert not evaluate([above], measured)[0]["passed"]
 
 
 def test_the_end_of_an_interval_counts_and_without_one_nothing_is_measured():
     measured = {"a": summarise([1.0], "1") | {"interval95": [-0.5, 2.5]}, "b": summarise([1.0], "1")}
     ends = [Criterion("i", "beyond", "c", "a", ">", 0.0, bound=bound) for bound in ("low", "mean", "high")]
-    assert [evaluate_all([end], measured)[0]["measured"] for end in ends] == [-0.5, 1.0, 2.5]
-    row = evaluate_all([Criterion("i", "beyond", "c", "b", ">", 0.0, bound="low")], measured)[0]
+    assert [evaluate([end], measured)[0]["measured"] for end in ends] == [-0.5, 1.0, 2.5]
+    row = evaluate([Criterion("i", "beyond", "c", "b", ">", 0.0, bound="low")], measured)[0]
     assert row["measured"] is None and row["passed"] is None
 
 
 def test_a_difference_pairs_what_the_stars_stand_for():
     measured = metrics(a__T_eq_1=1.0, a__T_eq_2=3.0, b__T_eq_1=0.5, b__T_eq_2=1.0)
-    row = evaluate_all([Criterion("i", "beyond", "c", "a/T=*", "<=", 1.0, minus="b/T=*")], measured)[0]
+    row = evaluate([Criterion("i", "beyond", "c", "a/T=*", "<=", 1.0, minus="b/T=*")], measured)[0]
     assert row["measured"] == 2.0 and row["passed"] is False
 
 
 def test_absent_is_not_measured_and_not_finite_fails():
     criterion = Criterion("i", "beyond", "c", "a", "<", 2.0)
-    row = evaluate_all([criterion], {})[0]
+    row = evaluate([criterion], {})[0]
     assert row["passed"] is None and row["measured"] is None
-    row = evaluate_all([criterion], {"a": summarise([-math.inf], "1")})[0]
+    row = evaluate([criterion], {"a": summarise([-math.inf], "1")})[0]
     assert row["passed"] is False and row["measured"] is None
 
 
@@ -122,13 +126,13 @@ def test_a_criterion_that_requires_others():
         Criterion("y", "beyond", "c", "b", "<", 2.0),
         Criterion("both", "beyond", "c", requires=("x", "y")),
     ]
-    assert evaluate_all(criteria, metrics(a=1.0, b=1.0))[2]["passed"] is True
-    assert evaluate_all(criteria, metrics(a=1.0, b=3.0))[2]["passed"] is False
-    assert evaluate_all(criteria, metrics(a=1.0))[2]["passed"] is None
+    assert evaluate(criteria, metrics(a=1.0, b=1.0))[2]["passed"] is True
+    assert evaluate(criteria, metrics(a=1.0, b=3.0))[2]["passed"] is False
+    assert evaluate(criteria, metrics(a=1.0))[2]["passed"] is None
 
 
 def test_criteria_are_well_formed():
-    for criteria in CRITERIA.values():
+    for criteria in (exp1.CRITERIA, exp2.CRITERIA, exp3.CRITERIA, exp4.CRITERIA):
         ids = [criterion.id for criterion in criteria]
         assert len(set(ids)) == len(ids)
         for criterion in criteria:
@@ -138,7 +142,7 @@ def test_criteria_are_well_formed():
 
 
 def test_the_table_names_every_criterion():
-    rows = evaluate_all(CRITERIA["exp1_spectral_cliff"], {})
+    rows = evaluate(exp1.CRITERIA, {})
     table = format_table(rows, "quick", (0,))
     assert all(row["claim"] in table for row in rows)
     assert format_number(3.0, log10=True) == "1e+03" and format_number(30.0, log10=True) == "10^30.0"

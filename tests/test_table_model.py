@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.minigrid_walks import distances_to
-from common.table_model import TableModel, absorbing
+from common.minigrid.walks import distances_to
+from common.planners.table_model import TableModel, absorbing
 from tests.pose_grids import FORWARD, LEFT, RIGHT, corner, pose_grid, room
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.world_model import (
+from common.latent.model import (
     TRANSITIONS,
     Encoder,
     JumpyTransition,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.runtime import generator
+from common.run.random import generator
 
 
 class EnsembleLinear(nn.Module):

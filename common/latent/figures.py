@@ -12,10 +12,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.viz_utils import COLORS, new_figure, plot_band
+from common.viz_utils import new_figure, plot_band
 
 Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]
+
+PLANNER_COLORS = {
+    "flat_gradient": "#D55E00",
+    "verified_gradient": "#009E73",
+    "helm": "#0072B2",
+    "cem": "#CC79A7",
+    "coarse_cem": "#882255",
+    "random_shooting": "#E69F00",
+    "random_policy": "#999999",
+    "shortest_path": "#000000",
+}
 
 PLANNER_LABELS = {
     "flat_gradient": "flat gradient, as published",
@@ -90,7 +101,7 @@ def _success_panel(axis: Axes, results: Results, name: str, model: str, mode: st
         draw_control(axis, results, name, control, horizons)
     for planner, label in PLANNER_LABELS.items():
         metrics = [f"{name}/{model}/{planner}/{mode}/T={horizon}/success" for horizon in horizons]
-        draw_line(axis, results, metrics, horizons, color=COLORS[planner], label=label)
+        draw_line(axis, results, metrics, horizons, color=PLANNER_COLORS[planner], label=label)
     axis.set_ylim(-0.03, 1.03)
     axis.set_xticks(horizons)
 
@@ -98,7 +109,7 @@ def _success_panel(axis: Axes, results: Results, name: str, model: str, mode: st
 def draw_control(axis: Axes, results: Results, name: str, control: str, horizons: Sequence[int]) -> None:
     """What frames the planners in an environment, over the horizon."""
     values = [mean_of(results, f"{name}/{control}/T={horizon}/success") for horizon in horizons]
-    style = {"color": COLORS[control], "label": CONTROL_LABELS[control], "linewidth": 1.3}
+    style = {"color": PLANNER_COLORS[control], "label": CONTROL_LABELS[control], "linewidth": 1.3}
     axis.plot(horizons, values, CONTROL_STYLES[control], **style)
 
 

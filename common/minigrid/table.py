@@ -25,7 +25,7 @@ from minigrid.minigrid_env import MiniGridEnv
 from minigrid.wrappers import FullyObsWrapper, RGBImgObsWrapper
 from torch import Tensor
 
-from common.minigrid_state import Snapshot, StateKeeper, can_toggle, movable_objects
+from common.minigrid.state import Snapshot, StateKeeper, can_toggle, movable_objects
 
 Observation = Literal["full", "partial", "rgb"]
 
@@ -132,7 +132,7 @@ def resolve_id(name: str) -> str:
         close = difflib.get_close_matches(name, names, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
         raise ValueError(
             f"no MiniGrid environment {name!r}; close or known: {', '.join(close)}; allowed: any of the"
-            f" {len(names)} names that common.minigrid_env.registered_names() lists"
+            f" {len(names)} names that common.minigrid.table.registered_names() lists"
         )
     return aliases[name]
 

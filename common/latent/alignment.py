@@ -11,19 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.minigrid_env import GridWorld
-
-
-def spearman(first: Tensor, second: Tensor) -> float:
-    """Spearman's rank correlation of two equally long vectors, ties with their mean rank; nan if constant."""
-    return float(torch.corrcoef(torch.stack([mean_ranks(first), mean_ranks(second)]))[0, 1])
-
-
-def mean_ranks(values: Tensor) -> Tensor:
-    """Ranks from 1 in ascending order, float64; equal values share the mean of theirs: [N] -> [N]."""
-    _, position, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[position]
+from common.minigrid.table import GridWorld
 
 
 def random_rollouts(

@@ -24,9 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import write_atomically
-from common.criteria import format_number, format_target
-from common.report import VERDICTS, by_tier, minutes
+from common.report.html import VERDICTS, by_tier, minutes
+from common.run.cache import write_atomically
+from common.run.criteria import format_number, format_target
 
 INTERVALS = {"interval": "interval95", "seeds": "ci95"}  # style: field of a metric
 

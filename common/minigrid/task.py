@@ -12,10 +12,11 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from common.config import ConfigError, DropAction, MiniGridConfig, reject
-from common.minigrid_env import GridWorld, Observation, tabulate
-from common.minigrid_walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
-from common.runtime import generator
+from common.config import DropAction, MiniGridConfig
+from common.minigrid.table import GridWorld, Observation, tabulate
+from common.minigrid.walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
+from common.run.command_line import ConfigError, reject
+from common.run.random import generator
 
 # The fields of MiniGridConfig that training sees of a task, and all that determine it, for @uses.
 DATA_FIELDS = ("seeds", "layout_seed", "observation", "drop_action", "num_walks", "walk_length")

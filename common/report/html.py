@@ -8,8 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from common.criteria import TIERS, format_number, format_target
-from common.results import load_results
+from common.run.criteria import TIERS, format_number, format_target
+from common.run.results import load_results
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ def read_finished(name: str, folder: Path) -> Finished:
     """Read an experiment's results/ and list its plots/.
 
     Raises:
-        FileNotFoundError, ValueError: as `common.results.load_results`.
+        FileNotFoundError, ValueError: as `common.run.results.load_results`.
     """
     figures = sorted(path for path in (folder / "plots").glob("*") if path.suffix in {".png", ".gif"})
     return Finished(name, folder, load_results(folder / "results"), figures)

@@ -15,18 +15,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from common.checkpoint import Checkpoint, ConfigView, fingerprint
-from common.config import ConfigError, RunConfig, exit_with_error, parse_command_line
-from common.criteria import evaluate, format_table
-from common.networks import count_parameters
-from common.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
-from common.runtime import (
-    configure_logging,
-    map_in_threads,
-    resolve_device,
-    seed_everything,
-    worker_count,
-)
+from common.config import RunConfig
+from common.run.cache import Checkpoint, ConfigView, fingerprint
+from common.run.command_line import ConfigError, exit_with_error, parse_command_line
+from common.run.criteria import Criterion, evaluate, format_table
+from common.run.devices import map_in_threads, resolve_device, worker_count
+from common.run.progress import configure_logging
+from common.run.random import seed_everything
+from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
+from common.training.ensembles import count_parameters
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
@@ -35,9 +32,16 @@ log = logging.getLogger(__name__)
 class Run:
     """Runs phases, reuses what an earlier run with the same fingerprint left, and keeps the results."""
 
-    def __init__(self, experiment: str, config: RunConfig, folder: Path, preset: RunConfig):
+    def __init__(
+        self,
+        experiment: str,
+        config: RunConfig,
+        folder: Path,
+        preset: RunConfig,
+        criteria: Sequence[Criterion] = (),
+    ):
         """`folder` is the experiment's own; config.output_dir replaces it for everything written."""
-        self.experiment, self.config = experiment, config
+        self.experiment, self.config, self.criteria = experiment, config, criteria
         standard = preset.identity()
         self.changed = [name for name, value in config.identity().items() if value != standard[name]]
         self.output_dir = (config.output_dir or folder).resolve()
@@ -189,7 +193,7 @@ class Run:
             "seeds": list(self.config.seeds),
             "metrics": self.results.metrics,
             "timings": timings,
-            "criteria": evaluate(self.experiment, self.results.metrics),
+            "criteria": evaluate(self.criteria, self.results.metrics),
         }
         save_results(self.results_dir, content, self.results.arrays)
 
@@ -219,6 +223,7 @@ def start_run(
     presets: Mapping[str, RunConfig],
     args: Sequence[str] | None = None,
     check: Callable[[RunConfig], None] | None = None,
+    criteria: Sequence[Criterion] = (),
 ) -> Run:
     """Parse the command line and open the run; what is wrong with either ends the program (exit code 2).
 
@@ -230,7 +235,7 @@ def start_run(
     try:
         if check is not None and not config.replot:
             check(config)
-        run = Run(experiment, config, folder, presets[config.preset])
+        run = Run(experiment, config, folder, presets[config.preset], criteria)
         if config.replot:
             found = load_results(run.results_dir)["experiment"]
             load_arrays(run.results_dir)
@@ -284,6 +289,7 @@ def run_experiment(
     presets: Mapping[str, RunConfig],
     compute: Callable[[Run], None],
     draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Iterable[Figure]]],
+    criteria: Sequence[Criterion],
     args: Sequence[str] | None = None,
     check: Callable[[RunConfig], None] | None = None,
 ) -> int:
@@ -295,13 +301,14 @@ def run_experiment(
         presets: its configurations.
         compute: fills run.results.
         draw: (results.json, arrays) -> {file name: figure, or the frames of an animation}.
+        criteria: what it claims.
         args: command line, by default the process's.
         check: raises ValueError for a configuration that cannot run, before anything is written.
 
     Returns:
         exit code: 0, or with --strict 1 where a criterion failed.
     """
-    run = start_run(experiment, folder, presets, args, check)
+    run = start_run(experiment, folder, presets, args, check, criteria)
     if not run.config.replot:
         work(run, compute)
         run.set_earlier_results_aside()

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checkpoint import Checkpoint
 from common.config import MiniGridConfig
-from common.minigrid_task import Task
+from common.latent.model import LatentModel
+from common.minigrid.task import Task
 from common.regularizers import hf_invariance, spectral_penalty_stochastic
-from common.runtime import generators
-from common.training import Loss, fit
-from common.world_model import LatentModel
+from common.run.cache import Checkpoint
+from common.run.random import generators
+from common.training.fit import Loss, fit
 
 Model = TypeVar("Model", bound=LatentModel)
 

@@ -31,9 +31,11 @@ import torch
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMPUTING = ("torch", "numpy", "gymnasium", "minigrid", "cma")  # packages whose versions count
-NOT_FINGERPRINTED = {"common/config.py", "common/experiment.py", "common/results.py"}
+NOT_FINGERPRINTED = {
+    "common/config.py", "common/run/command_line.py", "common/run/run.py", "common/run/results.py"
+}  # fmt: skip
 
 
 def uses(*fields: str) -> Callable[[Callable], Callable]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from common.networks import EnsembleMLP
+from common.training.ensembles import EnsembleMLP
 
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
 

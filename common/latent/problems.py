@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from common.minigrid_task import Task
+from common.latent.model import LatentModel
+from common.minigrid.task import Task
 from common.planners.problem import TEMPERATURE, PlanningProblem
-from common.table_model import TableModel
-from common.world_model import LatentModel
+from common.planners.table_model import TableModel
 
 ROLLOUT_NUMBERS = 2**24  # hidden numbers of a rollout without gradient that are in memory at once
 

@@ -10,7 +10,6 @@ Terms
 Shapes: S seeds, E episodes, N states, A actions.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -18,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from common.latent_planning import MakeProblem
-from common.minigrid_task import Task
+from common.latent.problems import MakeProblem
+from common.minigrid.task import Task
 from common.planners.control import Episodes, execute_open_loop, receding_horizon
 from common.planners.problem import Plan, Planner, PlanningProblem
 
@@ -167,26 +166,3 @@ def random_policy_success(task: Task, horizons: Sequence[int]) -> dict[int, Tens
         if steps in horizons:
             found[steps] = value[task.starts]
     return found
-
-
-def wilson_interval(successes: float, episodes: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a success rate (Wilson, 1927)."""
-    rate, spread = successes / episodes, z * z / episodes
-    centre = (rate + spread / 2) / (1 + spread)
-    half = math.sqrt(rate * (1 - rate) * spread + spread * spread / 4) / (1 + spread)
-    return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))  # rounding aside
-
-
-def success_interval(success: Tensor) -> tuple[float, float]:
-    """Wilson's interval of the mean of success [S, E], with E episodes: seeds share their starts."""
-    return wilson_interval(float(success.mean(0).sum()), success.shape[1])
-
-
-def paired_interval(difference: Tensor) -> tuple[float, float]:
-    """95% interval of the mean of a difference over the same starts [S, E].
-
-    The episodes of one start are not independent between seeds: each start counts once, with its mean.
-    """
-    by_start = difference.double().mean(0)
-    half = 1.96 * float(by_start.std()) / math.sqrt(len(by_start))
-    return float(by_start.mean()) - half, float(by_start.mean()) + half

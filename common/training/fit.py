@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.checkpoint import Checkpoint
-from common.runtime import Progress, generators
+from common.run.cache import Checkpoint
+from common.run.progress import Progress
+from common.run.random import generators
 
 # loss(iteration, draws) -> terms, each [S]; terms["loss"] is what is minimised.
 Loss = Callable[[int, Sequence[torch.Generator]], dict[str, Tensor]]

@@ -7,7 +7,7 @@ results.json is strict JSON with the keys
     metrics    flat name -> {unit, values (one a seed), mean, min, max, ci95 from 5 seeds on};
                interval95 where it comes from episodes; a value that is not finite is null, with a `reason`
     timings    what is not reproducible: seconds, megabytes
-    criteria   see common/criteria.py
+    criteria   see common/run/criteria.py
 """
 
 import datetime
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.checkpoint import ROOT, write_atomically
+from common.run.cache import ROOT, write_atomically
 
 SCHEMA = 1
 

@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.alignment import greedy_success, prediction_accuracy, random_rollouts, spearman
-from common.checkpoint import uses
 from common.config import MiniGridConfig
-from common.gradient_fidelity import fidelity_budget, gradient_fidelity
 from common.jacobian_utils import rollout_jacobian_norms
-from common.latent_planning import LatentProblems
-from common.minigrid_task import TASK_FIELDS, Task, data_coverage
-from common.minigrid_walks import all_distances
-from common.results import Results
-from common.runtime import generator, measurement_device, to_float64
-from common.world_model import LatentModel
+from common.latent.alignment import greedy_success, prediction_accuracy, random_rollouts
+from common.latent.model import LatentModel
+from common.latent.problems import LatentProblems
+from common.minigrid.task import TASK_FIELDS, Task, data_coverage
+from common.minigrid.walks import all_distances
+from common.planners.gradient_fidelity import fidelity_budget, gradient_fidelity
+from common.run.cache import uses
+from common.run.devices import measurement_device, to_float64
+from common.run.random import generator
+from common.run.results import Results
+from common.statistics import spearman
 
 STEPS = (1, 10, 50)  # at which predictions are judged; the last is the configuration's JUDGED_STEPS
 ROLLOUTS = 512
@@ -51,7 +53,7 @@ def measure_model(
     spearman: rank correlation of the model's and the true distance over all ordered pairs of states with a
         way between them; over RANKED_PAIRS random ones where there are more.
     greedy: fraction of starts from which one-step descent of the energy, as the model predicts it, arrives.
-    gradient_fidelity: see common/gradient_fidelity.py; mean over random plans.
+    gradient_fidelity: see common/planners/gradient_fidelity.py; mean over random plans.
     jacobian_50: geometric mean of ||dz_50/dz_0||_F over states and random actions.
     """
     model, world = models[arm], task.world

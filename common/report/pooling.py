@@ -1,7 +1,7 @@
 """The training seeds of several runs taken together, with intervals computed as one run's of all would be.
 
 What makes that possible: every success rate and every difference of two leaves its values start by start
-in arrays.npz (see common.planner_comparison.record_success). A planner's noise is drawn for all seeds of a
+in arrays.npz (see common.latent.comparison.record_success). A planner's noise is drawn for all seeds of a
 run at once, so one run of all seeds would draw other plans; nothing else differs.
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.planner_comparison import STARTS, record_paired, record_success
-from common.results import SCHEMA, Results
+from common.latent.comparison import STARTS, record_paired, record_success
+from common.run.results import SCHEMA, Results
 
 # Settings that choose what a run measures, of which no number depends on another. In these, beside their
 # seeds, runs may differ: what all of them measured is pooled.

@@ -1,19 +1,11 @@
-"""Device, seeds, logging and progress: what a run needs of the machine."""
+"""Where a run computes: devices, float64 beside them, threads."""
 
-import hashlib
-import logging
-import random
-import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
-
-log = logging.getLogger(__name__)
 
 Movable = TypeVar("Movable", Tensor, nn.Module)
 
@@ -43,30 +35,6 @@ def to_float64(value: Movable, device: torch.device) -> Movable:
     return value.to(device).to(torch.float64)
 
 
-def generator(seed: int, stream: str) -> torch.Generator:
-    """A CPU generator for one purpose of one seed: streams of different names are independent."""
-    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def generators(seeds: Sequence[int], stream: str) -> list[torch.Generator]:
-    """One generator a seed, for draws of an ensemble."""
-    return [generator(seed, stream) for seed in seeds]
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators. Experiments draw from explicit ones; this covers a library's own draws."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def configure_logging() -> None:
-    """Log to stderr, one timestamped line a message. Called by entry points only."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
-
-
 def worker_count(items: int, device: torch.device) -> int:
     """Threads that `map_in_threads` uses: as many as torch has cores on a cpu, one on an accelerator."""
     return max(1, min(items, torch.get_num_threads())) if device.type == "cpu" else 1
@@ -88,29 +56,3 @@ def map_in_threads(function: Callable, items: Sequence, device: torch.device) ->
     finally:  # on an error or an interrupt, do not wait for the others
         pool.shutdown(wait=False, cancel_futures=True)
         torch.set_num_threads(cores)
-
-
-class Progress:
-    """A tqdm bar on a terminal; elsewhere a log line every `every_s` seconds and one at the end."""
-
-    def __init__(self, total: int, label: str, initial: int = 0, every_s: float = 15.0):
-        self.total, self.label, self.every_s = total, label, every_s
-        self.done = initial
-        self.started = self.last_line = time.monotonic()
-        interactive = sys.stderr.isatty()
-        self.bar = tqdm(total=total, initial=initial, desc=label, leave=False) if interactive else None
-
-    def update(self, note: str = "") -> None:
-        self.done += 1
-        if self.bar is not None:
-            self.bar.update()
-            if note:
-                self.bar.set_postfix_str(note, refresh=False)
-        elif time.monotonic() - self.last_line > self.every_s:
-            self.last_line = time.monotonic()
-            log.info("%s: %d/%d %s", self.label, self.done, self.total, note)
-
-    def close(self, note: str = "") -> None:
-        if self.bar is not None:
-            self.bar.close()
-        log.info("%s: done in %.1f s %s", self.label, time.monotonic() - self.started, note)

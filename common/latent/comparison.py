@@ -11,22 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.checkpoint import uses
 from common.config import MiniGridConfig
-from common.experiment import Run
-from common.latent_planning import LatentProblems, MakeProblem, OracleProblems
-from common.minigrid_task import TASK_FIELDS, Task
-from common.planner_evaluation import (
-    evaluate_planner,
-    paired_interval,
-    random_policy_success,
-    success_interval,
-)
+from common.latent.model import LatentModel
+from common.latent.planner_evaluation import evaluate_planner, random_policy_success
+from common.latent.problems import LatentProblems, MakeProblem, OracleProblems
+from common.minigrid.task import TASK_FIELDS, Task
 from common.planners import PLANNERS, make_planner
 from common.planners.problem import Planner
-from common.results import Results
-from common.runtime import generator
-from common.world_model import LatentModel
+from common.run.cache import uses
+from common.run.random import generator
+from common.run.results import Results
+from common.run.run import Run
+from common.statistics import paired_interval, success_interval
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.minigrid_env import GridWorld
+from common.minigrid.table import GridWorld
 
 # Walks that start together, before the least-visited states are counted anew.
 WALKS_PER_ROUND = 32

@@ -1,0 +1,1 @@
+"""Latent world models: model, training, planning problems, evaluation, comparison, figures."""

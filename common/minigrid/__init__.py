@@ -1,0 +1,1 @@
+"""Real MiniGrid as an exact table: states, walks, learning tasks."""

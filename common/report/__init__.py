@@ -1,0 +1,1 @@
+"""Reports over results: HTML, numbers in documents, seeds of several runs pooled."""

@@ -1,0 +1,106 @@
+"""The command line, generated from the configuration dataclasses, and what it refuses."""
+
+import contextlib
+import dataclasses
+import io
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+Config = TypeVar("Config")
+
+
+class ConfigError(ValueError):
+    """A configuration value that is not allowed; the message names field, value and what is allowed."""
+
+
+def bounded(
+    default: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
+    rising: bool = False,
+) -> Any:
+    """A field (or a tuple of values) within [low, high] and > above; `rising`: strictly increasing."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above, "rising": rising})
+
+
+def reject(name: str, value: Any, allowed: str) -> NoReturn:
+    """Raise the ConfigError for one field."""
+    raise ConfigError(f"{name} (--{name.replace('_', '-')}) = {value!r}: allowed: {allowed}")
+
+
+def validate_field(spec: dataclasses.Field, value: Any) -> None:
+    """Raise the ConfigError for a value outside what `bounded` declared of its field."""
+    if not spec.metadata:
+        return
+    low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
+    whole = "int" in str(spec.type)
+    kind = "whole numbers" if whole else "finite numbers"
+    limits = [f"> {above:g}" if above > -math.inf else "", f">= {low:g}" if low > -math.inf else ""]
+    limits.append(f"<= {high:g}" if high < math.inf else "")
+    allowed = " ".join([kind, " and ".join(limit for limit in limits if limit)]).strip()
+    many = isinstance(value, (tuple, list))
+    if many and not value:
+        reject(spec.name, value, f"at least one value, {allowed}")
+    for item in value if many else (value,):
+        number = isinstance(item, int if whole else (int, float)) and not isinstance(item, bool)
+        if not number or not math.isfinite(item) or not low <= item <= high or not item > above:
+            reject(spec.name, value, allowed)
+    if spec.metadata["rising"] and list(value) != sorted(set(value)):
+        reject(spec.name, value, f"{allowed}, strictly increasing")
+
+
+def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None = None) -> Config:
+    """The configuration of a run: a preset, with the flags laid over it.
+
+    An unknown flag or a bad value ends the program: one line on stderr, exit code 2.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    default = presets.get(_named_preset(args), presets["quick"])
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=args,
+                description=f"{type(default).__doc__} Defaults shown are those of --preset {default.preset}.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except ConfigError as error:
+        exit_with_error(str(error))
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        exit_with_error(_first_paragraph(box.getvalue()))
+
+
+def _named_preset(args: Sequence[str]) -> str:
+    named = "quick"
+    for position, arg in enumerate(args):
+        name, _, value = arg.partition("=")
+        if name == "--preset":  # the last one counts, as for every flag
+            named = value or (args[position + 1] if position + 1 < len(args) else "")
+    return named
+
+
+def _first_paragraph(box: str) -> str:
+    """The message of tyro's error box without its frame, on one line."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    body = lines[1:] if len(lines) > 1 else lines
+    message = body[: body.index("")] if "" in body else body
+    return re.sub(r"^Error parsing \w+Config: ", "", " ".join(message)) or "bad command line"
+
+
+def exit_with_error(message: str) -> NoReturn:
+    """End the program as for any bad input: one line on stderr, exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,130 @@
+"""The success tiers as data, and their evaluation from the metrics of results.json.
+
+Tiers: `minimum viable`, `strong` and `exceptional` are the original documents' success criteria,
+`published` their figures, `beyond` this repository's own. A failed criterion is a finding: it is
+printed, and changes an exit code only with --strict.
+"""
+
+import fnmatch
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TIERS = ("minimum viable", "strong", "exceptional", "published", "beyond")
+
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One claim: reduce(metric) - reduce(minus), averaged over seeds, compared with a target.
+
+    `metric` is a metric's name, or a pattern with `*` of which the worst value for the claim counts
+    (the largest for < and <=, the smallest for > and >=). With `minus` the names that match both
+    patterns' stars are subtracted pair by pair first. `log10` says that measured and target are
+    log10 values to be printed as powers of ten. `requires` makes a criterion that passes when the
+    named ones do, and has no metric of its own.
+    """
+
+    id: str
+    tier: str
+    claim: str
+    metric: str = ""
+    op: str = "<"
+    target: float = 0.0
+    minus: str = ""
+    log10: bool = False
+    requires: tuple[str, ...] = ()
+    bound: str = "mean"  # "low" or "high": that end of the metric's interval95 counts
+
+
+def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The criteria with what was measured, one row each; a criterion that requires others comes after them.
+
+    id, tier, claim, metric, op, target, measured, passed; the last two None where a metric is absent.
+    """
+    rows: list[dict[str, Any]] = []
+    for criterion in criteria:
+        if criterion.requires:
+            verdicts = [row["passed"] for row in rows if row["id"] in criterion.requires]
+            measured = None
+            passed = None if None in verdicts or not verdicts else all(verdicts)
+        else:
+            measured = _measure(criterion, metrics)
+            passed = None if measured is None else bool(_COMPARE[criterion.op](measured, criterion.target))
+            measured = measured if measured is not None and math.isfinite(measured) else None
+        metric = criterion.metric + (f" - {criterion.minus}" if criterion.minus else "")
+        rows.append(
+            {
+                "id": criterion.id,
+                "tier": criterion.tier,
+                "claim": criterion.claim,
+                "metric": metric or " and ".join(criterion.requires),
+                "op": criterion.op,
+                "target": criterion.target,
+                "measured": measured,
+                "passed": passed,
+                "log10": criterion.log10,
+            }
+        )
+    return rows
+
+
+def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """The criterion's value; None where a metric or its interval is absent, infinite (a failure) where one
+    has no mean.
+    """
+    names = sorted(fnmatch.filter(metrics, criterion.metric))
+    worst = max if criterion.op.startswith("<") else min
+    values = []
+    for name in names:
+        value = metrics[name]["mean"]
+        if criterion.bound != "mean":
+            if "interval95" not in metrics[name]:  # too few starts for one
+                return None
+            value = metrics[name]["interval95"][criterion.bound == "high"]
+        if criterion.minus:
+            other = _partner(name, criterion)
+            if other not in metrics:
+                return None
+            reference = metrics[other]["mean"]
+            value = None if value is None or reference is None else value - reference
+        values.append(value)
+    bad = math.inf if worst is max else -math.inf
+    return worst((bad if value is None else value for value in values), default=None)
+
+
+def _partner(name: str, criterion: Criterion) -> str:
+    """The name that `minus` gives when its star stands for what the metric's star matched."""
+    if "*" not in criterion.metric:
+        return criterion.minus
+    head, _, tail = criterion.metric.partition("*")
+    return criterion.minus.replace("*", name[len(head) : len(name) - len(tail)])
+
+
+def format_target(row: Mapping[str, Any]) -> str:
+    """A row's operator and target; "all" for one that requires others (its metric joins their ids)."""
+    return "all" if " and " in row["metric"] else f"{row['op']} {format_number(row['target'], row['log10'])}"
+
+
+def format_number(value: float | None, log10: bool = False) -> str:
+    """A measured value for people: log10 values as the number, or as 10^x beyond 10^5 and below 10^-3."""
+    if value is None:
+        return "-"
+    if log10:
+        return f"10^{value:.1f}" if not -3 <= value <= 5 else f"{10**value:.3g}"
+    return f"{value:.3g}"
+
+
+def format_table(rows: Sequence[Mapping[str, Any]], preset: str, seeds: Sequence[int]) -> str:
+    """The criteria as a plain-text table, one line each, passed and not."""
+    lines = [f"Criteria ({preset} preset, {len(seeds)} seed{'s' if len(seeds) > 1 else ''})"]
+    width = max((len(row["claim"]) for row in rows), default=0)
+    for tier in TIERS:
+        for row in (row for row in rows if row["tier"] == tier):
+            verdict = {True: "passed", False: "FAILED", None: "not measured"}[row["passed"]]
+            measured = format_number(row["measured"], row["log10"])
+            lines.append(f"  {tier:<15} {row['claim']:<{width}}  {measured:>9}  {verdict}")
+    return "\n".join(lines)

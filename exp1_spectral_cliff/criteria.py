@@ -1,0 +1,97 @@
+"""What experiment 1 claims, as data."""
+
+import math
+
+from common.run.criteria import Criterion
+
+
+def _log10(value: float) -> float:
+    return math.log10(value)
+
+
+def _saturation(system: str) -> tuple[Criterion, ...]:
+    """What `saturates` has to mean so that no model that merely forgets can pass: all of it, at once.
+
+    A small norm alone is had by answering the mean, and an error below flat's at long horizons too,
+    because flat has lost the trajectory there (NRMSE near sqrt 2). So the error of one macro step and
+    that at T = 50 count, and the response to actions. Planted models fail in tests/test_exp1_saturation.py.
+    """
+    beyond, name = "beyond", f"{system}/saturation"
+    parts = (
+        Criterion(f"{name}/state", beyond, "HELM ||ds_T/ds_0|| < 20 at every T",
+                  f"{system}/helm/log10_jacobian_state/T=*", "<", _log10(20), log10=True),
+        Criterion(f"{name}/action", beyond, "HELM ||ds_T/da|| < 20 at every T",
+                  f"{system}/helm/log10_jacobian_action/T=*", "<", _log10(20), log10=True),
+        Criterion(f"{name}/measured_far", beyond, "HELM ||ds_T/ds_0|| < 20 at T=800",
+                  f"{system}/helm/log10_jacobian_state/T=800", "<", _log10(20), log10=True),
+        Criterion(f"{name}/responds", beyond, "HELM ||ds_T/da|| > 0.1 at every T (it responds)",
+                  f"{system}/helm/log10_jacobian_action/T=*", ">", _log10(0.1), log10=True),
+        Criterion(f"{name}/error_T4", beyond, "HELM NRMSE(T=4) <= 0.25",
+                  f"{system}/helm/nrmse/T=4", "<=", 0.25),
+        Criterion(f"{name}/error_T50", beyond, "HELM NRMSE(T=50) <= 0.90",
+                  f"{system}/helm/nrmse/T=50", "<=", 0.90),
+        *(Criterion(f"{name}/below_flat_T{horizon}", beyond,
+                    f"HELM NRMSE below flat's at T={horizon} (equal optimiser steps)",
+                    f"{system}/helm/nrmse/T={horizon}", "<", 0.0, minus=f"{system}/flat/nrmse/T={horizon}")
+          for horizon in (50, 100, 200, 400, 800)),
+    )  # fmt: skip
+    whole = Criterion(name, beyond, f"HELM saturates on {system}: all of the claims above",
+                      requires=tuple(part.id for part in parts))  # fmt: skip
+    return (*parts, whole)
+
+
+SATURATION = _saturation("lorenz")
+
+CRITERIA = (
+    Criterion("exp1/mvp", "minimum viable", "HELM norm at least 2x below flat at T=50 (ratio flat / HELM)",
+              "lorenz/flat/log10_jacobian_state/T=50", ">=", _log10(2),
+              minus="lorenz/helm/log10_jacobian_state/T=50", log10=True),
+    Criterion("exp1/strong/helm", "strong", "HELM ||ds_T/ds_0|| < 20 at T=100",
+              "lorenz/helm/log10_jacobian_state/T=100", "<", _log10(20), log10=True),
+    Criterion("exp1/strong/flat", "strong", "flat ||ds_T/ds_0|| > 1000 at T=100",
+              "lorenz/flat/log10_jacobian_state/T=100", ">", 3.0, log10=True),
+    Criterion("exp1/strong/flat_dt033", "strong", "flat ||ds_T/ds_0|| > 10^12 at T=100, dt 0.33 (e^30)",
+              "lorenz_dt033/flat/log10_jacobian_state/T=100", ">", 12.0, log10=True),
+    Criterion("exp1/strong/helm_dt033", "strong", "HELM ||ds_T/ds_0|| < 20 at T=100, dt 0.33",
+              "lorenz_dt033/helm/log10_jacobian_state/T=100", "<", _log10(20), log10=True),
+    Criterion("exp1/exceptional/all_strong", "exceptional", "all strong criteria of this experiment",
+              requires=("exp1/strong/helm", "exp1/strong/flat", "exp1/strong/flat_dt033",
+                        "exp1/strong/helm_dt033")),
+    Criterion("exp1/exceptional/cascade", "exceptional", "cascaded HELM: ||ds_T/ds_0|| < 20 at T=800",
+              "lorenz/cascade/log10_jacobian_state/T=800", "<", _log10(20), log10=True),
+    Criterion("exp1/exceptional/synergy", "exceptional",
+              "ablation: multi-step loss and bounded latent gain more together than in sum",
+              "lorenz/synergy/log10_far_nrmse", ">", 0.0),
+    Criterion("exp1/published/linear_flat", "published", "linear, flat, T=50: 1712 (at most 5% below)",
+              "linear/flat/log10_jacobian_action/T=50", ">", _log10(1712 * 0.95), log10=True),
+    Criterion("exp1/published/linear_flat_above", "published", "linear, flat, T=50: 1712 (at most 5% above)",
+              "linear/flat/log10_jacobian_action/T=50", "<", _log10(1712 * 1.05), log10=True),
+    Criterion("exp1/published/linear_penalised", "published", "linear, lambda 0.06, T=50: 90 (at most 112)",
+              "linear/spectral/log10_jacobian_action/T=50", "<=", _log10(112), log10=True),
+    *SATURATION,
+    Criterion("exp1/needs_both", "beyond", "far NRMSE lower with both parts than with either alone",
+              "lorenz/helm/far_nrmse", "<", 0.0, minus="lorenz/best_single_component/far_nrmse"),
+    *(Criterion(f"exp1/flat_long_T{horizon}", "beyond",
+                f"HELM NRMSE below flat_long's (4x the steps), T={horizon}",
+                f"lorenz/helm/nrmse/T={horizon}", "<", 0.0, minus=f"lorenz/flat_long/nrmse/T={horizon}")
+      for horizon in (50, 100)),
+    *(Criterion(f"exp1/knows_its_start_T{horizon}", "beyond",
+                f"HELM NRMSE at least 0.01 below its own from a wrong start, T={horizon}",
+                f"lorenz/helm/nrmse/T={horizon}", "<", -0.01, minus=f"lorenz/helm_blind/nrmse/T={horizon}")
+      for horizon in (50, 100)),
+    Criterion("exp1/cascade/state", "beyond", "cascade ||ds_T/ds_0|| < 20 at every T",
+              "lorenz/cascade/log10_jacobian_state/T=*", "<", _log10(20), log10=True),
+    Criterion("exp1/cascade/action", "beyond", "cascade ||ds_T/da|| < 20 at every T",
+              "lorenz/cascade/log10_jacobian_action/T=*", "<", _log10(20), log10=True),
+    Criterion("exp1/cascade/error", "beyond", "cascade NRMSE at no horizon above flat's (worst difference)",
+              "lorenz/cascade/nrmse/T=*", "<=", 0.0, minus="lorenz/flat/nrmse/T=*"),
+    *(Criterion(f"exp1/cascade/below_flat_T{horizon}", "beyond", f"cascade NRMSE below flat's at T={horizon}",
+                f"lorenz/cascade/nrmse/T={horizon}", "<", 0.0, minus=f"lorenz/flat/nrmse/T={horizon}")
+      for horizon in (50, 100, 200, 400, 800)),
+    Criterion("exp1/growth", "beyond", "flat grows at the true rate (relative difference)",
+              "lorenz/flat/growth_rate_error", "<", 0.10),
+    Criterion("exp1/linear/closed_form", "beyond", "linear flat within 1% of the closed form at T=50",
+              "linear/flat/closed_form_error/T=50", "<", 0.01),
+    Criterion("exp1/linear/ridge", "beyond", "the penalty's effect within 5% of the ridge prediction at T=50",
+              "linear/spectral/ridge_error/T=50", "<", 0.05),
+)  # fmt: skip

@@ -1,0 +1,66 @@
+"""What experiment 2 claims, as data."""
+
+from common.run.criteria import Criterion
+
+
+def _function_criteria(function: str) -> tuple[Criterion, ...]:
+    """A tie with CMA-ES counts only where the minimum is reached."""
+    prefix, beyond = f"functions/{function}", "beyond"
+    return (
+        Criterion(f"exp2/{function}/reached", beyond,
+                  f"{function}: mollified descent reaches the minimum (success > .5)",
+                  f"{prefix}/mollified_descent/success", ">", 0.5),
+        Criterion(f"exp2/{function}/cma_es", beyond,
+                  f"{function}: mollified descent at or above CMA-ES (of fewer starts)",
+                  f"{prefix}/mollified_descent/success", ">=", 0.0, minus=f"{prefix}/cma_es/success"),
+    )  # fmt: skip
+
+
+CRITERIA = (
+    Criterion("exp2/mvp", "minimum viable", "HELM basin coverage > 40% (aligned landscape)",
+              "aligned/helm/coverage", ">", 0.40),
+    Criterion("exp2/strong/helm", "strong", "HELM basin coverage > 70% (aligned landscape)",
+              "aligned/helm/coverage", ">", 0.70),
+    Criterion("exp2/strong/flat", "strong", "flat basin coverage at most about 15% (aligned landscape)",
+              "aligned/flat/coverage", "<=", 0.15),
+    Criterion("exp2/published/flat", "published", "flat coverage 4.3% (at most)",
+              "aligned/flat/coverage", "<=", 0.043),
+    Criterion("exp2/published/as_published", "published",
+              "HELM as published (lambda 1, sigma 0.05): coverage 96.4%",
+              "aligned/helm_published/coverage", ">=", 0.964),
+    Criterion("exp2/published/helm", "published", "HELM corrected (lambda 100): coverage 96.4%",
+              "aligned/helm/coverage", ">=", 0.964),
+    Criterion("exp2/flat/r2", "beyond", "flat R^2 > .98 (aligned)", "aligned/flat/r2", ">", 0.98),
+    Criterion("exp2/flat/ripple_r2", "beyond", "flat has learned the ripples: ripple-R^2 > .95 (aligned)",
+              "aligned/flat/ripple_r2", ">", 0.95),
+    Criterion("exp2/flat/coverage", "beyond", "flat coverage < .05 (aligned)",
+              "aligned/flat/coverage", "<", 0.05),
+    Criterion("exp2/helm/coverage", "beyond", "HELM corrected coverage >= .90 (aligned)",
+              "aligned/helm/coverage", ">=", 0.90),
+    Criterion("exp2/second_difference/coverage", "beyond", "second difference coverage >= .99 (aligned)",
+              "aligned/helm_second_difference/coverage", ">=", 0.99),
+    Criterion("exp2/second_difference/shrink", "beyond",
+              "second difference keeps the basin: shrink >= .9 (aligned)",
+              "aligned/helm_second_difference/shrink", ">=", 0.90),
+    Criterion("exp2/theory", "beyond",
+              "ripple gain within .05 of the closed-form filter over the whole map (worst)",
+              "map/ripple_gain_error", "<=", 0.05),
+    Criterion("exp2/theory/relative", "beyond",
+              "ripple gain within 5% of the filter's over the whole map (worst point, mean of seeds)",
+              "map/ripple_gain_relative_error", "<=", 0.05),
+    Criterion("exp2/misaligned/reached", "beyond",
+              "misaligned: mollified descent reaches the minimum from >= .98 of starts",
+              "misaligned/mollified_descent/coverage", ">=", 0.98),
+    *(Criterion(f"exp2/misaligned/above_{baseline}", "beyond",
+                f"misaligned: mollified descent above {baseline} (paired, lower end)",
+                f"misaligned/mollified_descent_minus_{baseline}/coverage", ">", 0.0, bound="low")
+      for baseline in ("smoothed_flat", "smoothed_flat_hop", "multi_start")),
+    Criterion("exp2/misaligned/above_smoothed_flat_hop/1200", "beyond",
+              "misaligned, 1200 evaluations: mollified descent above smoothed_flat_hop (paired, lower end)",
+              "misaligned/mollified_descent_minus_smoothed_flat_hop/coverage_at_1200", ">", 0.0, bound="low"),
+    Criterion("exp2/random_landscapes", "beyond",
+              "random landscapes: mollified descent's mean success >= .97",
+              "random_landscapes/mollified_descent/success", ">=", 0.97),
+    *(criterion for dimension in (2, 5) for name in ("ackley", "rastrigin", "griewank", "levy")
+      for criterion in _function_criteria(f"{name}-{dimension}")),
+)  # fmt: skip

@@ -1,0 +1,77 @@
+"""Objectives that make a latent distance know the steps between states, each a pure function of tensors.
+
+Shapes: ... leading dimensions (ensemble members), B batch, d latent, K keys, T time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def info_nce(
+    queries: Tensor, keys: Tensor, positives: Tensor, temperature: float, allowed: Tensor | None = None
+) -> Tensor:
+    """-log softmax over the keys of cos(q, k) / temperature, at the positive key (van den Oord et al., 2018).
+
+    Args:
+        queries: [..., B, d]; normalised here, as the keys are.
+        keys: [..., K, d]; each query's negatives are all keys but its own.
+        positives: [..., B] int64, the position of each query's key.
+        temperature: of the softmax.
+        allowed: [..., K] bool, the keys that may be negatives; all where None.
+
+    Returns:
+        the cross-entropy of each query [..., B]; log K where the keys are indistinguishable.
+    """
+    logits = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).mT / temperature
+    if allowed is not None:
+        logits = logits.masked_fill(~allowed[..., None, :], -torch.inf)
+    chosen = logits.log_softmax(-1).gather(-1, positives[..., None])
+    return -chosen.squeeze(-1)
+
+
+def qrl_spread(distances: Tensor, offset: float, beta: float) -> Tensor:
+    """softplus_beta(offset - d), whose minimisation drives random pairs apart: [...].
+
+    Quasimetric RL (Wang et al., 2023), eq. 11: nearly -d far below the offset and flat far above it, so that
+    distances which nothing bounds do not run away.
+    """
+    return F.softplus(offset - distances, beta=beta)
+
+
+def qrl_violation(distances: Tensor) -> Tensor:
+    """relu(d(s, s') - 1)^2 of pairs that one step connects: 0 where the distance admits that step: [...]."""
+    return (distances - 1).relu().square()
+
+
+def lagrangian(objective: Tensor, violation: Tensor, log_weight: Tensor, tolerance: float) -> Tensor:
+    """objective + w (violation - tolerance), whose descent lowers it in the model and raises it in log w.
+
+    The gradient with respect to log w = `log_weight` has its sign turned, so ONE optimiser finds the saddle:
+    the weight grows while the constraint is violated by more than the tolerance and shrinks else.
+    """
+    weight, excess = log_weight.exp(), violation - tolerance
+    return objective + weight.detach() * excess - (weight - weight.detach()) * excess.detach()
+
+
+def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
+    """|expectile - 1[error < 0]| error^2, minimal at their mean for an expectile of 1/2: [...].
+
+    With error = observed - predicted and an expectile below 1/2 the prediction tends to the smallest values
+    that were observed (Newey & Powell, 1987), here the shortest of the ways that a walk took.
+    """
+    return torch.where(errors < 0, 1 - expectile, expectile) * errors.square()
+
+
+def straightening(latents: Tensor) -> Tensor:
+    """1 - cos(z_{t+1} - z_t, z_{t+2} - z_{t+1}) of trajectories [..., T + 1, d]: [..., T - 1].
+
+    Temporal straightening (Henaff et al., 2019). Where a trajectory stands still it has no direction and the
+    loss no say: 0.
+    """
+    steps = latents.diff(dim=-2)
+    before, after = steps[..., :-1, :], steps[..., 1:, :]
+    lengths = before.square().sum(-1) * after.square().sum(-1)
+    moving = lengths > 0
+    cosine = (before * after).sum(-1) / torch.where(moving, lengths, 1.0).sqrt()
+    return torch.where(moving, 1 - cosine, 0.0)
