@@ -45,7 +45,7 @@ from common.planners.problem import Planner
 from common.planners.verified_gradient import VerifiedGradient
 from common.run.cache import ROOT, write_atomically
 from common.run.results import SCHEMA, Results, provenance, to_json
-from exp3_planning_efficiency.train_flat import FlatArm, train_flat
+from exp3_planning_efficiency.train_flat import FlatVariant, train_flat
 
 HORIZON, ROUNDS, REPEATS = 50, 3, 5
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ class StepByStep:
 
 def train(task: Task, config: Exp3Config) -> LatentModel:
     """The flat model of experiment 3, frozen."""
-    model, _ = train_flat(task, arm=FlatArm(), config=config, device=CPU)
+    model, _ = train_flat(task, variant=FlatVariant(), config=config, device=CPU)
     return model.requires_grad_(False).eval()
 
 

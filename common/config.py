@@ -61,7 +61,7 @@ class RunConfig:
 # Experiment 1
 # ----------------------------------------------------------------------------------------------
 
-# The documents' one-step penalty weight. It is an arm of its own (`spectral_published`), which no
+# The documents' one-step penalty weight. It is a variant of its own (`spectral_published`), which no
 # setting changes, because at this weight the penalty has no effect on the Jacobian.
 LAMBDA_SPECTRAL_PUBLISHED = 1e-3
 
@@ -98,14 +98,14 @@ class Exp1Config(RunConfig):
     batch_size: int = bounded(256, low=1)
     # optimiser steps of every model
     iterations: int = bounded(2000, low=1)
-    # optimiser steps of `flat_long`, which has more compute than HELM; 0 leaves the arm out
+    # optimiser steps of `flat_long`, which has more compute than HELM; 0 leaves the variant out
     flat_long_iterations: int = bounded(0, low=0)
     # peak learning rate of Adam, one-cycle
     learning_rate: float = bounded(2e-3, above=0.0)
 
     # --- what HELM adds ---------------------------------------------------------------------
-    # weight of the one-step spectral penalty of the `spectral` arm. The documents' 1e-3 has no
-    # effect on the Jacobian and stays as the arm `spectral_published`; 0.1 does stabilise
+    # weight of the one-step spectral penalty of the `spectral` variant. The documents' 1e-3 has no
+    # effect on the Jacobian and stays as the variant `spectral_published`; 0.1 does stabilise
     lambda_spectral: float = bounded(0.1, low=0.0)
     # further weights for the stability-against-fidelity curve
     spectral_sweep: tuple[float, ...] = bounded((1.0,), low=0.0, rising=True)
@@ -182,7 +182,7 @@ EXP1_PRESETS = {
 # Experiment 2
 # ----------------------------------------------------------------------------------------------
 
-# The documents' L_HF. It is an arm of its own (`helm_published`), which no setting changes, because at
+# The documents' L_HF. It is a variant of its own (`helm_published`), which no setting changes, because at
 # this weight it leaves the ripples: its gain on them is at least 1 / (1 + 2 lambda).
 LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED = 1.0, 0.05
 
@@ -215,13 +215,13 @@ class Exp2Config(RunConfig):
     learning_rate: float = bounded(1.5e-3, above=0.0)
 
     # --- what HELM adds ---------------------------------------------------------------------
-    # weight of L_HF = (E(a) - E(a + delta))^2 in the `helm` arm. The documents' 1.0 cannot remove a
-    # ripple (gain 0.89) and stays as the arm `helm_published`; what works is lambda sigma^2 of
+    # weight of L_HF = (E(a) - E(a + delta))^2 in the `helm` variant. The documents' 1.0 cannot remove a
+    # ripple (gain 0.89) and stays as the variant `helm_published`; what works is lambda sigma^2 of
     # about 0.25 to 1.2
     lambda_hf: float = bounded(100.0, low=0.0)
     # standard deviation of delta [length]; the documents' 0.05
     hf_noise_sigma: float = bounded(0.05, low=0.0)
-    # weight of (E(a + delta) + E(a - delta) - 2 E(a))^2 in the `helm_second_difference` arm
+    # weight of (E(a + delta) + E(a - delta) - 2 E(a))^2 in the `helm_second_difference` variant
     lambda_second_difference: float = bounded(40.0, low=0.0)
     # standard deviation of its delta [length]
     second_difference_sigma: float = bounded(0.1, low=0.0)
@@ -426,9 +426,9 @@ class Exp3Config(MiniGridConfig):
     """Experiment 3, planning efficiency: gradient planners against CEM in MiniGrid world models."""
 
     # --- what HELM adds ---------------------------------------------------------------------
-    # weight of the spectral penalty on one step, in the arms `spectral` and `helm`; the documents' 1e-3
+    # weight of the spectral penalty on one step, in the variants `spectral` and `helm`; the documents' 1e-3
     lambda_spectral: float = bounded(1e-3, low=0.0)
-    # weight of L_HF over actions, (E(a) - E(a + delta))^2 with E / d_latent, in the arms `hf` and `helm`
+    # weight of L_HF over actions, (E(a) - E(a + delta))^2 with E / d_latent, in the variants `hf` and `helm`
     lambda_hf: float = bounded(1.0, low=0.0)
     # standard deviation of delta, on one-hot actions
     hf_noise_sigma: float = bounded(0.05, low=0.0)

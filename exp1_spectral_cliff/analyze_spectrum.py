@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from common.config import Exp1Config
 from common.jacobian_utils import JacobianAccumulator, accumulate_rollout, jacobians
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.devices import measurement_device, to_float64
 from common.run.random import generators
 from common.run.results import Results
@@ -34,31 +34,31 @@ MOLLIFIED_LONGEST = 50  # beyond this the Monte-Carlo estimate needs more sample
 FAR = 50  # horizons from here on count as far
 
 # ----------------------------------------------------------------------------------------------
-# The arms: which levels each of them is rolled out with
+# The variants: which levels each of them is rolled out with
 # ----------------------------------------------------------------------------------------------
 
 
 def hierarchies(
     system: System, models: Mapping[str, nn.Module], device: torch.device
 ) -> dict[str, list[Level]]:
-    """The levels of each arm, finest first, in float64 on the measurement device.
+    """The levels of each variant, finest first, in float64 on the measurement device.
 
-    A HELM arm covers what its stride does not divide with the flat model's steps. `helm_blind` is HELM
+    A HELM variant covers what its stride does not divide with the flat model's steps. `helm_blind` is HELM
     started from another trajectory's state: its error is what HELM knows from the actions alone.
     """
     exact = {name: to_float64(copy.deepcopy(model), device) for name, model in models.items()}
-    arms: dict[str, list[Level]] = {"true": [TrueLevel(system)]}
+    variants: dict[str, list[Level]] = {"true": [TrueLevel(system)]}
     for name, model in exact.items():
-        arms[name] = [model] if model.stride == 1 else [exact["flat"], model]
+        variants[name] = [model] if model.stride == 1 else [exact["flat"], model]
     if "helm" in exact:
-        arms["cascade"] = [exact["flat"], exact["helm"], exact["helm_coarse"]]
-        arms["helm_blind"] = arms["helm"]
-    return arms
+        variants["cascade"] = [exact["flat"], exact["helm"], exact["helm_coarse"]]
+        variants["helm_blind"] = variants["helm"]
+    return variants
 
 
-def levels_at(arm: str, levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
-    """The levels an arm uses at a horizon: all of them, but for the cascade."""
-    return cascade_levels(levels, horizon, switch) if arm == "cascade" else levels
+def levels_at(variant: str, levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
+    """The levels a variant uses at a horizon: all of them, but for the cascade."""
+    return cascade_levels(levels, horizon, switch) if variant == "cascade" else levels
 
 
 # ----------------------------------------------------------------------------------------------
@@ -83,26 +83,26 @@ def prediction_error(predicted: Tensor, true: Tensor) -> Tensor:
     return ((predicted - true).square().mean((1, 2)) / variance).sqrt()
 
 
-@uses(*EVALUATION_FIELDS, "cascade_switch")
+@reads_settings(*EVALUATION_FIELDS, "cascade_switch")
 def measure_spectrum(
     system: System,
     models: Mapping[str, nn.Module],
-    arm: str,
+    variant: str,
     data: Trajectories,
     *,
     config: Exp1Config,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """One arm's norms and errors at every horizon.
+    """One variant's norms and errors at every horizon.
 
     Returns:
         log10_jacobian_state, log10_jacobian_action [H, S, B] and, but for the true system, nrmse [H, S].
     """
     device = measurement_device(device)
-    levels = hierarchies(system, models, device)[arm]
+    levels = hierarchies(system, models, device)[variant]
     data = data.to(device)
     starts = data.states[:, :, 0]
-    if arm == "helm_blind":
+    if variant == "helm_blind":
         starts = starts.roll(1, dims=1)
     few = config.num_jacobian_states
     if len(levels) == 1:  # one pass serves every horizon
@@ -110,7 +110,7 @@ def measure_spectrum(
     else:
         pairs = [
             rollout_norms(
-                levels_at(arm, levels, horizon, config.cascade_switch),
+                levels_at(variant, levels, horizon, config.cascade_switch),
                 starts[:, :few],
                 data.actions[:, :few, :horizon],
             )
@@ -118,13 +118,13 @@ def measure_spectrum(
         ]
         norms = tuple(torch.stack(values) for values in zip(*pairs, strict=True))
     measured = {"log10_jacobian_state": norms[0], "log10_jacobian_action": norms[1]}
-    if arm != "true":
+    if variant != "true":
         many = config.num_error_states
         with torch.no_grad():
             measured["nrmse"] = torch.stack([
                 prediction_error(
                     rollout(
-                        levels_at(arm, levels, horizon, config.cascade_switch),
+                        levels_at(variant, levels, horizon, config.cascade_switch),
                         starts[:, :many],
                         data.actions[:, :many, :horizon],
                     ),
@@ -161,7 +161,7 @@ def growth_rate(log10_norms: Tensor, horizons: Sequence[int]) -> Tensor:
     return (centred[:, None] * (medians - medians.mean(0))).sum(0) / centred.square().sum()
 
 
-@uses(*EVALUATION_FIELDS)
+@reads_settings(*EVALUATION_FIELDS)
 def measure_lyapunov(
     system: System, data: Trajectories, *, config: Exp1Config, device: torch.device
 ) -> dict[str, Tensor]:
@@ -251,7 +251,7 @@ def _normals(shape: tuple[int, ...], draws: Sequence[torch.Generator]) -> Tensor
     return torch.stack([torch.randn(shape, generator=draw, dtype=torch.float64) for draw in draws])
 
 
-@uses(*EVALUATION_FIELDS, "hf_noise_sigma", "mollified_samples")
+@reads_settings(*EVALUATION_FIELDS, "hf_noise_sigma", "mollified_samples")
 def measure_mollified(
     system: System, data: Trajectories, *, config: Exp1Config, device: torch.device
 ) -> dict[str, Tensor]:
@@ -298,7 +298,7 @@ def action_gradient(levels: Sequence[Level], starts: Tensor, actions: Tensor, go
     return torch.autograd.grad(energy, actions)[0]
 
 
-@uses(*EVALUATION_FIELDS, "gradient_noise")
+@reads_settings(*EVALUATION_FIELDS, "gradient_noise")
 def measure_gradient_agreement(
     system: System,
     models: Mapping[str, nn.Module],
@@ -316,7 +316,7 @@ def measure_gradient_agreement(
         for flat, spectral and helm: [H, S], the mean over the start states.
     """
     device = measurement_device(device)
-    arms = hierarchies(system, models, device)
+    variants = hierarchies(system, models, device)
     data = data.to(device)
     few = config.num_jacobian_states
     starts, actions = data.states[:, :few, 0], data.actions[:, :few]
@@ -325,15 +325,15 @@ def measure_gradient_agreement(
     start_noise = config.gradient_noise * _normals(starts.shape[1:], draws).to(device)
     action_noise = config.gradient_noise * _normals(actions.shape[1:], draws).to(device)
     cosines = {}
-    for arm in ("flat", "spectral", "helm"):
+    for variant in ("flat", "spectral", "helm"):
         rows = []
         for horizon in config.gradient_horizons:
-            here = action_gradient(arms[arm], starts, actions[:, :, :horizon], goals)
+            here = action_gradient(variants[variant], starts, actions[:, :, :horizon], goals)
             there = action_gradient(
-                arms[arm], starts + start_noise, (actions + action_noise)[:, :, :horizon], goals
+                variants[variant], starts + start_noise, (actions + action_noise)[:, :, :horizon], goals
             )
             rows.append(F.cosine_similarity(here.flatten(2), there.flatten(2), dim=-1, eps=0.0).mean(-1))
-        cosines[arm] = torch.stack(rows)
+        cosines[variant] = torch.stack(rows)
     return cosines
 
 
@@ -344,7 +344,7 @@ def measure_gradient_agreement(
 SHOWN_STEPS = 100
 
 
-@uses(*EVALUATION_FIELDS)
+@reads_settings(*EVALUATION_FIELDS)
 def sample_rollouts(
     system: System,
     models: Mapping[str, nn.Module],
@@ -355,14 +355,17 @@ def sample_rollouts(
 ) -> dict[str, Tensor]:
     """One open-loop rollout of the first seed: true, flat and helm, each [T + 1, d] (helm every N steps)."""
     device = measurement_device(device)
-    arms, data = hierarchies(system, models, device), data.to(device)
+    variants, data = hierarchies(system, models, device), data.to(device)
     length = min(SHOWN_STEPS, data.actions.shape[2])
     start, actions = data.states[:, :1, 0], data.actions[:, :1, :length]
     shown = {"true": data.states[0, 0, : length + 1]}
     with torch.no_grad():
-        for arm, stride in (("flat", 1), ("helm", models["helm"].stride)):
-            states = [rollout(arms[arm], start, actions[:, :, :t]) for t in range(stride, length + 1, stride)]
-            shown[arm] = torch.stack([start, *states])[:, 0, 0]
+        for variant, stride in (("flat", 1), ("helm", models["helm"].stride)):
+            states = [
+                rollout(variants[variant], start, actions[:, :, :t])
+                for t in range(stride, length + 1, stride)
+            ]
+            shown[variant] = torch.stack([start, *states])[:, 0, 0]
     shown["stride"] = torch.tensor(models["helm"].stride)
     return shown
 
@@ -373,10 +376,10 @@ def sample_rollouts(
 
 
 def record_spectrum(
-    results: Results, system: System, arm: str, measured: Mapping[str, Tensor], horizons: Sequence[int]
+    results: Results, system: System, variant: str, measured: Mapping[str, Tensor], horizons: Sequence[int]
 ) -> None:
-    """Metrics {system}/{arm}/{log10_jacobian_state,log10_jacobian_action,nrmse}/T={T}, median over states."""
-    prefix = f"{system.name}/{arm}"
+    """Metrics {system}/{variant}/{log10_jacobian_state,log10_jacobian_action,nrmse}/T={T}, state medians."""
+    prefix = f"{system.name}/{variant}"
     for quantity in ("log10_jacobian_state", "log10_jacobian_action"):
         medians = measured[quantity].median(-1).values  # [H, S]
         results.add_array(f"{prefix}/{quantity}", medians)
@@ -404,10 +407,10 @@ def record_growth(
     results.add(f"{system.name}/true/lyapunov_exponent", exponent, "log10/step")
     if sum(horizon >= FAR for horizon in horizons) < 2:
         return  # a slope needs two points
-    for arm in ("true", "flat"):
-        rate = growth_rate(spectra[arm]["log10_jacobian_state"], horizons)
-        results.add(f"{system.name}/{arm}/growth_rate", rate, "log10/step")
-        results.add(f"{system.name}/{arm}/growth_rate_error", (rate / exponent - 1).abs())
+    for variant in ("true", "flat"):
+        rate = growth_rate(spectra[variant]["log10_jacobian_state"], horizons)
+        results.add(f"{system.name}/{variant}/growth_rate", rate, "log10/step")
+        results.add(f"{system.name}/{variant}/growth_rate_error", (rate / exponent - 1).abs())
 
 
 def record_linear(results: Results, system: LinearSystem, config: Exp1Config) -> None:
@@ -424,8 +427,8 @@ def record_linear(results: Results, system: LinearSystem, config: Exp1Config) ->
         "spectral/ridge_error": linear_action_norm(system.W / shrink, system.B / shrink, horizon),
     }
     for name, predicted in predictions.items():
-        arm = name.partition("/")[0]
-        log10 = results.metrics[f"linear/{arm}/log10_jacobian_action/T={horizon}"]["values"]
+        variant = name.partition("/")[0]
+        log10 = results.metrics[f"linear/{variant}/log10_jacobian_action/T={horizon}"]["values"]
         results.add(f"linear/{name}/T={horizon}", [abs(10**value / predicted - 1) for value in log10])
         results.add(f"linear/{name}/predicted/T={horizon}", [predicted] * len(log10))
 
@@ -433,20 +436,22 @@ def record_linear(results: Results, system: LinearSystem, config: Exp1Config) ->
 def record_ablation(results: Results, system: System, horizons: Sequence[int]) -> None:
     """The worst NRMSE over T >= 50 of HELM with one part changed, and the synergy of its two main parts.
 
-    Metrics {system}/{arm}/far_nrmse; {system}/best_single_component/far_nrmse for the better of the bounded
-    latent alone and the multi-step loss alone; {system}/synergy/log10_far_nrmse, by how much both parts
+    Metrics {system}/{variant}/far_nrmse; {system}/best_single_component/far_nrmse for the better of the
+    bounded latent alone and the multi-step loss alone; {system}/synergy/log10_far_nrmse, by how much both parts
     together lower log10 far_nrmse beyond the sum of what each lowers it alone (above 0: synergy).
     """
     far = [horizon for horizon in horizons if horizon >= FAR]
     if not far:
         return
     worst: dict[str, list[float]] = {}
-    for arm in ("helm", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step", "helm_neither"):
-        per_horizon = [results.metrics[f"{system.name}/{arm}/nrmse/T={horizon}"]["values"] for horizon in far]
-        worst[arm] = [
+    for variant in ("helm", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step", "helm_neither"):
+        per_horizon = [
+            results.metrics[f"{system.name}/{variant}/nrmse/T={horizon}"]["values"] for horizon in far
+        ]
+        worst[variant] = [
             math.inf if None in values else max(values) for values in zip(*per_horizon, strict=True)
         ]
-        results.add(f"{system.name}/{arm}/far_nrmse", worst[arm])
+        results.add(f"{system.name}/{variant}/far_nrmse", worst[variant])
     alone = [worst["helm_one_step"], worst["helm_unbounded"]]
     best = [min(pair) for pair in zip(*alone, strict=True)]
     results.add(f"{system.name}/best_single_component/far_nrmse", best)
@@ -475,10 +480,10 @@ def record_gradient_agreement(
     results: Results, system: System, cosines: Mapping[str, Tensor], horizons: Sequence[int]
 ) -> None:
     """Metrics {system}/{flat, spectral, helm}/gradient_cosine/T={T}."""
-    for arm, rows in cosines.items():
-        results.add_array(f"{system.name}/{arm}/gradient_cosine", rows)
+    for variant, rows in cosines.items():
+        results.add_array(f"{system.name}/{variant}/gradient_cosine", rows)
         for horizon, values in zip(horizons, rows, strict=True):
-            results.add(f"{system.name}/{arm}/gradient_cosine/T={horizon}", values)
+            results.add(f"{system.name}/{variant}/gradient_cosine/T={horizon}", values)
 
 
 def record_rollouts(results: Results, system: System, shown: Mapping[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import Exp1Config
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.devices import measurement_device
 from common.run.progress import Progress
 from common.run.random import generators
@@ -24,7 +24,7 @@ from exp1_spectral_cliff.analyze_spectrum import hierarchies
 from exp1_spectral_cliff.dataset import System, rollout_true, simulate
 from exp1_spectral_cliff.models import Level, rollout, rollout_steps
 
-# Planner -> the arms that it descends through, in turn, each for an equal share of the gradient steps.
+# Planner -> the variants that it descends through, in turn, each for an equal share of the gradient steps.
 PLANNERS = {
     "flat": ("flat",),
     "spectral": ("spectral",),
@@ -143,7 +143,7 @@ def plan_evaluations(stages: Sequence[Sequence[Level]], horizon: int, steps: int
     return 3.0 * steps * sum(rollout_steps(levels, horizon) for levels in stages) / len(stages)
 
 
-@uses("seeds", "planning_horizons", "num_problems", "gd_steps", "gd_lr", "replans")
+@reads_settings("seeds", "planning_horizons", "num_problems", "gd_steps", "gd_lr", "replans")
 def measure_planning(
     system: System,
     models: Mapping[str, nn.Module],
@@ -160,8 +160,8 @@ def measure_planning(
         (all problems are planned in one batch, which the milliseconds share).
     """
     device = measurement_device(device)
-    arms = hierarchies(system, models, device)
-    stages = [arms[name] for name in PLANNERS.get(planner, ())]
+    variants = hierarchies(system, models, device)
+    stages = [variants[name] for name in PLANNERS.get(planner, ())]
     measured: dict[str, list[Tensor]] = {}
     progress = Progress(len(config.planning_horizons), f"{system.name}/planning/{planner}")
     for horizon in config.planning_horizons:

@@ -79,16 +79,18 @@ def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure
 # ----------------------------------------------------------------------------------------------
 
 
-def _plot_arm(axis: Axes, arrays: Arrays, system: str, arm: str, quantity: str, x: np.ndarray) -> None:
-    values = arrays[f"{system}/{arm}/{quantity}"]
+def _plot_variant(
+    axis: Axes, arrays: Arrays, system: str, variant: str, quantity: str, x: np.ndarray
+) -> None:
+    values = arrays[f"{system}/{variant}/{quantity}"]
     style = {
         "true": {"linestyle": "--", "marker": ""},
         "helm_blind": {"linestyle": ":", "marker": "", "linewidth": 1.4},
         "flat_long": {"linestyle": "--", "marker": "", "linewidth": 1.2},
         "cascade": {"marker": "s", "markersize": 7, "markerfacecolor": "none", "linewidth": 1.0, "zorder": 3},
-    }.get(arm, {})
-    color = COLORS.get(arm) or ABLATION_COLORS[arm]
-    plot_band(axis, x, values, LABELS[arm], color, **style)
+    }.get(variant, {})
+    color = COLORS.get(variant) or ABLATION_COLORS[variant]
+    plot_band(axis, x, values, LABELS[variant], color, **style)
 
 
 def _target_line(axis: Axes) -> None:
@@ -107,10 +109,10 @@ def _norm_axis(axis: Axes, low: float, high: float) -> None:
     axis.set_yticks(ticks, [f"$10^{{{int(tick)}}}$" for tick in ticks])
 
 
-def _error_panel(axis: Axes, arrays: Arrays, system: str, arms: tuple[str, ...], x: np.ndarray) -> None:
-    for arm in (*arms, "flat_long", "helm_blind"):
-        if f"{system}/{arm}/nrmse" in arrays:
-            _plot_arm(axis, arrays, system, arm, "nrmse", x)
+def _error_panel(axis: Axes, arrays: Arrays, system: str, variants: tuple[str, ...], x: np.ndarray) -> None:
+    for variant in (*variants, "flat_long", "helm_blind"):
+        if f"{system}/{variant}/nrmse" in arrays:
+            _plot_variant(axis, arrays, system, variant, "nrmse", x)
     axis.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
     axis.annotate(
         "predicting the mean", (0.01, 1.0), xycoords=("axes fraction", "data"), va="bottom", fontsize=8,
@@ -122,14 +124,14 @@ def _error_panel(axis: Axes, arrays: Arrays, system: str, arms: tuple[str, ...],
 
 def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray) -> Figure:
     """The headline: both Jacobian norms over the horizon, and below them the prediction error."""
-    arms = ("flat", "spectral_published", "spectral", "helm", "cascade")
+    variants = ("flat", "spectral_published", "spectral", "helm", "cascade")
     figure = Figure(figsize=(11.5, 8.2), layout="constrained")
     axes = figure.subplot_mosaic([["state", "action"], ["error", "error"]], height_ratios=(1.6, 1))
     quantities = {"state": r"\partial s_T/\partial s_0", "action": r"\partial s_T/\partial a"}
     for name, symbol in quantities.items():
         axis, quantity = axes[name], f"log10_jacobian_{name}"
-        for arm in ("true", *arms):
-            _plot_arm(axis, arrays, system, arm, quantity, horizons)
+        for variant in ("true", *variants):
+            _plot_variant(axis, arrays, system, variant, quantity, horizons)
         _plot_mollified(axis, arrays, system, quantity, horizons)
         _target_line(axis)
         _norm_axis(axis, -3.2, CLIFF_TOP[system])
@@ -140,7 +142,7 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
             ha="right", va="top", color=COLORS["flat"], fontsize=9,
         )  # fmt: skip
         label_horizons(axis, horizons)
-    _error_panel(axes["error"], arrays, system, arms, horizons)
+    _error_panel(axes["error"], arrays, system, variants, horizons)
     label_horizons(axes["error"], horizons)
     axes["state"].set_title("Start Jacobian (small: the start is forgotten)")
     axes["action"].set_title("Action Jacobian (what planning descends through)")
@@ -149,7 +151,7 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
     axes["error"].legend(loc="lower right", ncols=2)
     shown = int(np.abs(horizons - 100).argmin())
     flat, helm = (
-        10 ** arrays[f"{system}/{arm}/log10_jacobian_state"][shown].mean() for arm in ("flat", "helm")
+        10 ** arrays[f"{system}/{variant}/log10_jacobian_state"][shown].mean() for variant in ("flat", "helm")
     )
     figure.suptitle(
         f"{_system_title(system)}: at T = {horizons[shown]} the start Jacobian's norm is "
@@ -178,18 +180,18 @@ def _system_title(system: str) -> str:
 def draw_linear_cliff(results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray) -> Figure:
     """The linear system, where every curve has a closed form."""
     figure, axes = new_figure(1, 2, (10.5, 4.4))
-    for arm in ("true", "flat", "spectral_published", "spectral"):
-        _plot_arm(axes[0, 0], arrays, "linear", arm, "log10_jacobian_action", horizons)
-        if arm != "true":
-            _plot_arm(axes[0, 1], arrays, "linear", arm, "nrmse", horizons)
+    for variant in ("true", "flat", "spectral_published", "spectral"):
+        _plot_variant(axes[0, 0], arrays, "linear", variant, "log10_jacobian_action", horizons)
+        if variant != "true":
+            _plot_variant(axes[0, 1], arrays, "linear", variant, "nrmse", horizons)
     metrics = results["metrics"]
     if "linear/spectral/ridge_error/predicted/T=50" in metrics:
-        for name, arm in (("flat/closed_form_error", "flat"), ("spectral/ridge_error", "spectral")):
+        for name, variant in (("flat/closed_form_error", "flat"), ("spectral/ridge_error", "spectral")):
             predicted = metrics[f"linear/{name}/predicted/T=50"]["mean"]
             axes[0, 0].plot(50, np.log10(predicted), "x", color="black", markersize=9, zorder=5,
-                            label="closed form, T = 50" if arm == "flat" else None)  # fmt: skip
+                            label="closed form, T = 50" if variant == "flat" else None)  # fmt: skip
             axes[0, 0].annotate(f"{predicted:.0f}", (50, np.log10(predicted)), textcoords="offset points",
-                                xytext=(-26, 8) if arm == "flat" else (6, -13), fontsize=9)  # fmt: skip
+                                xytext=(-26, 8) if variant == "flat" else (6, -13), fontsize=9)  # fmt: skip
     _target_line(axes[0, 0])
     _norm_axis(axes[0, 0], 0, arrays["linear/true/log10_jacobian_action"].max() * 1.04)
     axes[0, 0].set_ylabel(r"$\Vert \partial s_T/\partial a \Vert_F$, median state")
@@ -215,8 +217,8 @@ def draw_ablation(system: str, arrays: Arrays, horizons: np.ndarray) -> Figure:
     for axis, quantity in zip(
         axes[0], ("log10_jacobian_state", "log10_jacobian_action", "nrmse"), strict=True
     ):
-        for arm in ABLATION_COLORS:
-            _plot_arm(axis, arrays, system, arm, quantity, horizons)
+        for variant in ABLATION_COLORS:
+            _plot_variant(axis, arrays, system, variant, quantity, horizons)
         label_horizons(axis, horizons)
     for axis, symbol in zip(
         axes[0], (r"\partial s_T/\partial s_0", r"\partial s_T/\partial a"), strict=False
@@ -254,8 +256,8 @@ def draw_pareto(results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray
         for number, (weight, point) in enumerate(zip(sorted(weights), points, strict=True)):
             offset = (6, 7 if number % 2 else -14)  # neighbours nearly coincide
             axis.annotate(f"λ = {weight:g}", point, xytext=offset, textcoords="offset points", fontsize=8)
-        for arm, marker in (("helm", "s"), ("cascade", "D")):
-            _pareto_point(axis, arrays, f"lorenz/{arm}", index, COLORS[arm], marker, LABELS[arm])
+        for variant, marker in (("helm", "s"), ("cascade", "D")):
+            _pareto_point(axis, arrays, f"lorenz/{variant}", index, COLORS[variant], marker, LABELS[variant])
         axis.axvline(np.log10(TARGET), color=COLORS["target"], linestyle=":", linewidth=1.2)
         axis.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
         axis.set_xlabel(r"$\log_{10} \Vert \partial s_T/\partial s_0 \Vert_F$ (dotted: target 20)")
@@ -269,10 +271,10 @@ def draw_pareto(results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray
 
 
 def _pareto_point(
-    axis: Axes, arrays: Arrays, arm: str, index: int, color: str, marker: str, label: str | None = None
+    axis: Axes, arrays: Arrays, variant: str, index: int, color: str, marker: str, label: str | None = None
 ) -> tuple[float, float]:
-    """Draw one arm with its spread over seeds; its mean norm and mean error."""
-    x, y = arrays[f"{arm}/log10_jacobian_state"][index], arrays[f"{arm}/nrmse"][index]
+    """Draw one variant with its spread over seeds; its mean norm and mean error."""
+    x, y = arrays[f"{variant}/log10_jacobian_state"][index], arrays[f"{variant}/nrmse"][index]
     spread = [[[v.mean() - v.min()], [v.max() - v.mean()]] for v in (x, y)]
     axis.errorbar(
         x.mean(), y.mean(), xerr=spread[0], yerr=spread[1], color=color, marker=marker, capsize=2,
@@ -291,8 +293,8 @@ def draw_gradient_agreement(system: str, results: Mapping[str, Any], arrays: Arr
     horizons = np.array(results["config"]["gradient_horizons"])
     figure, axes = new_figure(1, 1, (6.6, 4.4))
     axis = axes[0, 0]
-    for arm in ("flat", "spectral", "helm"):
-        _plot_arm(axis, arrays, system, arm, "gradient_cosine", horizons)
+    for variant in ("flat", "spectral", "helm"):
+        _plot_variant(axis, arrays, system, variant, "gradient_cosine", horizons)
     label_horizons(axis, horizons)
     axis.axhline(0.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
     axis.set_ylim(-0.35, 1.05)
@@ -343,11 +345,15 @@ def draw_rollouts(system: str, arrays: Arrays) -> Figure:
     """One trajectory: true, flat and HELM, on the attractor and over time."""
     stride = int(arrays[f"{system}/rollout/stride"])
     figure, axes = new_figure(1, 2, (12, 4.4), width_ratios=(1, 1.7))
-    for arm in ("true", "flat", "helm"):
-        states = arrays[f"{system}/rollout/{arm}"]
-        steps = np.arange(len(states)) * (stride if arm == "helm" else 1)
-        line = {"color": COLORS[arm], "label": LABELS[arm], "linewidth": 1.2 if arm == "true" else 1.6}
-        line |= {"marker": "o", "markersize": 3} if arm == "helm" else {}
+    for variant in ("true", "flat", "helm"):
+        states = arrays[f"{system}/rollout/{variant}"]
+        steps = np.arange(len(states)) * (stride if variant == "helm" else 1)
+        line = {
+            "color": COLORS[variant],
+            "label": LABELS[variant],
+            "linewidth": 1.2 if variant == "true" else 1.6,
+        }
+        line |= {"marker": "o", "markersize": 3} if variant == "helm" else {}
         axes[0, 0].plot(states[:, 0], states[:, 2], alpha=0.8, **line)
         axes[0, 1].plot(steps, states[:, 0], **line)
     axes[0, 0].set_xlabel("x [std]")
@@ -362,25 +368,27 @@ def draw_rollouts(system: str, arrays: Arrays) -> Figure:
 
 
 def draw_training(results: Mapping[str, Any], arrays: Arrays) -> Figure:
-    """Loss terms over training, flat arms and HELM arms side by side."""
+    """Loss terms over training, flat variants and HELM variants side by side."""
     systems = results["config"]["systems"]
     figure, axes = new_figure(len(systems), 2, (11.5, 3.4 * len(systems)))
     for row, system in zip(axes, systems, strict=True):
         flat, helm = row
-        for arm in ("flat", "spectral_published", "spectral"):
-            steps = arrays[f"{system}/{arm}/history/iteration"]
-            loss = arrays[f"{system}/{arm}/history/prediction"]
-            plot_band(flat, steps, loss, LABELS[arm], COLORS[arm], marker="", linewidth=1.2)
+        for variant in ("flat", "spectral_published", "spectral"):
+            steps = arrays[f"{system}/{variant}/history/iteration"]
+            loss = arrays[f"{system}/{variant}/history/prediction"]
+            plot_band(flat, steps, loss, LABELS[variant], COLORS[variant], marker="", linewidth=1.2)
         if f"{system}/spectral/history/spectral" in arrays:  # absent with a weight of 0
             spectral = arrays[f"{system}/spectral/history/spectral"]
-            plot_band(flat, steps, spectral, "penalty term of the λ arm", COLORS["target"], marker="",
+            plot_band(flat, steps, spectral, "penalty term of the λ variant", COLORS["target"], marker="",
                       linewidth=1.0, linestyle="--")  # fmt: skip
         flat.set_title(f"{system}: flat models, one-step squared error")
         helm.set_title(f"{system}: HELM, squared error of the first macro step")
-        for arm in (arm for arm in ABLATION_COLORS if f"{system}/{arm}/history/first" in arrays):
-            steps = arrays[f"{system}/{arm}/history/iteration"]
-            loss = arrays[f"{system}/{arm}/history/first"]
-            plot_band(helm, steps, loss, LABELS[arm], ABLATION_COLORS[arm], marker="", linewidth=1.2)
+        for variant in (
+            variant for variant in ABLATION_COLORS if f"{system}/{variant}/history/first" in arrays
+        ):
+            steps = arrays[f"{system}/{variant}/history/iteration"]
+            loss = arrays[f"{system}/{variant}/history/first"]
+            plot_band(helm, steps, loss, LABELS[variant], ABLATION_COLORS[variant], marker="", linewidth=1.2)
         for axis in row:
             axis.set_yscale("log")
             axis.set_xlabel("optimiser step")
@@ -390,7 +398,7 @@ def draw_training(results: Mapping[str, Any], arrays: Arrays) -> Figure:
             else:
                 axis.set_axis_off()
                 axis.set_title("")
-                note = f"{system}: no HELM arm,\nsmoothing cannot change a linear map's Jacobian"
+                note = f"{system}: no HELM variant,\nsmoothing cannot change a linear map's Jacobian"
                 axis.text(0.5, 0.5, note, ha="center", va="center", transform=axis.transAxes)
     figure.suptitle("Training", fontweight="bold")
     return figure

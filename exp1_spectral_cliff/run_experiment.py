@@ -41,8 +41,8 @@ from exp1_spectral_cliff.dataset import (
 )
 from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
 from exp1_spectral_cliff.figures import draw_figures
-from exp1_spectral_cliff.train_flat import train_flat_arms
-from exp1_spectral_cliff.train_helm import train_helm_arms
+from exp1_spectral_cliff.train_flat import train_flat_variants
+from exp1_spectral_cliff.train_helm import train_helm_variants
 
 
 def compute(run: Run) -> None:
@@ -50,7 +50,7 @@ def compute(run: Run) -> None:
     for name in run.config.systems:
         system = make_system(name)
         training = training_trajectories(system, run.config)
-        models = train_flat_arms(run, system, training) | train_helm_arms(run, system, training)
+        models = train_flat_variants(run, system, training) | train_helm_variants(run, system, training)
         evaluation = evaluation_trajectories(system, run.config)
         analyse_spectrum(run, system, models, evaluation)
         if isinstance(system, LinearSystem):
@@ -61,16 +61,16 @@ def compute(run: Run) -> None:
 
 
 def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
-    """Norms and errors of every arm, beside the true growth rate."""
+    """Norms and errors of every variant, beside the true growth rate."""
     spectra = {}
-    for arm in hierarchies(system, models, run.device):
-        spectra[arm] = run.measure(
+    for variant in hierarchies(system, models, run.device):
+        spectra[variant] = run.measure(
             measure_spectrum,
-            f"{system.name}/spectrum/{arm}",
-            system, models, arm, data,
+            f"{system.name}/spectrum/{variant}",
+            system, models, variant, data,
             upstream=[f"{system.name}/{model}" for model in models],
         )  # fmt: skip
-        record_spectrum(run.results, system, arm, spectra[arm], run.config.horizons)
+        record_spectrum(run.results, system, variant, spectra[variant], run.config.horizons)
     lyapunov = run.measure(measure_lyapunov, f"{system.name}/lyapunov", system, data)
     record_growth(run.results, system, spectra, lyapunov["lyapunov_exponent"], run.config.horizons)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from common.config import EXP1_PRESETS, LAMBDA_SPECTRAL_PUBLISHED, Exp1Config
 from common.regularizers import spectral_penalty
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
@@ -35,14 +35,14 @@ CLIP_NORM = 1.0
 
 
 @dataclass(frozen=True)
-class FlatArm:
+class FlatVariant:
     """One flat training."""
 
     lambda_spectral: float  # weight of the spectral penalty
     iterations: int  # optimiser steps
 
 
-def flat_arms(system: System, config: Exp1Config) -> dict[str, FlatArm]:
+def flat_variants(system: System, config: Exp1Config) -> dict[str, FlatVariant]:
     """Flat, with the penalty, with the published penalty; on Lorenz a sweep of it and a longer training."""
     linear = isinstance(system, LinearSystem)
     weights = {
@@ -52,19 +52,19 @@ def flat_arms(system: System, config: Exp1Config) -> dict[str, FlatArm]:
     }
     if system.name == "lorenz":
         weights |= {f"spectral_{weight:g}": weight for weight in config.spectral_sweep}
-    arms = {name: FlatArm(weight, config.iterations) for name, weight in weights.items()}
+    variants = {name: FlatVariant(weight, config.iterations) for name, weight in weights.items()}
     if system.name == "lorenz" and config.flat_long_iterations:
-        arms["flat_long"] = FlatArm(0.0, config.flat_long_iterations)
-    return arms
+        variants["flat_long"] = FlatVariant(0.0, config.flat_long_iterations)
+    return variants
 
 
-@uses("seeds", "hidden_dim", "batch_size", "learning_rate",
+@reads_settings("seeds", "hidden_dim", "batch_size", "learning_rate",
       "num_trajectories", "trajectory_length")  # fmt: skip
 def train_flat(
     system: System,
     data: Trajectories,
     *,
-    arm: FlatArm,
+    variant: FlatVariant,
     config: Exp1Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -75,7 +75,7 @@ def train_flat(
     Args:
         system: what is modelled.
         data: its training trajectories.
-        arm: lambda and the optimiser steps. Arms share initial weights and batches.
+        variant: lambda and the optimiser steps. Variants share initial weights and batches.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -95,11 +95,11 @@ def train_flat(
         states, actions = draw_windows(data, draws, config.batch_size, length=1)
         start, target, action = states[:, :, 0], states[:, :, 1], actions[:, :, 0]
         prediction = (model.step(start, action) - target).square().sum(-1).mean(-1)  # [S]
-        if arm.lambda_spectral == 0.0:
+        if variant.lambda_spectral == 0.0:
             return {"loss": prediction, "prediction": prediction}
         spectral = spectral_penalty(model.step, start, action).mean(-1)
         return {
-            "loss": prediction + arm.lambda_spectral * spectral,
+            "loss": prediction + variant.lambda_spectral * spectral,
             "prediction": prediction,
             "spectral": spectral,
         }
@@ -108,7 +108,7 @@ def train_flat(
         model,
         loss,
         seeds=config.seeds,
-        iterations=arm.iterations,
+        iterations=variant.iterations,
         learning_rate=config.learning_rate,
         label=label,
         stream=stream,
@@ -118,16 +118,18 @@ def train_flat(
     return model, history
 
 
-def train_flat_arms(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
-    """Every flat arm of a system, by name."""
-    return run.train_arms(train_flat, system.name, system, data, arms=flat_arms(system, run.config))
+def train_flat_variants(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
+    """Every flat variant of a system, by name."""
+    return run.train_variants(
+        train_flat, system.name, system, data, variants=flat_variants(system, run.config)
+    )
 
 
 def train_every_system(run: Run) -> None:
-    """The flat arms of every system of the configuration."""
+    """The flat variants of every system of the configuration."""
     for name in run.config.systems:
         system = make_system(name)
-        train_flat_arms(run, system, training_trajectories(system, run.config))
+        train_flat_variants(run, system, training_trajectories(system, run.config))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import EXP1_PRESETS, Exp1Config
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
@@ -35,7 +35,7 @@ SMALLEST_BATCH = 64  # rollouts of many macro steps shrink the batch, not below 
 
 
 @dataclass(frozen=True)
-class HelmArm:
+class HelmVariant:
     """One setting of HELM's parts."""
 
     stride: int  # environment steps in a macro step
@@ -44,9 +44,9 @@ class HelmArm:
     bounded: bool = True  # latent within (-1, 1)
 
 
-def helm_arms(config: Exp1Config) -> dict[str, HelmArm]:
+def helm_variants(config: Exp1Config) -> dict[str, HelmVariant]:
     """HELM, the coarser level of its cascade, and HELM with one part changed."""
-    helm = HelmArm(config.coarse_stride, config.macro_rollouts, config.hf_noise_sigma)
+    helm = HelmVariant(config.coarse_stride, config.macro_rollouts, config.hf_noise_sigma)
     same_length = tuple(count * config.coarse_stride for count in config.macro_rollouts)
     return {
         "helm": helm,
@@ -59,13 +59,13 @@ def helm_arms(config: Exp1Config) -> dict[str, HelmArm]:
     }
 
 
-@uses("seeds", "hidden_dim", "d_latent", "batch_size", "iterations", "learning_rate",
+@reads_settings("seeds", "hidden_dim", "d_latent", "batch_size", "iterations", "learning_rate",
       "num_trajectories", "trajectory_length")  # fmt: skip
 def train_helm(
     system: System,
     data: Trajectories,
     *,
-    arm: HelmArm,
+    variant: HelmVariant,
     config: Exp1Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -81,7 +81,7 @@ def train_helm(
     Args:
         system: what is modelled.
         data: its training trajectories.
-        arm: stride N, rollout lengths K, sigma, bounded latent. Arms of one stride share initial weights.
+        variant: stride N, rollout lengths K, sigma, bounded latent. Those of one stride share initial weights.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -93,18 +93,20 @@ def train_helm(
     stream = f"{system.name}/helm"
     model = HelmModel(
         config.seeds, system.d_state, system.d_action, config.d_latent, config.hidden_dim,
-        arm.stride, arm.bounded, stream,
+        variant.stride, variant.bounded, stream,
     )  # fmt: skip
     model, data = model.to(device), data.to(device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        count = arm.rollouts[iteration % len(arm.rollouts)]
+        count = variant.rollouts[iteration % len(variant.rollouts)]
         batch = max(config.batch_size // count, min(config.batch_size, SMALLEST_BATCH))
-        states, actions = draw_windows(data, draws, batch, count * arm.stride, arm.stride)
-        start = states[:, :, 0] + arm.sigma * _normal_like(states[:, :, 0], draws)
-        actions = actions + arm.sigma * _normal_like(actions, draws)
+        states, actions = draw_windows(data, draws, batch, count * variant.stride, variant.stride)
+        start = states[:, :, 0] + variant.sigma * _normal_like(states[:, :, 0], draws)
+        actions = actions + variant.sigma * _normal_like(actions, draws)
         latents, errors = model.encode(start), []
-        for k, block in enumerate(actions.unflatten(2, (count, arm.stride)).flatten(3).unbind(2), start=1):
+        for k, block in enumerate(
+            actions.unflatten(2, (count, variant.stride)).flatten(3).unbind(2), start=1
+        ):
             latents = model.step(latents, block)
             errors.append((model.decode(latents) - states[:, :, k]).square().sum(-1).mean(-1))  # [S]
         errors = torch.stack(errors)
@@ -130,18 +132,18 @@ def _normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
     return noise.to(values.device)
 
 
-def train_helm_arms(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
-    """Every HELM arm of a system, by name; none for the linear one, whose Jacobian no smoothing changes."""
+def train_helm_variants(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
+    """Every HELM variant of a system; none for the linear one, whose Jacobian no smoothing changes."""
     if not isinstance(system, LorenzSystem):
         return {}
-    return run.train_arms(train_helm, system.name, system, data, arms=helm_arms(run.config))
+    return run.train_variants(train_helm, system.name, system, data, variants=helm_variants(run.config))
 
 
 def train_every_system(run: Run) -> None:
-    """The helm arms of every system of the configuration."""
+    """The helm variants of every system of the configuration."""
     for name in run.config.systems:
         system = make_system(name)
-        train_helm_arms(run, system, training_trajectories(system, run.config))
+        train_helm_variants(run, system, training_trajectories(system, run.config))
 
 
 if __name__ == "__main__":

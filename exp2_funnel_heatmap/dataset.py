@@ -58,7 +58,7 @@ class Batches:
     def draw(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
         """Points [S, B, d], perturbations ~ N(0, I) [S, B, d], standardised energies [S, B]; float32, cpu.
 
-        The samples of an iteration are the same whichever were drawn before, and for every arm.
+        The samples of an iteration are the same whichever were drawn before, and for every variant.
         """
         for engine in self.engines:
             if engine.num_generated > iteration * self.count:

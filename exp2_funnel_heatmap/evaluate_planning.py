@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.config import Exp2Config
 from common.planners.problem import BudgetExceeded
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.command_line import reject
 from common.run.progress import Progress
 from common.run.random import generators
@@ -166,7 +166,7 @@ def every_planner(
 
 def trainings(fields: Fields) -> list[str]:
     """The phases that trained what the fields hold."""
-    return [f"{fields.task.name}/{arm}" for arm in fields.models]
+    return [f"{fields.task.name}/{variant}" for variant in fields.models]
 
 
 def check_planning(config: Exp2Config) -> None:
@@ -193,7 +193,7 @@ def check_planning(config: Exp2Config) -> None:
 
 
 def smoother_of(planner: str) -> str:
-    """The arm whose smooth energy a planner knows: L_HF's for mollified_descent_hf."""
+    """The variant whose smooth energy a planner knows: L_HF's for mollified_descent_hf."""
     return "helm" if planner == "mollified_descent_hf" else SMOOTHER
 
 
@@ -214,7 +214,7 @@ def budgets(config: Exp2Config) -> list[int]:
 # ----------------------------------------------------------------------------------------------
 
 
-@uses(*PLAN_FIELDS, "plan_grid", "plan_tolerance")
+@reads_settings(*PLAN_FIELDS, "plan_grid", "plan_tolerance")
 def measure_landscape_planner(
     task: Task, fields: Fields, planner: str, *, config: Exp2Config, device: torch.device
 ) -> dict[str, Tensor]:
@@ -308,7 +308,7 @@ def function_starts(task: Task, config: Exp2Config) -> Tensor:
     return points.to(torch.float32)
 
 
-@uses(*PLAN_FIELDS, "function_starts", "function_tolerance", "cma_starts")
+@reads_settings(*PLAN_FIELDS, "function_starts", "function_tolerance", "cma_starts")
 def measure_function_planner(
     task: Task, fields: Fields, planner: str, *, config: Exp2Config, device: torch.device
 ) -> dict[str, Tensor]:
@@ -333,7 +333,7 @@ def measure_function_planner(
     return {"success": success, "evaluations": torch.tensor(plan.evaluations)}
 
 
-@uses("seeds", "domain_range")
+@reads_settings("seeds", "domain_range")
 def measure_function_fit(
     task: Task, fields: Fields, *, config: Exp2Config, device: torch.device
 ) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ def second_difference_gain(squared_frequency: Tensor, weight: float, sigma: floa
 
 
 def predicted_gain(penalty: str, squared_frequency: Tensor, weight: float, sigma: float) -> Tensor:
-    """What an arm's loss leaves of a ripple (see models.Arm)."""
+    """What a variant's loss leaves of a ripple (see models.Variant)."""
     if penalty == "hf_invariance":
         return hf_gain(squared_frequency, weight, sigma)
     if penalty == "second_difference":

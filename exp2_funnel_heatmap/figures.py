@@ -59,10 +59,13 @@ def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure
     """Every figure of a run, by file name."""
     metrics, config = results["metrics"], results["config"]
     figures = {
-        f"exp2_{arm}_energy.png": draw_energy(arm, metrics, arrays, config)
-        for arm in ("true", "flat", "helm")
+        f"exp2_{variant}_energy.png": draw_energy(variant, metrics, arrays, config)
+        for variant in ("true", "flat", "helm")
     }
-    figures |= {f"exp2_{arm}_basin.png": draw_basin(arm, metrics, arrays, config) for arm in ("flat", "helm")}
+    figures |= {
+        f"exp2_{variant}_basin.png": draw_basin(variant, metrics, arrays, config)
+        for variant in ("flat", "helm")
+    }
     figures |= {
         "exp2_contour_triplet.png": draw_triplet(metrics, arrays, config),
         "exp2_3d.png": draw_surfaces(metrics, arrays, config),
@@ -135,15 +138,15 @@ ENERGY_TITLES = {
 }
 
 
-def draw_energy(arm: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
+def draw_energy(variant: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
     """One model's energy on both landscapes, its own lowest point beside the true minimum."""
     width = config["domain_range"]
     figure, axes = new_figure(1, 2, (10.6, 5.1))
     for axis, landscape in zip(axes[0], LANDSCAPES, strict=True):
-        energy = arrays[f"{landscape}/{arm}/energy"]
+        energy = arrays[f"{landscape}/{variant}/energy"]
         image = _show_energy(axis, energy, width)
         _star(axis, arrays[f"{landscape}/minimiser"], "true minimum")
-        if arm == "true":
+        if variant == "true":
             axis.plot(*arrays[f"{landscape}/centre"], marker="+", markersize=10, color="white", linestyle="",
                       markeredgewidth=2, label="centre of the basin")  # fmt: skip
             title = "minimum at the centre" if landscape == "aligned" else "minimum beside the centre"
@@ -151,36 +154,36 @@ def draw_energy(arm: str, metrics: Metrics, arrays: Arrays, config: Mapping[str,
         else:
             axis.plot(*_argmin(energy, width), marker="x", markersize=9, markeredgewidth=2.2, color="#F0E442",
                       linestyle="", label="the model's minimum", zorder=6)  # fmt: skip
-            error = _mean(metrics, f"{landscape}/{arm}/argmin_error")
-            gain = _mean(metrics, f"{landscape}/{arm}/ripple_gain")
+            error = _mean(metrics, f"{landscape}/{variant}/argmin_error")
+            gain = _mean(metrics, f"{landscape}/{variant}/ripple_gain")
             axis.set_title(f"{landscape}: {gain:.0%} of the ripples, minimum {error:.2f} off")
         axis.legend(loc="upper right", facecolor="#333333", framealpha=0.75, frameon=True, labelcolor="white")
     figure.colorbar(image, ax=axes[0], label="energy E(a)", shrink=0.85)
-    figure.suptitle(ENERGY_TITLES[arm].replace("LAMBDA", f"{config['lambda_hf']:g}").replace(
+    figure.suptitle(ENERGY_TITLES[variant].replace("LAMBDA", f"{config['lambda_hf']:g}").replace(
         "SIGMA", f"{config['hf_noise_sigma']:g}"), fontweight="bold")  # fmt: skip
     return figure
 
 
-def draw_basin(arm: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
+def draw_basin(variant: str, metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Figure:
     """From which starts gradient descent on a model reaches the true minimum."""
     width, tolerance = config["domain_range"], config["tolerance"]
     figure, axes = new_figure(1, 2, (10.6, 5.4))
     for axis, landscape in zip(axes[0], LANDSCAPES, strict=True):
-        reached = arrays[f"{landscape}/{arm}/reached"] <= tolerance
+        reached = arrays[f"{landscape}/{variant}/reached"] <= tolerance
         axis.imshow(
             reached, origin="lower", extent=(-width, width, -width, width), vmin=0, vmax=1,
             cmap=ListedColormap([MISSED, REACHED]), interpolation="nearest",
         )  # fmt: skip
-        for path in arrays[f"{landscape}/{arm}/paths"]:
+        for path in arrays[f"{landscape}/{variant}/paths"]:
             axis.plot(*path.T, color="black", linewidth=1.1)
             axis.plot(*path[-1], marker="o", markersize=4.5, color="black")
         _star(axis, arrays[f"{landscape}/minimiser"])
         _square(axis, width)
         axis.set_title(
-            f"{landscape}: coverage {_spread(metrics, f'{landscape}/{arm}/coverage')}\n"
-            f"of the model's own minimum {_spread(metrics, f'{landscape}/{arm}/own_coverage')}"
+            f"{landscape}: coverage {_spread(metrics, f'{landscape}/{variant}/coverage')}\n"
+            f"of the model's own minimum {_spread(metrics, f'{landscape}/{variant}/own_coverage')}"
         )
-    model = {"flat": "the flat model", "helm": "HELM"}[arm]
+    model = {"flat": "the flat model", "helm": "HELM"}[variant]
     figure.suptitle(f"From where descent on {model} reaches the true minimum (star)", fontweight="bold")
     figure.supxlabel(
         f"blue: descent ends within {tolerance:g} of the true minimum; black: descent paths and their ends; "
@@ -195,16 +198,18 @@ def draw_triplet(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) ->
     width = config["domain_range"]
     figure, axes = new_figure(2, 3, (11.4, 7.8))
     for row, landscape in zip(axes, LANDSCAPES, strict=True):
-        for axis, arm in zip(row, ("true", "flat", "helm"), strict=True):
-            image = _show_energy(axis, arrays[f"{landscape}/{arm}/energy"], width, contours=arm == "helm")
-            for path in arrays[f"{landscape}/{arm}/paths"]:
+        for axis, variant in zip(row, ("true", "flat", "helm"), strict=True):
+            image = _show_energy(
+                axis, arrays[f"{landscape}/{variant}/energy"], width, contours=variant == "helm"
+            )
+            for path in arrays[f"{landscape}/{variant}/paths"]:
                 axis.plot(*path.T, color="#E8352E", linewidth=1.6)
                 axis.plot(*path[0], marker="o", markersize=4, color="white", markeredgecolor="black")
                 axis.plot(*path[-1], marker="X", markersize=6, color="#E8352E", markeredgecolor="white")
             _star(axis, arrays[f"{landscape}/minimiser"])
-            title = f"{landscape}, {'HELM' if arm == 'helm' else LABELS[arm]}"
-            if arm != "true":
-                title += f": coverage {_mean(metrics, f'{landscape}/{arm}/coverage'):.2f}"
+            title = f"{landscape}, {'HELM' if variant == 'helm' else LABELS[variant]}"
+            if variant != "true":
+                title += f": coverage {_mean(metrics, f'{landscape}/{variant}/coverage'):.2f}"
             axis.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, label="energy E(a)", shrink=0.6)
     figure.suptitle(
@@ -218,8 +223,8 @@ def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -
     """The three energies of the aligned landscape as surfaces."""
     width = config["domain_range"]
     figure = Figure(figsize=(11.0, 4.4))
-    for column, arm in enumerate(("true", "flat", "helm"), start=1):
-        energy = arrays[f"aligned/{arm}/energy"][::4, ::4]
+    for column, variant in enumerate(("true", "flat", "helm"), start=1):
+        energy = arrays[f"aligned/{variant}/energy"][::4, ::4]
         side = (np.arange(len(energy)) + 0.5) * (2 * width / len(energy)) - width
         axis = figure.add_subplot(1, 3, column, projection="3d", computed_zorder=False)
         axis.plot_surface(*np.meshgrid(side, side), energy, cmap="viridis", vmin=-2, vmax=12, rcount=110,
@@ -230,9 +235,9 @@ def draw_surfaces(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -
         axis.tick_params(labelsize=7, pad=-1)
         axis.view_init(elev=38, azim=-58)
         axis.set_box_aspect(None, zoom=0.94)
-        shown = () if arm == "true" else ("coverage", "shrink")
-        numbers = ", ".join(f"{name} {_mean(metrics, f'aligned/{arm}/{name}'):.2f}" for name in shown)
-        axis.set_title(f"{LABELS[arm]}\n{numbers}".strip(), loc="center", y=0.99)
+        shown = () if variant == "true" else ("coverage", "shrink")
+        numbers = ", ".join(f"{name} {_mean(metrics, f'aligned/{variant}/{name}'):.2f}" for name in shown)
+        axis.set_title(f"{LABELS[variant]}\n{numbers}".strip(), loc="center", y=0.99)
     figure.suptitle(
         "Mollification at a glance (height: energy E; line: true minimum; "
         "shrink: what is left of the basin)",
@@ -291,7 +296,7 @@ def draw_map(metrics: Metrics, arrays: Arrays, config: Mapping[str, Any]) -> Fig
 
 
 def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
-    """Measured ripple gain over the closed-form one, of every SIREN arm and of the trained map."""
+    """Measured ripple gain over the closed-form one, of every SIREN variant and of the trained map."""
     low = 1e-3
     axis.plot([low, 1.1], [low, 1.1], color=COLORS["target"], linewidth=1.0, zorder=1)
     if "map/trained/ripple_gain" in arrays:
@@ -299,11 +304,11 @@ def _draw_gains(axis: Axes, metrics: Metrics, arrays: Arrays) -> None:
         axis.plot(
             predicted.ravel(), trained.mean(-1).ravel().clip(low), ".", color="#AAAAAA", label="map, trained"
         )
-    for arm, color in LINES.items():
-        name = f"aligned/{arm}/ripple_gain"
+    for variant, color in LINES.items():
+        name = f"aligned/{variant}/ripple_gain"
         if f"{name}_predicted" in metrics:
             axis.plot(_mean(metrics, f"{name}_predicted"), max(low, _mean(metrics, name)), "o", markersize=7,
-                      color=color, label=LABELS[arm])  # fmt: skip
+                      color=color, label=LABELS[variant])  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=(low, 1.3), ylim=(low, 1.3))
     axis.set(xlabel="gain of the closed-form filter", ylabel="measured ripple gain")
     axis.set_title("Ripples left")
@@ -432,12 +437,14 @@ TRAINED = ("flat", "helm_published", "helm", "helm_second_difference", "noised_i
 
 
 def draw_training(metrics: Metrics, arrays: Arrays) -> Figure:
-    """Losses of the aligned arms, and what underfitting looks like beside mollification."""
+    """Losses of the aligned variants, and what underfitting looks like beside mollification."""
     figure, axes = new_figure(1, 2, (11.5, 4.4))
-    for arm in TRAINED:
-        prefix = f"aligned/{arm}/history"
+    for variant in TRAINED:
+        prefix = f"aligned/{variant}/history"
         values = arrays[f"{prefix}/fit" if f"{prefix}/fit" in arrays else f"{prefix}/loss"]
-        plot_band(axes[0, 0], arrays[f"{prefix}/iteration"], values, LABELS[arm], LINES[arm], marker="")
+        plot_band(
+            axes[0, 0], arrays[f"{prefix}/iteration"], values, LABELS[variant], LINES[variant], marker=""
+        )
     axes[0, 0].set(yscale="log", xlabel="optimiser step", ylabel="squared error of a batch / variance of E")
     axes[0, 0].set_title("Fit to the rippled energy")
     axes[0, 0].legend(fontsize=7.5)
@@ -463,7 +470,9 @@ def _draw_architectures(axis: Axes, metrics: Metrics) -> None:
         (-0.5, "coverage", COLORS["helm"], "coverage"),
         (0.5, "ripple_r2", COLORS["flat"], "ripple $R^2$"),
     ):
-        entries: Sequence[Mapping[str, Any]] = [metrics[f"aligned/{arm}/{quantity}"] for arm in ARCHITECTURES]
+        entries: Sequence[Mapping[str, Any]] = [
+            metrics[f"aligned/{variant}/{quantity}"] for variant in ARCHITECTURES
+        ]
         means = np.array([entry["mean"] for entry in entries])
         reach = np.array(
             [[entry["mean"] - entry["min"], entry["max"] - entry["mean"]] for entry in entries]

@@ -93,7 +93,7 @@ class EnergyModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """What distinguishes one training from its siblings."""
 
     penalty: str = "none"  # none, hf_invariance, second_difference, gradient or noised_inputs
@@ -102,8 +102,10 @@ class Arm:
     architecture: Architecture = "siren"
 
 
-def make_model(arm: Arm, seeds: Sequence[int], task: Task, hidden_dim: int, omega0: float) -> EnergyModel:
-    """An ensemble of two hidden layers; arms of one architecture start from the same weights."""
+def make_model(
+    variant: Variant, seeds: Sequence[int], task: Task, hidden_dim: int, omega0: float
+) -> EnergyModel:
+    """An ensemble of two hidden layers; variants of one architecture start from the same weights."""
     sizes = (task.dimension, hidden_dim, hidden_dim, 1)
-    network = ARCHITECTURES[arm.architecture](seeds, sizes, f"{task.name}/{arm.architecture}", omega0)
+    network = ARCHITECTURES[variant.architecture](seeds, sizes, f"{task.name}/{variant.architecture}", omega0)
     return EnergyModel(network, task.mean.float(), task.std.float())

@@ -32,8 +32,8 @@ from exp2_funnel_heatmap.evaluate_planning import (
 )
 from exp2_funnel_heatmap.figures import draw_figures
 from exp2_funnel_heatmap.models import EnergyModel
-from exp2_funnel_heatmap.train_flat import flat_arms, train_flat_arms
-from exp2_funnel_heatmap.train_helm import helm_arms, train_helm_arms, train_map_arms
+from exp2_funnel_heatmap.train_flat import flat_variants, train_flat_variants
+from exp2_funnel_heatmap.train_helm import helm_variants, train_helm_variants, train_map_variants
 from exp2_funnel_heatmap.visualize_heatmap import (
     measure_basins,
     measure_predicted_map,
@@ -49,7 +49,7 @@ def compute(run: Run) -> None:
     for name in ("aligned", "misaligned"):
         task = landscape_task(name, [make_landscape(name, config.domain_range)], config)
         record_landscape(run.results, task, config)
-        models = train_flat_arms(run, task) | train_helm_arms(run, task)
+        models = train_flat_variants(run, task) | train_helm_variants(run, task)
         heatmaps(run, task, models)
         plan(run, task, models, LANDSCAPE_PLANNERS, "coverage")
         if name == "aligned":
@@ -57,19 +57,25 @@ def compute(run: Run) -> None:
     if config.num_landscapes:
         landscapes = random_landscapes(config.num_landscapes, config.domain_range)
         task = random_task(landscapes, config)
-        plan(run, task, train_flat_arms(run, task) | train_helm_arms(run, task), RANDOM_PLANNERS, "success")
+        plan(
+            run,
+            task,
+            train_flat_variants(run, task) | train_helm_variants(run, task),
+            RANDOM_PLANNERS,
+            "success",
+        )
     for dimension in config.dimensions:
         if (task := function_task(dimension, config)) is not None:
-            benchmark(run, task, train_flat_arms(run, task) | train_helm_arms(run, task))
+            benchmark(run, task, train_flat_variants(run, task) | train_helm_variants(run, task))
 
 
 def heatmaps(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
-    """Basin coverage of every arm, and what stands beside it."""
-    arms = flat_arms(task, run.config) | helm_arms(task, run.config)
-    for arm, model in models.items():
-        name = f"{task.name}/basins/{arm}"
-        measured = run.measure(measure_basins, name, task, model, upstream=[f"{task.name}/{arm}"])
-        record_basins(run.results, task, arm, arms[arm], measured)
+    """Basin coverage of every variant, and what stands beside it."""
+    variants = flat_variants(task, run.config) | helm_variants(task, run.config)
+    for variant, model in models.items():
+        name = f"{task.name}/basins/{variant}"
+        measured = run.measure(measure_basins, name, task, model, upstream=[f"{task.name}/{variant}"])
+        record_basins(run.results, task, variant, variants[variant], measured)
 
 
 def lambda_sigma_map(run: Run, task: Task) -> None:
@@ -77,10 +83,12 @@ def lambda_sigma_map(run: Run, task: Task) -> None:
     predicted = run.measure(measure_predicted_map, "map/predicted", task)
     trained = {}
     with run.having(batch_size=run.config.map_batch_size):
-        models = train_map_arms(run, task) if run.config.train_map else {}
-    for arm, model in models.items():
-        name = f"map/basins/{arm}"
-        trained[arm] = run.measure(measure_basins, name, task, model, upstream=[f"map/{task.name}/{arm}"])
+        models = train_map_variants(run, task) if run.config.train_map else {}
+    for variant, model in models.items():
+        name = f"map/basins/{variant}"
+        trained[variant] = run.measure(
+            measure_basins, name, task, model, upstream=[f"map/{task.name}/{variant}"]
+        )
     record_map(run.results, predicted, trained, run.config)
 
 

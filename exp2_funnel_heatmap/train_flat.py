@@ -16,36 +16,36 @@ import torch
 from torch import Tensor
 
 from common.config import EXP2_PRESETS, Exp2Config
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from common.training.fit import fit
 from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
-from exp2_funnel_heatmap.models import Arm, EnergyModel, make_model
+from exp2_funnel_heatmap.models import EnergyModel, Variant, make_model
 
 CLIP_NORM = 10.0
 
 
-def flat_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
+def flat_variants(task: Task, config: Exp2Config) -> dict[str, Variant]:
     """The flat SIREN; on the two standard landscapes also the baselines and the other networks."""
-    arms = {"flat": Arm()}
+    variants = {"flat": Variant()}
     if task.name in ("aligned", "misaligned"):
-        arms["noised_inputs"] = Arm("noised_inputs", 1.0, config.input_noise_sigma)
-        arms["gradient_penalty"] = Arm("gradient", config.lambda_gradient)
+        variants["noised_inputs"] = Variant("noised_inputs", 1.0, config.input_noise_sigma)
+        variants["gradient_penalty"] = Variant("gradient", config.lambda_gradient)
     if task.name == "aligned":
-        arms |= {f"flat_{name}": Arm(architecture=name) for name in ("fourier", "silu", "relu")}
-    return arms
+        variants |= {f"flat_{name}": Variant(architecture=name) for name in ("fourier", "silu", "relu")}
+    return variants
 
 
 TRAINING_FIELDS = ("seeds", "hidden_dim", "omega0", "batch_size", "learning_rate", "domain_range")
 Terms = Callable[[EnergyModel, Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
-@uses(*TRAINING_FIELDS)
+@reads_settings(*TRAINING_FIELDS)
 def train_flat(
     task: Task,
     *,
-    arm: Arm,
+    variant: Variant,
     config: Exp2Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -58,7 +58,7 @@ def train_flat(
 
     Args:
         task: energies and optimiser steps.
-        arm: penalty, weight and architecture. Arms share initial weights and batches.
+        variant: penalty, weight and architecture. Variants share initial weights and batches.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -69,27 +69,27 @@ def train_flat(
     """
 
     def terms(model: EnergyModel, points: Tensor, noise: Tensor, energies: Tensor) -> dict[str, Tensor]:
-        if arm.penalty == "noised_inputs":
-            points = points + arm.sigma * noise
-        if arm.penalty != "gradient":
+        if variant.penalty == "noised_inputs":
+            points = points + variant.sigma * noise
+        if variant.penalty != "gradient":
             return {"loss": (model.standardised(points) - energies).square().mean(-1)}
         points.requires_grad_()
         predicted = model.standardised(points)
         fitted = (predicted - energies).square().mean(-1)
         (slope,) = torch.autograd.grad(predicted.sum(), points, create_graph=True)
         penalty = slope.square().sum(-1).mean(-1)
-        return {"loss": fitted + arm.weight * penalty, "fit": fitted, "penalty": penalty}
+        return {"loss": fitted + variant.weight * penalty, "fit": fitted, "penalty": penalty}
 
-    return train_energies(task, terms, arm, config, device, checkpoint, label)
+    return train_energies(task, terms, variant, config, device, checkpoint, label)
 
 
 def train_energies(
-    task: Task, terms: Terms, arm: Arm, config: Exp2Config, device: torch.device,
+    task: Task, terms: Terms, variant: Variant, config: Exp2Config, device: torch.device,
     checkpoint: Checkpoint | None, label: str,
 ) -> tuple[EnergyModel, dict[str, Tensor]]:  # fmt: skip
     """What every training shares; `terms` makes losses [S] of the model and a batch (see Batches.draw)."""
     members = [*config.seeds] * len(task.energies)
-    model = make_model(arm, members, task, config.hidden_dim, config.omega0).to(device)
+    model = make_model(variant, members, task, config.hidden_dim, config.omega0).to(device)
     batches = Batches(task, config.seeds, config.batch_size)
 
     def loss(iteration: int, _: Sequence[torch.Generator]) -> dict[str, Tensor]:
@@ -109,17 +109,17 @@ def train_energies(
     return model, history
 
 
-def train_flat_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
-    """Every flat arm of a task, by name."""
-    arms = flat_arms(task, run.config)
-    return run.train_arms(train_flat, task.name, task, arms=arms, contents=task.contents)
+def train_flat_variants(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """Every flat variant of a task, by name."""
+    variants = flat_variants(task, run.config)
+    return run.train_variants(train_flat, task.name, task, variants=variants, contents=task.contents)
 
 
 def train_all(run: Run) -> None:
     """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
         landscape = make_landscape(name, run.config.domain_range)
-        train_flat_arms(run, landscape_task(name, [landscape], run.config))
+        train_flat_variants(run, landscape_task(name, [landscape], run.config))
 
 
 if __name__ == "__main__":

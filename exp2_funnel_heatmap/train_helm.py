@@ -17,45 +17,45 @@ from torch import Tensor
 
 from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
 from common.regularizers import hf_invariance, second_difference
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from exp2_funnel_heatmap.dataset import Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
-from exp2_funnel_heatmap.models import Arm, EnergyModel
+from exp2_funnel_heatmap.models import EnergyModel, Variant
 from exp2_funnel_heatmap.train_flat import TRAINING_FIELDS, train_energies
 
-SMOOTHER = "helm_second_difference"  # the arm that mollified descent descends on
+SMOOTHER = "helm_second_difference"  # the variant that mollified descent descends on
 
 
-def helm_arms(task: Task, config: Exp2Config) -> dict[str, Arm]:
+def helm_variants(task: Task, config: Exp2Config) -> dict[str, Variant]:
     """The second difference; on the two standard landscapes L_HF too, and L_HF as published."""
     weight, sigma = config.lambda_second_difference, config.second_difference_sigma
     if task.name.startswith("functions"):
         weight, sigma = config.function_lambda, config.function_sigma
-    arms = {SMOOTHER: Arm("second_difference", weight, sigma)}
-    published = Arm("hf_invariance", LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED)
+    variants = {SMOOTHER: Variant("second_difference", weight, sigma)}
+    published = Variant("hf_invariance", LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED)
     if task.name in ("aligned", "misaligned"):
-        arms["helm"] = Arm("hf_invariance", config.lambda_hf, config.hf_noise_sigma)
-        arms["helm_published"] = published
+        variants["helm"] = Variant("hf_invariance", config.lambda_hf, config.hf_noise_sigma)
+        variants["helm_published"] = published
     if task.name == "aligned":
-        arms["helm_published_silu"] = replace(published, architecture="silu")
-    return arms
+        variants["helm_published_silu"] = replace(published, architecture="silu")
+    return variants
 
 
-def map_arms(config: Exp2Config) -> dict[str, Arm]:
+def map_variants(config: Exp2Config) -> dict[str, Variant]:
     """L_HF at every point of the map over lambda and sigma, by its indices in both."""
     return {
-        f"{row}-{column}": Arm("hf_invariance", weight, sigma)
+        f"{row}-{column}": Variant("hf_invariance", weight, sigma)
         for row, weight in enumerate(config.map_lambdas)
         for column, sigma in enumerate(config.map_sigmas)
     }
 
 
-@uses(*TRAINING_FIELDS)
+@reads_settings(*TRAINING_FIELDS)
 def train_helm(
     task: Task,
     *,
-    arm: Arm,
+    variant: Variant,
     config: Exp2Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -69,7 +69,7 @@ def train_helm(
 
     Args:
         task: energies and optimiser steps.
-        arm: form, lambda, sigma and architecture. Arms share initial weights, batches and noise.
+        variant: form, lambda, sigma and architecture. Variants share initial weights, batches and noise.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -78,38 +78,38 @@ def train_helm(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    form = second_difference if arm.penalty == "second_difference" else hf_invariance
+    form = second_difference if variant.penalty == "second_difference" else hf_invariance
 
     def terms(model: EnergyModel, points: Tensor, noise: Tensor, energies: Tensor) -> dict[str, Tensor]:
-        delta = arm.sigma * noise
+        delta = variant.sigma * noise
         asked = [points, points + delta]
-        if arm.penalty == "second_difference":
+        if variant.penalty == "second_difference":
             asked.append(points - delta)
         centre, *around = model.standardised(torch.cat(asked, 1)).chunk(len(asked), 1)
         fitted = (centre - energies).square().mean(-1)
         penalty = form(centre, *around).mean(-1)
-        return {"loss": fitted + arm.weight * penalty, "fit": fitted, "penalty": penalty}
+        return {"loss": fitted + variant.weight * penalty, "fit": fitted, "penalty": penalty}
 
-    return train_energies(task, terms, arm, config, device, checkpoint, label)
-
-
-def train_helm_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
-    """Every HELM arm of a task, by name."""
-    arms = helm_arms(task, run.config)
-    return run.train_arms(train_helm, task.name, task, arms=arms, contents=task.contents)
+    return train_energies(task, terms, variant, config, device, checkpoint, label)
 
 
-def train_map_arms(run: Run, task: Task) -> dict[str, EnergyModel]:
+def train_helm_variants(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """Every HELM variant of a task, by name."""
+    variants = helm_variants(task, run.config)
+    return run.train_variants(train_helm, task.name, task, variants=variants, contents=task.contents)
+
+
+def train_map_variants(run: Run, task: Task) -> dict[str, EnergyModel]:
     """A model for every point of the map over lambda and sigma."""
-    arms = map_arms(run.config)
-    return run.train_arms(train_helm, f"map/{task.name}", task, arms=arms, contents=task.contents)
+    variants = map_variants(run.config)
+    return run.train_variants(train_helm, f"map/{task.name}", task, variants=variants, contents=task.contents)
 
 
 def train_all(run: Run) -> None:
     """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
         landscape = make_landscape(name, run.config.domain_range)
-        train_helm_arms(run, landscape_task(name, [landscape], run.config))
+        train_helm_variants(run, landscape_task(name, [landscape], run.config))
 
 
 if __name__ == "__main__":

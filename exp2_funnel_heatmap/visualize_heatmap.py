@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Exp2Config
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
 from exp2_funnel_heatmap.dataset import Task, uniform_points
@@ -30,7 +30,7 @@ from exp2_funnel_heatmap.fields import (
     predicted_gain,
     tabulate,
 )
-from exp2_funnel_heatmap.models import Arm, EnergyModel
+from exp2_funnel_heatmap.models import EnergyModel, Variant
 
 LONGEST_STEP = 0.05  # of a descent [length]; the shortest ripple period is 0.56
 STOP = 1e-4  # a descent ends at a step shorter than this [length]
@@ -208,11 +208,11 @@ def measure_table(
     }
 
 
-@uses("seeds", "domain_range", "grid_size", "tolerance", "descent_step", "descent_steps")
+@reads_settings("seeds", "domain_range", "grid_size", "tolerance", "descent_step", "descent_steps")
 def measure_basins(
     task: Task, model: EnergyModel, *, config: Exp2Config, device: torch.device
 ) -> dict[str, Tensor]:
-    """Everything about one arm on one landscape.
+    """Everything about one variant on one landscape.
 
     Returns:
         [S] each: coverage, own_coverage, endpoint_error, argmin_error, shrink, r2, ripple_r2, ripple_gain,
@@ -246,7 +246,9 @@ def _paths(table: Table, shrink: Tensor, config: Exp2Config) -> Tensor:
     return descent.trace(table, starts.expand(len(table.energies), -1, -1))
 
 
-@uses("domain_range", "grid_size", "tolerance", "descent_step", "descent_steps", "map_lambdas", "map_sigmas")
+@reads_settings(
+    "domain_range", "grid_size", "tolerance", "descent_step", "descent_steps", "map_lambdas", "map_sigmas"
+)
 def measure_predicted_map(task: Task, *, config: Exp2Config, device: torch.device) -> dict[str, Tensor]:
     """The map over lambda and sigma as the closed-form filter predicts it, without any training.
 
@@ -303,15 +305,19 @@ def record_landscape(results: Results, task: Task, config: Exp2Config) -> None:
     results.add_array(f"{task.name}/centre", landscape.centre)
 
 
-def record_basins(results: Results, task: Task, name: str, arm: Arm, measured: Mapping[str, Tensor]) -> None:
-    """Metrics {landscape}/{arm}/{QUANTITIES}, and ripple_gain_predicted of the closed-form filter."""
+def record_basins(
+    results: Results, task: Task, name: str, variant: Variant, measured: Mapping[str, Tensor]
+) -> None:
+    """Metrics {landscape}/{variant}/{QUANTITIES}, and ripple_gain_predicted of the closed-form filter."""
     (landscape,) = task.energies
     prefix = f"{task.name}/{name}"
     for quantity in QUANTITIES:
         results.add(f"{prefix}/{quantity}", measured[quantity], UNITS.get(quantity, "1"))
-    if arm.architecture == "siren":
+    if variant.architecture == "siren":
         squared = landscape.frequencies.square().sum(-1)
-        gain = mean_gain(predicted_gain(arm.penalty, squared, arm.weight, arm.sigma), landscape).item()
+        gain = mean_gain(
+            predicted_gain(variant.penalty, squared, variant.weight, variant.sigma), landscape
+        ).item()
         results.add(f"{prefix}/ripple_gain_predicted", [gain] * len(results.seeds))
     for drawn in ("energy", "reached", "paths"):
         results.add_array(f"{prefix}/{drawn}", measured[drawn])

@@ -1,4 +1,4 @@
-"""Training batches of experiment 3: windows of random walks, the same for every arm.
+"""Training batches of experiment 3: windows of random walks, the same for every variant.
 
 The walks themselves, which restart at states seen before and visited least, are common/minigrid/walks.py's.
 """
@@ -13,7 +13,7 @@ from common.minigrid.task import Task
 
 
 class BatchSampler:
-    """Draws windows that are long enough for all arms, so that an arm's own length changes no batch."""
+    """Draws windows that are long enough for all variants, so that one's own length changes no batch."""
 
     def __init__(self, task: Task, config: Exp3Config, device: torch.device):
         self.task, self.count, self.device = task, config.batch_size, device

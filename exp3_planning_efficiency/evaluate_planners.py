@@ -20,7 +20,7 @@ from common.latent.comparison import (
 from common.latent.planner_evaluation import evaluate_planner
 from common.minigrid.task import Task
 from common.planners import PLANNERS
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.progress import Progress
 from common.run.random import generator
 from common.run.results import Results
@@ -44,9 +44,9 @@ class _Setting:
         return f"budget={self.budget} stride={self.stride} tau={self.tau:g}"
 
 
-@uses(*PLANNING_FIELDS, "budget_sweep", "stride_sweep", "tau_sweep", "study_horizon")
+@reads_settings(*PLANNING_FIELDS, "budget_sweep", "stride_sweep", "tau_sweep", "study_horizon")
 def measure_sweeps(
-    task: Task, models: Mapping[str, WorldModel], arm: str, *, config: Exp3Config, device: torch.device
+    task: Task, models: Mapping[str, WorldModel], variant: str, *, config: Exp3Config, device: torch.device
 ) -> dict[str, Tensor]:
     """Open loop at the study horizon: over budgets, strides of the jumpy level, temperatures.
 
@@ -64,7 +64,7 @@ def measure_sweeps(
         runs |= {f"tau={tau:g}/{name}": (name, replace(standard, tau=tau)) for name in WITH_TAU}
     found, progress = {}, Progress(len(set(runs.values())), f"{task.name}/sweeps")
     for name, setting in dict.fromkeys(runs.values()):  # sweeps meet in the standard setting
-        found[name, setting] = _plan_at(task, models, arm, name, setting, config, device)
+        found[name, setting] = _plan_at(task, models, variant, name, setting, config, device)
         progress.update(f"{name} {setting} success={found[name, setting]['success'].mean():.2f}")
     progress.close()
     return {f"{label}/{kept}": found[run][kept] for label, run in runs.items() for kept in KEPT}
@@ -73,7 +73,7 @@ def measure_sweeps(
 def _plan_at(
     task: Task,
     models: Mapping[str, WorldModel],
-    arm: str,
+    variant: str,
     planner: str,
     setting: _Setting,
     config: Exp3Config,
@@ -82,7 +82,7 @@ def _plan_at(
     """evaluate_planner, open loop at the study horizon; the same noise at every setting."""
     return evaluate_planner(
         task,
-        problems_of(task, models, arm, setting.stride, device),
+        problems_of(task, models, variant, setting.stride, device),
         configured_planner(planner, config, setting.tau),
         "open",
         [config.study_horizon],
@@ -100,8 +100,8 @@ def record_ablation(
     measured: Mapping[tuple[str, str], Measured],
 ) -> None:
     """Success of unverified and verified gradient planning in each variant of the model."""
-    for (arm, planner), found in measured.items():
-        name = f"ablation/{task.name}/{mode}/T={horizon}/{arm}/{planner}/success"
+    for (variant, planner), found in measured.items():
+        name = f"ablation/{task.name}/{mode}/T={horizon}/{variant}/{planner}/success"
         record_success(results, name, found[f"T={horizon}/success"])
 
 

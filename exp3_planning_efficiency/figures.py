@@ -47,13 +47,13 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
     """Every figure of a run, by file name; exp3_episode.gif as its frames."""
     names = measured_environments(results)
     studied = names[: results["config"]["study_environments"]]
-    arms = {arm: (label, COLORS[arm]) for arm, label in VARIANTS.items()}
+    variants = {variant: (label, COLORS[variant]) for variant, label in VARIANTS.items()}
     shown = shown_environment(names)
     figures: dict[str, Figure | Iterator[Figure]] = {
         **success_figures(results, names, MODELS | {"flat": FLAT_TITLE}, "exp3_success_rate"),
         "exp3_latent_topology.png": draw_topology(results, arrays, shown),
         "exp3_paths.png": draw_paths(results, arrays, shown),
-        "exp3_training.png": draw_training(arrays, names, LOSSES, arms),
+        "exp3_training.png": draw_training(arrays, names, LOSSES, variants),
         "exp3_episode.gif": draw_episode(arrays, names[0], results["config"]["study_horizon"], EPISODES),
     }
     if studied:

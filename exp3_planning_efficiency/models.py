@@ -1,4 +1,4 @@
-"""The world model of experiment 3: a latent model with a decoder, and the loss that all arms share.
+"""The world model of experiment 3: a latent model with a decoder, and the loss that all variants share.
 
 Shapes: S seeds, B windows, K steps, d latent, F features.
 """
@@ -26,7 +26,7 @@ class WorldModel(LatentModel):
 
 
 def make_model(task: Task, config: Exp3Config, strides: Sequence[int] = ()) -> WorldModel:
-    """An untrained model of the configuration's size; what arms have in common starts the same."""
+    """An untrained model of the configuration's size; what variants have in common starts the same."""
     return WorldModel(
         config.seeds,
         task.observations.shape[-1],
@@ -39,7 +39,7 @@ def make_model(task: Task, config: Exp3Config, strides: Sequence[int] = ()) -> W
 
 
 class WorldModelLoss:
-    """Reconstruction and dynamics over a rollout of `rollout_steps` K steps: the loss of every arm."""
+    """Reconstruction and dynamics over a rollout of `rollout_steps` K steps: the loss of every variant."""
 
     def __init__(self, task: Task, config: Exp3Config, device: torch.device):
         self.sampler = BatchSampler(task, config, device)

@@ -27,8 +27,8 @@ from exp3_planning_efficiency.evaluate_planners import (
 )
 from exp3_planning_efficiency.figures import draw_figures
 from exp3_planning_efficiency.models import WorldModel
-from exp3_planning_efficiency.train_flat import train_flat_arms
-from exp3_planning_efficiency.train_helm import train_helm_arms
+from exp3_planning_efficiency.train_flat import train_flat_variants
+from exp3_planning_efficiency.train_helm import train_helm_variants
 
 Models = dict[str, WorldModel]
 
@@ -37,14 +37,19 @@ def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
     for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
         studied = position < run.config.study_environments
-        models = train_flat_arms(run, task) | train_helm_arms(run, task, studied)
+        models = train_flat_variants(run, task) | train_helm_variants(run, task, studied)
         record_task(run.results, task)
-        for arm in models:
+        for variant in models:
             measured = run.measure(
-                measure_model, f"{task.name}/model/{arm}", task, models, arm, upstream=[f"{task.name}/{arm}"]
+                measure_model,
+                f"{task.name}/model/{variant}",
+                task,
+                models,
+                variant,
+                upstream=[f"{task.name}/{variant}"],
             )
-            record_model(run.results, task, arm, measured)
-        compare_planners(run, task, models, {arm: arm for arm in ("flat", "helm", "oracle")})
+            record_model(run.results, task, variant, measured)
+        compare_planners(run, task, models, {variant: variant for variant in ("flat", "helm", "oracle")})
         record_pictures(run.results, task, run.config.study_horizon)
         if studied:
             ablate(run, task, models)
@@ -59,8 +64,8 @@ def ablate(run: Run, task: Task, models: Models) -> None:
     )
     for mode in MODES:
         measured = {
-            (arm, label): plan_with(run, task, models, arm, planner, mode, horizons[arm])
-            for arm in ABLATION
+            (variant, label): plan_with(run, task, models, variant, planner, mode, horizons[variant])
+            for variant in ABLATION
             for label, planner in ABLATION_PLANNERS.items()
         }
         record_ablation(run.results, task, mode, horizon, measured)

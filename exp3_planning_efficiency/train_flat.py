@@ -19,22 +19,23 @@ from torch import Tensor
 from common.config import EXP3_PRESETS, Exp3Config
 from common.latent.training import fit_latent_model
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
 
 
 @dataclass(frozen=True)
-class FlatArm:
+class FlatVariant:
     """There is one flat training; its siblings are in train_helm.py."""
 
 
-@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+@reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
+      "learning_rate",
       "rollout_steps", "coarse_stride", "stride_sweep")  # fmt: skip
 def train_flat(
     task: Task,
     *,
-    arm: FlatArm,
+    variant: FlatVariant,
     config: Exp3Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -44,7 +45,7 @@ def train_flat(
 
     Args:
         task: environment and walks.
-        arm: nothing to choose.
+        variant: nothing to choose.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -63,15 +64,15 @@ def train_flat(
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_flat_arms(run: Run, task: Task) -> dict[str, WorldModel]:
+def train_flat_variants(run: Run, task: Task) -> dict[str, WorldModel]:
     """The flat model, by name."""
-    return run.train_arms(train_flat, task.name, task, arms={"flat": FlatArm()})
+    return run.train_variants(train_flat, task.name, task, variants={"flat": FlatVariant()})
 
 
 def train_all(run: Run) -> None:
     """The flat model of every environment."""
     for name in run.config.environments:
-        train_flat_arms(run, make_task(name, run.config))
+        train_flat_variants(run, make_task(name, run.config))
 
 
 if __name__ == "__main__":

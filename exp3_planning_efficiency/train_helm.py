@@ -26,13 +26,13 @@ from common.latent.training import (
     spectral_loss,
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
 
 
 @dataclass(frozen=True)
-class HelmArm:
+class HelmVariant:
     """One HELM training: weights of its penalties, and strides of its jumpy levels."""
 
     lambda_spectral: float = 0.0
@@ -40,23 +40,24 @@ class HelmArm:
     strides: tuple[int, ...] = ()
 
 
-def helm_arms(config: Exp3Config, with_ablation: bool) -> dict[str, HelmArm]:
+def helm_variants(config: Exp3Config, with_ablation: bool) -> dict[str, HelmVariant]:
     """Full HELM; for the ablation, each penalty alone."""
     strides = tuple(sorted({config.coarse_stride, *config.stride_sweep}))
-    arms = {"helm": HelmArm(config.lambda_spectral, config.lambda_hf, strides)}
+    variants = {"helm": HelmVariant(config.lambda_spectral, config.lambda_hf, strides)}
     if with_ablation:
-        arms["spectral"] = HelmArm(lambda_spectral=config.lambda_spectral)
-        arms["hf"] = HelmArm(lambda_hf=config.lambda_hf)
-    return arms
+        variants["spectral"] = HelmVariant(lambda_spectral=config.lambda_spectral)
+        variants["hf"] = HelmVariant(lambda_hf=config.lambda_hf)
+    return variants
 
 
-@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+@reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
+      "learning_rate",
       "rollout_steps", "coarse_stride", "stride_sweep",
       "hf_noise_sigma")  # fmt: skip
 def train_helm(
     task: Task,
     *,
-    arm: HelmArm,
+    variant: HelmVariant,
     config: Exp3Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -66,7 +67,7 @@ def train_helm(
 
     Args:
         task: environment and walks.
-        arm: weights and strides. Arms share initial weights and batches with each other and with flat.
+        variant: weights and strides. Variants share initial weights and batches, flat's as well.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -75,38 +76,38 @@ def train_helm(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    model = make_model(task, config, arm.strides).to(device)
+    model = make_model(task, config, variant.strides).to(device)
     world_model_loss = WorldModelLoss(task, config, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         batch, latents, terms = world_model_loss(model, iteration, draws)
         start, actions = latents[:, :PENALISED, 0], batch.actions[:, :PENALISED, : config.rollout_steps]
         total = terms["reconstruction"] + terms["dynamics"]
-        if arm.strides:
+        if variant.strides:
             terms["jumpy"] = jumpy_loss(model, latents, batch)
             total = total + terms["jumpy"]
-        if arm.lambda_spectral:
+        if variant.lambda_spectral:
             probes = penalty_noise(start, config.seeds, f"{task.name}/probes/{iteration}")[None]
             terms["spectral"] = spectral_loss(model, start, actions[:, :, 0], probes)
-            total = total + arm.lambda_spectral * terms["spectral"]
-        if arm.lambda_hf:
+            total = total + variant.lambda_spectral * terms["spectral"]
+        if variant.lambda_hf:
             delta = penalty_noise(actions, config.seeds, f"{task.name}/delta/{iteration}")
             terms["hf"] = hf_loss(model, start, actions, config.hf_noise_sigma * delta)
-            total = total + arm.lambda_hf * terms["hf"]
+            total = total + variant.lambda_hf * terms["hf"]
         return {"loss": total, **terms}
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_helm_arms(run: Run, task: Task, with_ablation: bool) -> dict[str, WorldModel]:
-    """Full HELM and, where asked for, the ablation's arms, by name."""
-    return run.train_arms(train_helm, task.name, task, arms=helm_arms(run.config, with_ablation))
+def train_helm_variants(run: Run, task: Task, with_ablation: bool) -> dict[str, WorldModel]:
+    """Full HELM and, where asked for, the ablation's variants, by name."""
+    return run.train_variants(train_helm, task.name, task, variants=helm_variants(run.config, with_ablation))
 
 
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        train_helm_arms(run, make_task(name, run.config), position < run.config.study_environments)
+        train_helm_variants(run, make_task(name, run.config), position < run.config.study_environments)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,21 @@ from torch import Tensor
 from common.config import Exp4Config
 from common.latent.evaluation import measure_model
 from common.minigrid.task import TASK_FIELDS, Task
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from exp4_contrastive_fix.models import AlignedModel
 
 
-@uses(*TASK_FIELDS)
+@reads_settings(*TASK_FIELDS)
 def measure_alignment(
-    task: Task, models: Mapping[str, AlignedModel], arm: str, *, config: Exp4Config, device: torch.device
+    task: Task, models: Mapping[str, AlignedModel], variant: str, *, config: Exp4Config, device: torch.device
 ) -> dict[str, Tensor]:
     """`measure_model`, and `plane`: states on the first two principal axes of where distances are taken."""
-    model = models[arm]
+    model = models[variant]
     with torch.no_grad():
         points = model.embed(model.encoder(task.observations.to(device)))
-    return measure_model(task, models, arm, config=config, device=device) | {"plane": principal_plane(points)}
+    return measure_model(task, models, variant, config=config, device=device) | {
+        "plane": principal_plane(points)
+    }
 
 
 def principal_plane(points: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from torch import Tensor
 from common.latent.comparison import Measured, record_paired, record_success
 from common.run.results import Results
 
-# The models that are compared with all planners, by the arm that each is.
+# The models that are compared with all planners, by the variant that each is.
 COMPARED = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}
 PILLAR_PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem")
 DESIGNS = {"qrl_symmetric": "two_pillars", "infonce": "two_pillars_infonce"}  # of the 2x2, by its metric
 
 
 def corners(objective: str) -> dict[str, str]:
-    """The arms at the corners of the 2x2 in which `objective` stands for metric alignment."""
+    """The variants at the corners of the 2x2 in which `objective` stands for metric alignment."""
     return {
         "none": "reconstruction",
         "spectral": "reconstruction_spectral",

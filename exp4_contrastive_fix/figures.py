@@ -190,13 +190,15 @@ def draw_latent_space(results: Results, arrays: Arrays, name: str) -> Figure:
         "qrl_symmetric": "QRL, symmetric",
         "unified": "unified",
     }
-    shown = {arm: title for arm, title in shown.items() if f"{name}/{arm}/plane" in arrays}
+    shown = {variant: title for variant, title in shown.items() if f"{name}/{variant}/plane" in arrays}
     figure, axes = new_figure(1, len(shown), (1.0 + 3.0 * len(shown), 3.6))
     distance = arrays[f"{name}/task/distance"]
-    for axis, (arm, title) in zip(axes[0], shown.items(), strict=True):
-        plane = arrays[f"{name}/{arm}/plane"][0]
+    for axis, (variant, title) in zip(axes[0], shown.items(), strict=True):
+        plane = arrays[f"{name}/{variant}/plane"][0]
         points = axis.scatter(plane[:, 0], plane[:, 1], c=distance, s=14, cmap="viridis_r")
-        axis.set_title(f"{title}: Spearman {mean_of(results, f'{name}/{arm}/spearman'):.2f}", fontsize=9.5)
+        axis.set_title(
+            f"{title}: Spearman {mean_of(results, f'{name}/{variant}/spearman'):.2f}", fontsize=9.5
+        )
         axis.set_xlabel("first principal axis")
     axes[0, 0].set_ylabel("second principal axis")
     figure.colorbar(points, ax=axes[0, -1], label="true steps to the goal")
@@ -235,17 +237,17 @@ def draw_fidelity(results: Results, names: Sequence[str]) -> Figure:
 
 def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, horizon: int) -> None:
     """Success of a planner over the gradient fidelity of its models, at about the horizon of its plans."""
-    prefixes = {arm: (f"{name}/{label}", "success") for label, arm in COMPARED.items()}
+    prefixes = {variant: (f"{name}/{label}", "success") for label, variant in COMPARED.items()}
     for objective, design in DESIGNS.items():
         if objective in results["config"]["pillar_objectives"]:
             prefixes["reconstruction_spectral"] = (f"{design}/{name}", "spectral")
             prefixes[objective] = (f"{design}/{name}", "metric")
             prefixes[f"{objective}_spectral"] = (f"{design}/{name}", "both")
-    for arm, (prefix, quantity) in prefixes.items():
-        objective = arm.removesuffix("_spectral")
-        color, marker = TRAINED[objective][1], "o" if arm == objective else "s"
+    for variant, (prefix, quantity) in prefixes.items():
+        objective = variant.removesuffix("_spectral")
+        color, marker = TRAINED[objective][1], "o" if variant == objective else "s"
         for mode, steps, face in (("open", 50, "white"), ("closed", 10, color)):
-            fidelity = mean_of(results, f"{name}/{arm}/gradient_fidelity/T={steps}")
+            fidelity = mean_of(results, f"{name}/{variant}/gradient_fidelity/T={steps}")
             success = mean_of(results, f"{prefix}/{planner}/{mode}/T={horizon}/{quantity}")
             if np.isnan(success):
                 continue

@@ -115,7 +115,7 @@ class AlignedModel(LatentModel):
 
 
 def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Sequence[int]) -> AlignedModel:
-    """An untrained model of the configuration's size; what arms have in common starts the same."""
+    """An untrained model of the configuration's size; what variants have in common starts the same."""
     return AlignedModel(
         config.seeds,
         task.observations.shape[-1],

@@ -28,8 +28,8 @@ from exp4_contrastive_fix.evaluate_planners import (
 )
 from exp4_contrastive_fix.figures import draw_figures, shown_horizon
 from exp4_contrastive_fix.models import AlignedModel
-from exp4_contrastive_fix.train_flat import train_flat_arms
-from exp4_contrastive_fix.train_helm import train_helm_arms
+from exp4_contrastive_fix.train_flat import train_flat_variants
+from exp4_contrastive_fix.train_helm import train_helm_variants
 
 Models = dict[str, AlignedModel]
 
@@ -37,13 +37,13 @@ Models = dict[str, AlignedModel]
 def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
     for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
-        models = train_flat_arms(run, task) | train_helm_arms(run, task, position)
+        models = train_flat_variants(run, task) | train_helm_variants(run, task, position)
         record_task(run.results, task)
-        for arm in models:
-            name = f"{task.name}/alignment/{arm}"
-            upstream = [f"{task.name}/{arm}"]
-            measured = run.measure(measure_alignment, name, task, models, arm, upstream=upstream)
-            record_model(run.results, task, arm, measured)
+        for variant in models:
+            name = f"{task.name}/alignment/{variant}"
+            upstream = [f"{task.name}/{variant}"]
+            measured = run.measure(measure_alignment, name, task, models, variant, upstream=upstream)
+            record_model(run.results, task, variant, measured)
         compare_planners(run, task, models, COMPARED | {"oracle": "oracle"})
         record_pictures(run.results, task, shown_horizon(run.config.planning_horizons))
         if position < run.config.pillar_environments:
@@ -58,10 +58,10 @@ def measure_pillars(run: Run, task: Task, models: Models) -> None:
             for mode in MODES:
                 found = {
                     corner: plan_with(
-                        run, task, models, arm, planner, mode,
-                        run.config.planning_horizons if arm in compared else horizons,
+                        run, task, models, variant, planner, mode,
+                        run.config.planning_horizons if variant in compared else horizons,
                     )
-                    for corner, arm in corners(objective).items()
+                    for corner, variant in corners(objective).items()
                 }  # fmt: skip
                 prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}"
                 record_pillars(run.results, prefix, found, horizons)

@@ -19,23 +19,24 @@ from torch import Tensor
 from common.config import EXP4_PRESETS, Exp4Config
 from common.latent.training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model
 
 
 @dataclass(frozen=True)
-class FlatArm:
+class FlatVariant:
     """There is one baseline; its siblings are in train_helm.py."""
 
 
-@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+@reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
+      "learning_rate",
       "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount")  # fmt: skip
 def train_flat(
     task: Task,
     *,
-    arm: FlatArm,
+    variant: FlatVariant,
     config: Exp4Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -45,7 +46,7 @@ def train_flat(
 
     Args:
         task: environment and walks.
-        arm: nothing to choose.
+        variant: nothing to choose.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -75,15 +76,15 @@ def train_flat(
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_flat_arms(run: Run, task: Task) -> dict[str, AlignedModel]:
+def train_flat_variants(run: Run, task: Task) -> dict[str, AlignedModel]:
     """The baseline, by the name of its objective."""
-    return run.train_arms(train_flat, task.name, task, arms={"reconstruction": FlatArm()})
+    return run.train_variants(train_flat, task.name, task, variants={"reconstruction": FlatVariant()})
 
 
 def train_all(run: Run) -> None:
     """The baseline of every environment."""
     for name in run.config.environments:
-        train_flat_arms(run, make_task(name, run.config))
+        train_flat_variants(run, make_task(name, run.config))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from common.latent.training import (
     take,
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
-from common.run.cache import Checkpoint, uses
+from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training
 from exp4_contrastive_fix.dataset import Batch, BatchSampler
 from exp4_contrastive_fix.models import (
@@ -44,7 +44,7 @@ from exp4_contrastive_fix.models import (
 
 
 @dataclass(frozen=True)
-class HelmArm:
+class HelmVariant:
     """One training: its objective's name in OBJECTIVES, the weights of its penalties, its jumpy levels."""
 
     objective: str
@@ -53,7 +53,7 @@ class HelmArm:
     strides: tuple[int, ...] = ()
 
 
-def helm_arms(config: Exp4Config, position: int) -> dict[str, HelmArm]:
+def helm_variants(config: Exp4Config, position: int) -> dict[str, HelmVariant]:
     """Of the environment at a position of the configuration, all but the baseline.
 
     The two unified models everywhere; the objectives alone, and the corners of the 2x2, where asked for.
@@ -61,25 +61,27 @@ def helm_arms(config: Exp4Config, position: int) -> dict[str, HelmArm]:
     strides = (config.coarse_stride,)
     planned = config.pillar_objectives if position < config.pillar_environments else ()
     alone = OBJECTIVES if position < config.objective_environments else planned
-    arms = {
-        name: HelmArm(name, strides=strides if name in planned else ())
+    variants = {
+        name: HelmVariant(name, strides=strides if name in planned else ())
         for name in alone
         if name != "reconstruction"
     }
-    arms["unified_published"] = HelmArm("infonce", config.lambda_spectral, config.lambda_hf, strides)
-    arms["unified"] = HelmArm("qrl", config.unified_spectral, strides=strides)
+    variants["unified_published"] = HelmVariant("infonce", config.lambda_spectral, config.lambda_hf, strides)
+    variants["unified"] = HelmVariant("qrl", config.unified_spectral, strides=strides)
     if planned:
         for objective in ("reconstruction", *planned):
-            arms[f"{objective}_spectral"] = HelmArm(objective, config.lambda_spectral, strides=strides)
-    return arms
+            variants[f"{objective}_spectral"] = HelmVariant(
+                objective, config.lambda_spectral, strides=strides
+            )
+    return variants
 
 
 class _Loss:
-    """The terms of an arm's loss on a batch."""
+    """The terms of a variant's loss on a batch."""
 
-    def __init__(self, model: AlignedModel, task: Task, arm: HelmArm, config: Exp4Config):
-        self.model, self.name, self.arm, self.config = model, task.name, arm, config
-        self.objective = OBJECTIVES[arm.objective]
+    def __init__(self, model: AlignedModel, task: Task, variant: HelmVariant, config: Exp4Config):
+        self.model, self.name, self.variant, self.config = model, task.name, variant, config
+        self.objective = OBJECTIVES[variant.objective]
 
     def terms(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
         """Each [S]; what the weights of `weights` are for, and records beside."""
@@ -108,12 +110,12 @@ class _Loss:
         terms, seeds = {}, self.config.seeds
         start = latents[:, :PENALISED, 0]
         actions = batch.actions[:, :PENALISED, : self.config.rollout_steps]
-        if self.arm.strides:
+        if self.variant.strides:
             terms["jumpy"] = jumpy_loss(self.model, latents, batch)
-        if self.arm.lambda_spectral:
+        if self.variant.lambda_spectral:
             probes = penalty_noise(start, seeds, f"{self.name}/probes/{iteration}")[None]
             terms["spectral"] = spectral_loss(self.model, start, actions[:, :, 0], probes)
-        if self.arm.lambda_hf:
+        if self.variant.lambda_hf:
             delta = penalty_noise(actions, seeds, f"{self.name}/delta/{iteration}")
             terms["hf"] = hf_loss(self.model, start, actions, self.config.hf_noise_sigma * delta)
         return terms
@@ -128,28 +130,29 @@ class _Loss:
             "metric": 1.0,
             "straight": self.config.lambda_straight,
             "jumpy": 1.0,
-            "spectral": self.arm.lambda_spectral,
-            "hf": self.arm.lambda_hf,
+            "spectral": self.variant.lambda_spectral,
+            "hf": self.variant.lambda_hf,
         }
 
 
-@uses(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations", "learning_rate",
+@reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
+      "learning_rate",
       "rollout_steps", "coarse_stride", "lambda_dynamics", "pair_discount", "nce_temperature", "qrl_offset",
       "qrl_beta", "qrl_tolerance", "expectile", "lambda_straight", "hf_noise_sigma")  # fmt: skip
 def train_helm(
     task: Task,
     *,
-    arm: HelmArm,
+    variant: HelmVariant,
     config: Exp4Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
     label: str = "unified",
 ) -> tuple[AlignedModel, dict[str, Tensor]]:
-    """The weighted sum of what the arm asks for.
+    """The weighted sum of what the variant asks for.
 
     Args:
         task: environment and walks.
-        arm: objective, penalties and strides. Arms share initial weights and batches, flat's as well.
+        variant: objective, penalties and strides. Variants share initial weights and batches, flat's as well.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -158,11 +161,11 @@ def train_helm(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    model = make_model(task, config, OBJECTIVES[arm.objective], arm.strides).to(device)
+    model = make_model(task, config, OBJECTIVES[variant.objective], variant.strides).to(device)
     sampler = BatchSampler(
         task, max(config.rollout_steps, config.coarse_stride), config.pair_discount, device
     )
-    parts = _Loss(model, task, arm, config)
+    parts = _Loss(model, task, variant, config)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         batch = sampler.draw(draws, config.batch_size)
@@ -173,15 +176,15 @@ def train_helm(
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_helm_arms(run: Run, task: Task, position: int) -> dict[str, AlignedModel]:
+def train_helm_variants(run: Run, task: Task, position: int) -> dict[str, AlignedModel]:
     """Every model but the baseline, by name; `position` is the environment's in the configuration."""
-    return run.train_arms(train_helm, task.name, task, arms=helm_arms(run.config, position))
+    return run.train_variants(train_helm, task.name, task, variants=helm_variants(run.config, position))
 
 
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        train_helm_arms(run, make_task(name, run.config), position)
+        train_helm_variants(run, make_task(name, run.config), position)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def mark(phase, **changes):
     import dataclasses
 
     config = dataclasses.replace(EXP1_PRESETS["quick"], **changes)
-    return fingerprint(ConfigView(config, phase.config_fields), phase.__code__.co_filename)
+    return fingerprint(ConfigView(config, phase.settings_read), phase.__code__.co_filename)
 
 
 def test_a_planning_field_does_not_retrain_and_a_training_field_does():
@@ -168,9 +168,9 @@ def test_every_field_belongs_to_a_phase_or_to_the_run():
     from exp1_spectral_cliff import analyze_spectrum, evaluate_planning
 
     modules = (train_flat, train_helm, analyze_spectrum, evaluate_planning)
-    phases = [f for module in modules for f in vars(module).values() if hasattr(f, "config_fields")]
-    used = {field for phase in phases for field in phase.config_fields}
-    in_arms = {  # read where the arms are made, and hashed as part of them
+    phases = [f for module in modules for f in vars(module).values() if hasattr(f, "settings_read")]
+    used = {field for phase in phases for field in phase.settings_read}
+    in_variants = {  # read where the variants are made, and hashed as part of them
         "iterations", "flat_long_iterations", "lambda_spectral", "lambda_spectral_linear", "spectral_sweep",
         "hf_noise_sigma", "coarse_stride", "macro_rollouts", "cascade_stride",
     }  # fmt: skip
@@ -185,7 +185,7 @@ def test_every_field_belongs_to_a_phase_or_to_the_run():
         "checkpoint_every",
     }
     fields = {spec.name for spec in dataclasses.fields(Exp1Config)}
-    assert fields == used | in_arms | of_the_run
+    assert fields == used | in_variants | of_the_run
 
 
 @pytest.mark.parametrize("presets", [EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS])
@@ -202,5 +202,8 @@ def test_every_field_is_read_somewhere(presets):
 def test_a_package_belongs_to_the_fingerprint_with_all_that_it_imports():
     """`from common.planners import make_planner` reaches every planner: their defaults decide results."""
     files = imported_project_files(str(ROOT / "exp3_planning_efficiency" / "evaluate_planners.py"))
-    planners = {path.name for path in (ROOT / "common" / "planners").glob("*.py")} - {"adapter.py", "gradient_fidelity.py"}
+    planners = {path.name for path in (ROOT / "common" / "planners").glob("*.py")} - {
+        "adapter.py",
+        "gradient_fidelity.py",
+    }
     assert planners <= {Path(name).name for name in files if name.startswith("common/planners/")}

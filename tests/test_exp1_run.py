@@ -32,16 +32,18 @@ def promised_metrics():
     """The names that users may rely on, at the tiny run's horizons."""
     names = set()
     for horizon in (4, 5, 20, 50, 100):
-        arms = {"lorenz": ["helm", "cascade", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step"]}
+        variants = {
+            "lorenz": ["helm", "cascade", "helm_n1", "helm_sigma0", "helm_unbounded", "helm_one_step"]
+        }
         for system in ("lorenz", "linear"):
-            for arm in ("true", "flat", "spectral", "spectral_published", *arms.get(system, [])):
+            for variant in ("true", "flat", "spectral", "spectral_published", *variants.get(system, [])):
                 quantities = ["log10_jacobian_state", "log10_jacobian_action"]
-                quantities += [] if arm == "true" else ["nrmse"]
-                names |= {f"{system}/{arm}/{quantity}/T={horizon}" for quantity in quantities}
+                quantities += [] if variant == "true" else ["nrmse"]
+                names |= {f"{system}/{variant}/{quantity}/T={horizon}" for quantity in quantities}
         if horizon <= 50:
             names.add(f"lorenz/mollified_true/log10_jacobian_action/T={horizon}")
-    for arm in ("flat", "spectral", "helm"):
-        names |= {f"lorenz/{arm}/gradient_cosine/T={horizon}" for horizon in (5, 20)}
+    for variant in ("flat", "spectral", "helm"):
+        names |= {f"lorenz/{variant}/gradient_cosine/T={horizon}" for horizon in (5, 20)}
     for planner in ("flat", "spectral", "helm", "helm_refined"):
         for loop in ("open", "closed"):
             names |= {f"lorenz/{planner}/planning_distance/{loop}/T={horizon}" for horizon in (8, 20)}

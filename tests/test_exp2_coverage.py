@@ -10,7 +10,7 @@ from common.config import Exp2Config
 from exp2_funnel_heatmap.dataset import landscape_task
 from exp2_funnel_heatmap.energy_functions import TrueField, aligned_landscape, misaligned_landscape
 from exp2_funnel_heatmap.fields import cell_centres
-from exp2_funnel_heatmap.models import Arm, EnergyModel
+from exp2_funnel_heatmap.models import EnergyModel, Variant
 from exp2_funnel_heatmap.train_flat import train_flat
 from exp2_funnel_heatmap.visualize_heatmap import (
     LONGEST_STEP,
@@ -85,7 +85,7 @@ def test_an_underfitted_network_is_told_from_a_mollified_one():
     landscape = misaligned_landscape()
     config = dataclasses.replace(CONFIG, hidden_dim=16)
     task = landscape_task("misaligned", [landscape], config)
-    model, _ = train_flat(task, arm=Arm(architecture="relu"), config=config, device=CPU)
+    model, _ = train_flat(task, variant=Variant(architecture="relu"), config=config, device=CPU)
     measured = measure_basins(task, model.requires_grad_(False), config=config, device=CPU)
     assert measured["ripple_r2"].item() < 0.2
     assert measured["coverage"].item() < 0.05

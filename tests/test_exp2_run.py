@@ -46,11 +46,11 @@ def promised_metrics():
         "ripple_r2",
         "ripple_gain",
     ]
-    arms = ("flat", "helm_published", "helm", "helm_second_difference")
+    variants = ("flat", "helm_published", "helm", "helm_second_difference")
     planners = ("smoothed_flat", "smoothed_flat_hop", "mollified_descent", "multi_start")
     names = set()
     for landscape in ("aligned", "misaligned"):
-        names |= {f"{landscape}/{arm}/{name}" for arm in arms for name in basins}
+        names |= {f"{landscape}/{variant}/{name}" for variant in variants for name in basins}
         names |= {
             f"{landscape}/{planner}/{name}"
             for planner in planners
@@ -119,8 +119,8 @@ def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
     done = RUN(tmp_path, "--functions", "griewank", "himmelblau", "--random-iterations", "25")
     tasks = ("functions/d=2", "functions/d=5", "random_landscapes")
-    arms = ("flat", "helm_second_difference")
-    assert sorted(trained(done)) == [f"{task}/{arm}" for task in tasks for arm in arms]
+    variants = ("flat", "helm_second_difference")
+    assert sorted(trained(done)) == [f"{task}/{variant}" for task in tasks for variant in variants]
     before, after = metrics_of(finished), metrics_of(tmp_path)
     kept = [name for name in before if not name.startswith(("functions/", "random_landscapes/"))]
     assert {name: after[name] for name in kept} == {name: before[name] for name in kept}

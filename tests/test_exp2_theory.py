@@ -19,7 +19,7 @@ from exp2_funnel_heatmap.fields import (
     second_difference_gain,
     tabulate,
 )
-from exp2_funnel_heatmap.models import Arm
+from exp2_funnel_heatmap.models import Variant
 from exp2_funnel_heatmap.train_flat import train_flat
 from exp2_funnel_heatmap.train_helm import train_helm
 from exp2_funnel_heatmap.visualize_heatmap import decompose, evaluation_points, mean_gain, ripple_gain
@@ -73,28 +73,28 @@ def test_published_setting_cannot_remove_a_ripple():
 
 
 @pytest.mark.parametrize(
-    "arm",
+    "variant",
     [
-        Arm("hf_invariance", 1.0, 0.05),
-        Arm("hf_invariance", 100.0, 0.05),
-        Arm("hf_invariance", 10.0, 0.1),
-        Arm("hf_invariance", 1.0, 0.35),
-        Arm("second_difference", 1.0, 0.1),
-        Arm("noised_inputs", 1.0, 0.1),
-        Arm("gradient", 0.01),
+        Variant("hf_invariance", 1.0, 0.05),
+        Variant("hf_invariance", 100.0, 0.05),
+        Variant("hf_invariance", 10.0, 0.1),
+        Variant("hf_invariance", 1.0, 0.35),
+        Variant("second_difference", 1.0, 0.1),
+        Variant("noised_inputs", 1.0, 0.1),
+        Variant("gradient", 0.01),
     ],
-    ids=lambda arm: f"{arm.penalty}-{arm.weight:g}-{arm.sigma:g}",
+    ids=lambda variant: f"{variant.penalty}-{variant.weight:g}-{variant.sigma:g}",
 )
-def test_trained_ripple_gain_is_the_filters(arm):
+def test_trained_ripple_gain_is_the_filters(variant):
     """A trained SIREN, not the exact minimiser: within 5%."""
     landscape = aligned_landscape()
     task = landscape_task("aligned", [landscape], TINY)
-    train = train_helm if arm.penalty in ("hf_invariance", "second_difference") else train_flat
-    model, _ = train(task, arm=arm, config=TINY, device=CPU)
+    train = train_helm if variant.penalty in ("hf_invariance", "second_difference") else train_flat
+    model, _ = train(task, variant=variant, config=TINY, device=CPU)
     measured = ripple_gain(tabulate(model, TINY.domain_range).energies, landscape)
     squared = landscape.frequencies.square().sum(-1)
     power = landscape.amplitudes.square()
-    predicted = predicted_gain(arm.penalty, squared, arm.weight, arm.sigma) @ power / power.sum()
+    predicted = predicted_gain(variant.penalty, squared, variant.weight, variant.sigma) @ power / power.sum()
     assert measured.item() == pytest.approx(predicted.item(), rel=0.05)
 
 
@@ -184,7 +184,7 @@ def test_gaussian_filter_is_the_closed_form_mollification():
 def test_table_interpolates_the_models_gradient():
     config = dataclasses.replace(TINY, iterations=300)
     task = landscape_task("aligned", [aligned_landscape()], config)
-    model, _ = train_flat(task, arm=Arm(), config=config, device=CPU)
+    model, _ = train_flat(task, variant=Variant(), config=config, device=CPU)
     points = evaluation_points(config).float()[None, :2000]
     exact, tabled = model.gradient(points), tabulate(model, 3.0).gradient(points)
     assert (tabled - exact).norm() < 0.01 * exact.norm()

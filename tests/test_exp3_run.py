@@ -9,8 +9,8 @@ import torch
 from common.config import Exp3Config
 from common.minigrid.task import make_task
 from exp3_planning_efficiency import evaluate_planners
-from exp3_planning_efficiency.train_flat import FlatArm, train_flat
-from exp3_planning_efficiency.train_helm import HelmArm, train_helm
+from exp3_planning_efficiency.train_flat import FlatVariant, train_flat
+from exp3_planning_efficiency.train_helm import HelmVariant, train_helm
 from tests.experiment_runs import (
     TinyRun,
     assert_promised,
@@ -153,7 +153,7 @@ def test_walks_that_reach_no_goal_end_with_one_line(tmp_path):
 def test_sweeps_plan_at_what_their_labels_say_and_once_where_they_meet(monkeypatch):
     planned = []
 
-    def plan_at(task, models, arm, planner, setting, config, device):
+    def plan_at(task, models, variant, planner, setting, config, device):
         planned.append((planner, setting))
         told = torch.tensor([setting.budget, setting.stride, setting.tau])
         return dict.fromkeys(("success", "evaluations", "milliseconds"), told)
@@ -178,9 +178,9 @@ def test_arms_train_on_the_same_windows():
         coarse_stride=8,
     )  # fmt: skip
     task, device = make_task("Empty-5x5", config), torch.device("cpu")
-    flat, _ = train_flat(task, arm=FlatArm(), config=config, device=device)
-    arm = HelmArm(lambda_spectral=1e-30, lambda_hf=1e-30)
-    other, _ = train_helm(task, arm=arm, config=config, device=device)
+    flat, _ = train_flat(task, variant=FlatVariant(), config=config, device=device)
+    variant = HelmVariant(lambda_spectral=1e-30, lambda_hf=1e-30)
+    other, _ = train_helm(task, variant=variant, config=config, device=device)
     for name, value in flat.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value)
 

@@ -11,8 +11,8 @@ from common.minigrid.walks import all_distances
 from common.run.random import generators
 from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
-from exp4_contrastive_fix.train_flat import FlatArm, train_flat
-from exp4_contrastive_fix.train_helm import HelmArm, train_helm
+from exp4_contrastive_fix.train_flat import FlatVariant, train_flat
+from exp4_contrastive_fix.train_helm import HelmVariant, train_helm
 
 CPU = torch.device("cpu")
 
@@ -75,12 +75,12 @@ def test_a_member_does_not_depend_on_its_neighbours(objective):
 
     Not the same parameters: the bias of a distance's head has no effect and no gradient but rounding.
     """
-    arm = HelmArm(objective, 0.01, 1.0, (4,))
+    variant = HelmVariant(objective, 0.01, 1.0, (4,))
     found = []
     for seeds in ((0, 1), (1,)):
         config = tiny(seeds=seeds)
         task = make_task("Empty-5x5", config)
-        model, _ = train_helm(task, arm=arm, config=config, device=CPU)
+        model, _ = train_helm(task, variant=variant, config=config, device=CPU)
         latents = model.encoder(task.observations)
         actions = torch.eye(3)[torch.arange(latents.shape[1]) % 3].expand(len(seeds), -1, -1)
         predicted = model.transition(latents, actions)
@@ -121,17 +121,17 @@ def test_a_collapsed_quasimetric_ranks_the_goal_below_and_is_not_flat(task):
 
 def test_penalties_do_not_shift_the_batches(task):
     """An objective with a penalty of no weight is trained as it is without."""
-    plain, _ = train_helm(task, arm=HelmArm("qrl"), config=tiny(), device=CPU)
-    arm = HelmArm("qrl", lambda_spectral=1e-30, lambda_hf=1e-30)
-    penalised, _ = train_helm(task, arm=arm, config=tiny(), device=CPU)
+    plain, _ = train_helm(task, variant=HelmVariant("qrl"), config=tiny(), device=CPU)
+    variant = HelmVariant("qrl", lambda_spectral=1e-30, lambda_hf=1e-30)
+    penalised, _ = train_helm(task, variant=variant, config=tiny(), device=CPU)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(penalised.state_dict()[name], value)
 
 
 def test_flat_and_helm_without_penalties_are_the_same_training(task):
-    """The arm of the 2x2 that has neither pillar is the baseline."""
-    flat, _ = train_flat(task, arm=FlatArm(), config=tiny(), device=CPU)
-    arm = HelmArm("reconstruction", strides=(4,))
-    helm, _ = train_helm(task, arm=arm, config=tiny(), device=CPU)
+    """The variant of the 2x2 that has neither pillar is the baseline."""
+    flat, _ = train_flat(task, variant=FlatVariant(), config=tiny(), device=CPU)
+    variant = HelmVariant("reconstruction", strides=(4,))
+    helm, _ = train_helm(task, variant=variant, config=tiny(), device=CPU)
     for name, value in flat.state_dict().items():
         torch.testing.assert_close(helm.state_dict()[name], value)

@@ -18,7 +18,7 @@ from common.latent.problems import LatentProblems, MakeProblem, OracleProblems
 from common.minigrid.task import TASK_FIELDS, Task
 from common.planners import PLANNERS, make_planner
 from common.planners.problem import Planner
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
 from common.run.run import Run
@@ -59,19 +59,19 @@ def configured_planner(name: str, config: MiniGridConfig, tau: float | None = No
 
 
 def problems_of(
-    task: Task, models: Mapping[str, LatentModel], arm: str, stride: int, device: torch.device
+    task: Task, models: Mapping[str, LatentModel], variant: str, stride: int, device: torch.device
 ) -> MakeProblem:
-    """Planning problems in a trained model, or for the arm `oracle` in the true dynamics."""
-    if arm == "oracle":
+    """Planning problems in a trained model, or for the variant `oracle` in the true dynamics."""
+    if variant == "oracle":
         return OracleProblems(task, stride, torch.device("cpu"))  # walks through a table
-    return LatentProblems(models[arm], task, stride, device)
+    return LatentProblems(models[variant], task, stride, device)
 
 
-@uses(*PLANNING_FIELDS)
+@reads_settings(*PLANNING_FIELDS)
 def measure_planner(
     task: Task,
     models: Mapping[str, LatentModel],
-    arm: str,
+    variant: str,
     planner: str,
     mode: str,
     horizons: Sequence[int],
@@ -83,7 +83,7 @@ def measure_planner(
     began = time.monotonic()
     found = evaluate_planner(
         task,
-        problems_of(task, models, arm, config.coarse_stride, device),
+        problems_of(task, models, variant, config.coarse_stride, device),
         configured_planner(planner, config),
         mode,
         horizons,
@@ -92,7 +92,7 @@ def measure_planner(
     )
     success = " ".join(f"{horizon}:{value['success'].mean():.2f}" for horizon, value in found.items())
     spent = time.monotonic() - began
-    log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, arm, planner, mode, success, spent)
+    log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, variant, planner, mode, success, spent)
     measured = {}
     for horizon, values in found.items():
         values["states"] = values["states"][:, _kept(task)].clone()
@@ -111,15 +111,17 @@ def plan_with(
     run: Run,
     task: Task,
     models: Mapping[str, LatentModel],
-    arm: str,
+    variant: str,
     planner: str,
     mode: str,
     horizons: Sequence[int],
 ) -> Measured:
-    """`measure_planner` as a phase of the run, done once; `arm` is one of the models, or `oracle`."""
-    upstream = [f"{task.name}/{arm}"] if arm in models else []
-    name = f"{task.name}/planning/{arm}/{planner}/{mode}/T={','.join(map(str, horizons))}"
-    return run.measure(measure_planner, name, task, models, arm, planner, mode, horizons, upstream=upstream)
+    """`measure_planner` as a phase of the run, done once; `variant` is one of the models, or `oracle`."""
+    upstream = [f"{task.name}/{variant}"] if variant in models else []
+    name = f"{task.name}/planning/{variant}/{planner}/{mode}/T={','.join(map(str, horizons))}"
+    return run.measure(
+        measure_planner, name, task, models, variant, planner, mode, horizons, upstream=upstream
+    )
 
 
 def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str, Tensor]]:
@@ -137,22 +139,22 @@ def compare_planners(
     run: Run,
     task: Task,
     models: Mapping[str, LatentModel],
-    arms: Mapping[str, str],
+    variants: Mapping[str, str],
 ) -> None:
-    """Every planner on every arm, open and closed loop, over all horizons; the controls and PAIRS beside.
+    """Every planner on every variant, open and closed loop, over all horizons; the controls and PAIRS beside.
 
     Args:
         run: whose results get the records.
         task: environment.
-        models: by arm.
-        arms: {the name that metrics give it: one of the models, or `oracle`}.
+        models: by variant.
+        variants: {the name that metrics give it: one of the models, or `oracle`}.
     """
     horizons = run.config.planning_horizons
     controls = control_policies(task, horizons)
     record_controls(run.results, task, controls, horizons)
-    for label, arm in arms.items():
+    for label, variant in variants.items():
         for mode in MODES:
-            found = {name: plan_with(run, task, models, arm, name, mode, horizons) for name in PLANNERS}
+            found = {name: plan_with(run, task, models, variant, name, mode, horizons) for name in PLANNERS}
             for planner, measured in found.items():
                 record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
             found |= controls

@@ -19,7 +19,7 @@ from common.latent.problems import LatentProblems
 from common.minigrid.task import TASK_FIELDS, Task, data_coverage
 from common.minigrid.walks import all_distances
 from common.planners.gradient_fidelity import fidelity_budget, gradient_fidelity
-from common.run.cache import uses
+from common.run.cache import reads_settings
 from common.run.devices import measurement_device, to_float64
 from common.run.random import generator
 from common.run.results import Results
@@ -37,11 +37,11 @@ PICTURE_TILE = 16  # side of a cell in the saved picture [pixels]
 ARRAYS = ("pairs", "energy", "plane")  # what figures are drawn from, no metrics
 
 
-@uses(*TASK_FIELDS)
+@reads_settings(*TASK_FIELDS)
 def measure_model(
     task: Task,
     models: Mapping[str, LatentModel],
-    arm: str,
+    variant: str,
     *,
     config: MiniGridConfig,
     device: torch.device,
@@ -56,7 +56,7 @@ def measure_model(
     gradient_fidelity: see common/planners/gradient_fidelity.py; mean over random plans.
     jacobian_50: geometric mean of ||dz_50/dz_0||_F over states and random actions.
     """
-    model, world = models[arm], task.world
+    model, world = models[variant], task.world
     problems = LatentProblems(model, task, 1, device)  # without a jumpy level
     latents = problems.latents
     states, actions = random_rollouts(world, ROLLOUTS, max(STEPS), generator(0, "evaluation/rollouts"))
@@ -146,13 +146,15 @@ def _jacobian(
     return 10 ** log10[0].mean(1)
 
 
-def record_model(results: Results, task: Task, arm: str, measured: Mapping[str, Tensor]) -> None:
+def record_model(results: Results, task: Task, variant: str, measured: Mapping[str, Tensor]) -> None:
     """Metrics, and for the figures the latent's arrays."""
     for name, value in measured.items():
         if name.startswith(ARRAYS):
-            results.add_array(f"{task.name}/{arm}/{name}", value)
+            results.add_array(f"{task.name}/{variant}/{name}", value)
         else:
-            results.add(f"{task.name}/{arm}/{name}", value, "norm" if name.startswith("jacobian") else "1")
+            results.add(
+                f"{task.name}/{variant}/{name}", value, "norm" if name.startswith("jacobian") else "1"
+            )
 
 
 def record_task(results: Results, task: Task) -> None:

@@ -205,7 +205,7 @@ def draw_episode(arrays: Arrays, name: str, horizon: int, shown: Mapping[str, st
 
 
 def draw_training(
-    arrays: Arrays, names: Sequence[str], terms: Mapping[str, str], arms: Mapping[str, tuple[str, str]]
+    arrays: Arrays, names: Sequence[str], terms: Mapping[str, str], variants: Mapping[str, tuple[str, str]]
 ) -> Figure:
     """Losses over optimiser steps, a row for each environment.
 
@@ -213,17 +213,17 @@ def draw_training(
         arrays: of the run.
         names: environments.
         terms: {term of the loss: title}, a column each.
-        arms: {arm: (label, colour)}.
+        variants: {variant: (label, colour)}.
     """
     figure, axes = new_figure(len(names), len(terms), (3.3 * len(terms), 0.9 + 2.4 * len(names)))
-    handles, widths = {}, np.linspace(2.8, 1.0, len(arms))  # what lies below another shows as its rim
+    handles, widths = {}, np.linspace(2.8, 1.0, len(variants))  # what lies below another shows as its rim
     for line, name in zip(axes, names, strict=True):
         line[0].set_ylabel("term of the loss")
         for axis, (term, title) in zip(line, terms.items(), strict=True):
-            for (arm, (label, color)), width in zip(arms.items(), widths, strict=True):
-                key = f"{name}/{arm}/history/{term}"
+            for (variant, (label, color)), width in zip(variants.items(), widths, strict=True):
+                key = f"{name}/{variant}/history/{term}"
                 if key in arrays:
-                    steps = arrays[f"{name}/{arm}/history/iteration"]
+                    steps = arrays[f"{name}/{variant}/history/iteration"]
                     plot_band(axis, steps, arrays[key], label, color, marker="", linewidth=width)
             handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
             axis.set_yscale("log")

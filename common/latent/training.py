@@ -82,7 +82,7 @@ def take(values: Tensor, positions: Tensor) -> Tensor:
 def penalty_noise(like: Tensor, seeds: Sequence[int], stream: str) -> Tensor:
     """Standard normal numbers [S, ...] from generators of their own.
 
-    The batches' would be further along after a penalty than without, and arms would draw different batches.
+    The batches' would be further along after a penalty than without: variants would draw different ones.
     """
     noise = torch.stack([torch.randn(like.shape[1:], generator=draw) for draw in generators(seeds, stream)])
     return noise.to(like.device)

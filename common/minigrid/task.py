@@ -18,7 +18,7 @@ from common.minigrid.walks import Walks, collect_walks, coverage, distances_to, 
 from common.run.command_line import ConfigError, reject
 from common.run.random import generator
 
-# The fields of MiniGridConfig that training sees of a task, and all that determine it, for @uses.
+# The fields of MiniGridConfig that training sees of a task, and all that determine it, for @reads_settings.
 DATA_FIELDS = ("seeds", "layout_seed", "observation", "drop_action", "num_walks", "walk_length")
 TASK_FIELDS = (*DATA_FIELDS, "num_episodes")
 

@@ -2,7 +2,7 @@
 
 A phase (one training, one measurement) is a function that says which configuration fields it reads:
 
-    @uses("seeds", "hidden_dim", "iterations")
+    @reads_settings("seeds", "hidden_dim", "iterations")
     def train_flat(system, config, ...): ...
 
 It is handed a view of the configuration that holds those fields and no others, so a field that it
@@ -38,11 +38,11 @@ NOT_FINGERPRINTED = {
 }  # fmt: skip
 
 
-def uses(*fields: str) -> Callable[[Callable], Callable]:
+def reads_settings(*fields: str) -> Callable[[Callable], Callable]:
     """Declare the configuration fields that a phase may read."""
 
     def declare(function: Callable) -> Callable:
-        function.config_fields = fields
+        function.settings_read = fields
         return function
 
     return declare
@@ -58,7 +58,9 @@ class ConfigView:
         if name.startswith("__") or name == "_values":
             raise AttributeError(name)
         if name not in self._values:
-            raise AttributeError(f"configuration field {name!r} is not declared in this phase's @uses(...)")
+            raise AttributeError(
+                f"configuration field {name!r} is not declared in this phase's @reads_settings(...)"
+            )
         return self._values[name]
 
     def items(self) -> list[tuple[str, Any]]:

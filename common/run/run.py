@@ -58,7 +58,7 @@ class Run:
     # --- phases -----------------------------------------------------------------------------
 
     def _prepare(self, phase: Callable, name: str, inputs: Sequence[str]) -> tuple[ConfigView, Checkpoint]:
-        view = ConfigView(self.config, phase.config_fields)
+        view = ConfigView(self.config, phase.settings_read)
         mark = fingerprint(view, phase.__code__.co_filename, [name, *inputs])
         self.fingerprints[name] = mark
         stem = name.replace("/", "-")
@@ -68,40 +68,43 @@ class Run:
             checkpoint.discard()
         return view, checkpoint
 
-    def train_arms(
-        self, phase: Callable, prefix: str, *inputs: Any, arms: Mapping[str, Any], contents: str = ""
+    def train_variants(
+        self, phase: Callable, prefix: str, *inputs: Any, variants: Mapping[str, Any], contents: str = ""
     ) -> dict[str, Any]:
-        """Train every arm of a phase; small models on a cpu side by side, in threads.
+        """Train every variant of a phase; small models on a cpu side by side, in threads.
 
-        Calls `phase(*inputs, arm=, config=, device=, checkpoint=, label=) -> (model, history)` for each.
-        An arm is what distinguishes a training from its siblings; its repr must tell all of it (a number,
+        Calls `phase(*inputs, variant=, config=, device=, checkpoint=, label=) -> (model, history)` for each.
+        An variant is what distinguishes a training from its siblings; its repr must tell all of it (a number,
         a frozen dataclass), and `contents` what of the inputs neither the prefix nor the configuration tells.
         Trainings share nothing, so the results do not depend on what runs beside.
 
         Returns:
-            the trained modules by arm, their weights frozen.
+            the trained modules by variant, their weights frozen.
         """
         told = [contents] if contents else []
-        prepared = {arm: self._prepare(phase, f"{prefix}/{arm}", [repr(arms[arm]), *told]) for arm in arms}
+        prepared = {
+            variant: self._prepare(phase, f"{prefix}/{variant}", [repr(variants[variant]), *told])
+            for variant in variants
+        }
 
-        def train(arm: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-            view, checkpoint = prepared[arm]
+        def train(variant: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+            view, checkpoint = prepared[variant]
             return phase(
                 *inputs,
-                arm=arms[arm],
+                variant=variants[variant],
                 config=view,
                 device=self.device,
                 checkpoint=checkpoint,
-                label=f"{prefix}/{arm}",
+                label=f"{prefix}/{variant}",
             )
 
-        trained = dict(zip(arms, map_in_threads(train, list(arms), self.device), strict=True))
-        for arm, (model, history) in trained.items():
-            self._record_training(f"{prefix}/{arm}", model, history)
+        trained = dict(zip(variants, map_in_threads(train, list(variants), self.device), strict=True))
+        for variant, (model, history) in trained.items():
+            self._record_training(f"{prefix}/{variant}", model, history)
         seconds = [float(history["seconds"]) for _, history in trained.values()]
-        beside = worker_count(len(arms), self.device)
+        beside = worker_count(len(variants), self.device)
         self.phase_seconds += max(*seconds, sum(seconds) / beside)  # wall clock when they ran side by side
-        return {arm: model.requires_grad_(False) for arm, (model, _) in trained.items()}
+        return {variant: model.requires_grad_(False) for variant, (model, _) in trained.items()}
 
     def _record_training(
         self, name: str, model: torch.nn.Module, history: Mapping[str, torch.Tensor]

@@ -42,7 +42,7 @@ def fit(
         iterations: optimiser steps.
         learning_rate: peak of the one-cycle schedule (Smith & Topin, 2018).
         label: names the training in the log.
-        stream: names the random stream of the draws; arms that name the same one see the same draws.
+        stream: names the random stream of the draws; variants that name the same one see the same draws.
         clip_norm: largest gradient norm of a member; None for no clipping.
         checkpoint: where to resume from and save to, and how often.
 
