@@ -434,11 +434,11 @@ def record_linear(results: Results, system: LinearSystem, config: Exp1Config) ->
 
 
 def record_ablation(results: Results, system: System, horizons: Sequence[int]) -> None:
-    """The worst NRMSE over T >= 50 of HELM with one part changed, and the synergy of its two main parts.
+    """The worst NRMSE over T >= 50 of HELM with one part changed, and its two main parts' synergy.
 
     Metrics {system}/{variant}/far_nrmse; {system}/best_single_component/far_nrmse for the better of the
-    bounded latent alone and the multi-step loss alone; {system}/synergy/log10_far_nrmse, by how much both parts
-    together lower log10 far_nrmse beyond the sum of what each lowers it alone (above 0: synergy).
+    bounded latent alone and the multi-step loss alone; {system}/synergy/log10_far_nrmse, by how much both
+    parts together lower log10 far_nrmse beyond the sum of what each lowers it alone (above 0: synergy).
     """
     far = [horizon for horizon in horizons if horizon >= FAR]
     if not far:

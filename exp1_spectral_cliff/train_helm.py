@@ -81,7 +81,7 @@ def train_helm(
     Args:
         system: what is modelled.
         data: its training trajectories.
-        variant: stride N, rollout lengths K, sigma, bounded latent. Those of one stride share initial weights.
+        variant: stride N, rollout lengths K, sigma, bounded latent. One stride has one set of initial weights.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
