@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.report.pooling import pool
-from common.run.cache import write_atomically
 from common.run.command_line import exit_with_error
+from common.run.files import write_atomically
 from common.run.results import load_arrays, load_results, to_json
 
 

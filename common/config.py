@@ -27,8 +27,11 @@ class RunConfig:
     seeds: tuple[int, ...] = bounded((0,), low=0, high=2**63 - 1)
     # where to compute; auto takes cuda, then mps, then cpu
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    # folder that gets results/, plots/ and checkpoints/ (default: the experiment's own)
+    # folder that gets results/ and plots/; none given: the experiment's own
     output_dir: Path | None = None
+    # folder of finished and half-finished trainings and measurements, which runs with different output
+    # folders share; none given: checkpoints/ in the experiment's folder
+    cache_dir: Path | None = None
     # redraw the figures from saved results; trains and measures nothing
     replot: bool = False
     # ignore the checkpoints of this configuration and start anew
@@ -42,6 +45,8 @@ class RunConfig:
         for spec in dataclasses.fields(self):
             validate_field(spec, getattr(self, spec.name))
         self._require_distinct("seeds", "each seed once")
+        if self.replot and self.fresh:
+            reject("fresh", True, "without --replot, which trains nothing")
 
     def _require_distinct(
         self, name: str, allowed: str, key: Callable[[Any], Any] = lambda value: value
@@ -53,7 +58,7 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
-        how = {"device", "output_dir", "replot", "fresh", "strict", "checkpoint_every"}
+        how = {"device", "output_dir", "cache_dir", "replot", "fresh", "strict", "checkpoint_every"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
 
 
@@ -80,6 +85,7 @@ class Exp1Config(RunConfig):
     )
 
     # --- data -------------------------------------------------------------------------------
+
     # training trajectories for each seed
     num_trajectories: int = bounded(256, low=1)
     # their length [steps]
@@ -90,6 +96,7 @@ class Exp1Config(RunConfig):
     num_error_states: int = bounded(256, low=2)
 
     # --- models and training ----------------------------------------------------------------
+
     # width of the hidden layers
     hidden_dim: int = bounded(128, low=1)
     # width of HELM's latent state
@@ -104,6 +111,7 @@ class Exp1Config(RunConfig):
     learning_rate: float = bounded(2e-3, above=0.0)
 
     # --- what HELM adds ---------------------------------------------------------------------
+
     # weight of the one-step spectral penalty of the `spectral` variant. The documents' 1e-3 has no
     # effect on the Jacobian and stays as the variant `spectral_published`; 0.1 does stabilise
     lambda_spectral: float = bounded(0.1, low=0.0)
@@ -124,6 +132,7 @@ class Exp1Config(RunConfig):
     cascade_switch: tuple[int, int] = bounded((20, 400), low=0, rising=True)
 
     # --- measurements -----------------------------------------------------------------------
+
     # Monte-Carlo samples of the mollified true system for each start state
     mollified_samples: int = bounded(2048, low=4)
     # standard deviation of the perturbation under which action gradients are compared
@@ -198,6 +207,7 @@ class Exp2Config(RunConfig):
     domain_range: float = bounded(3.0, low=2.0, high=8.0)
 
     # --- models and training ----------------------------------------------------------------
+
     # width of the two hidden layers
     hidden_dim: int = bounded(128, low=2)
     # frequency of the SIREN's sines [rad per unit]; raw MLPs underfit ripples and look mollified
@@ -215,6 +225,7 @@ class Exp2Config(RunConfig):
     learning_rate: float = bounded(1.5e-3, above=0.0)
 
     # --- what HELM adds ---------------------------------------------------------------------
+
     # weight of L_HF = (E(a) - E(a + delta))^2 in the `helm` variant. The documents' 1.0 cannot remove a
     # ripple (gain 0.89) and stays as the variant `helm_published`; what works is lambda sigma^2 of
     # about 0.25 to 1.2
@@ -236,6 +247,7 @@ class Exp2Config(RunConfig):
     lambda_gradient: float = bounded(0.25, low=0.0)
 
     # --- basin coverage ---------------------------------------------------------------------
+
     # starts a side of the square
     grid_size: int = bounded(100, low=2)
     # distance within which a minimum counts as reached by the descents of the basin maps; starts this
@@ -247,6 +259,7 @@ class Exp2Config(RunConfig):
     descent_steps: int = bounded(1500, low=1)
 
     # --- planning: mollified_descent and its baselines ---------------------------------------
+
     # model evaluations that a planner may spend on one start; a gradient counts as three
     plan_evaluations: int = bounded(6000, low=300)
     # further budgets, for the curve of success over evaluations
@@ -283,6 +296,7 @@ class Exp2Config(RunConfig):
     num_landscapes: int = bounded(0, low=0)
 
     # --- test functions ---------------------------------------------------------------------
+
     # which
     functions: tuple[Exp2Function, ...] = ("ackley", "rastrigin", "griewank", "levy")
     # in how many dimensions each (eggholder and himmelblau: 2 only)
@@ -293,6 +307,7 @@ class Exp2Config(RunConfig):
     cma_starts: int = bounded(4, low=1)
 
     # --- the map over lambda and sigma --------------------------------------------------------
+
     # weights of L_HF
     map_lambdas: tuple[float, ...] = bounded((1.0, 10.0, 30.0, 100.0, 300.0), low=0.0, rising=True)
     # noise levels [length]
@@ -349,6 +364,7 @@ class MiniGridConfig(RunConfig):
     """What experiments 3 and 4 share: environments, data, the world model's size, planning, evaluation."""
 
     # --- environments and data ----------------------------------------------------------------
+
     # MiniGrid ids without prefix and version; any whose dynamics are deterministic given the layout
     environments: tuple[str, ...] = ("Empty-8x8",)
     # seed of the layout (walls, doors, objects), the same for every training seed
@@ -364,6 +380,7 @@ class MiniGridConfig(RunConfig):
     walk_length: int = bounded(50, low=8)
 
     # --- model and training -------------------------------------------------------------------
+
     # width of the latent state
     d_latent: int = bounded(32, low=2)
     # width of the hidden layers
@@ -382,6 +399,7 @@ class MiniGridConfig(RunConfig):
     coarse_stride: int = bounded(4, low=2, high=JUDGED_STEPS)
 
     # --- planning -----------------------------------------------------------------------------
+
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
     planning_horizons: tuple[int, ...] = bounded((10, 20, 30, 50, 80), low=1, rising=True)
     # transition evaluations that a plan may spend, for each step of its horizon
@@ -426,6 +444,7 @@ class Exp3Config(MiniGridConfig):
     """Experiment 3, planning efficiency: gradient planners against CEM in MiniGrid world models."""
 
     # --- what HELM adds ---------------------------------------------------------------------
+
     # weight of the spectral penalty on one step, in the variants `spectral` and `helm`; the documents' 1e-3
     lambda_spectral: float = bounded(1e-3, low=0.0)
     # weight of L_HF over actions, (E(a) - E(a + delta))^2 with E / d_latent, in the variants `hf` and `helm`
@@ -434,6 +453,7 @@ class Exp3Config(MiniGridConfig):
     hf_noise_sigma: float = bounded(0.05, low=0.0)
 
     # --- measurements -----------------------------------------------------------------------
+
     # ablation and sweeps are done in the first so many environments
     study_environments: int = bounded(1, low=0)
     # their horizon, one of planning_horizons [steps]
@@ -478,6 +498,7 @@ class Exp4Config(MiniGridConfig):
     """Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars."""
 
     # --- objectives -------------------------------------------------------------------------
+
     # weight of the latents' prediction error over rollout_steps, beside every objective
     lambda_dynamics: float = bounded(10.0, above=0.0)
     # temperature of every InfoNCE
@@ -496,6 +517,7 @@ class Exp4Config(MiniGridConfig):
     lambda_straight: float = bounded(0.5, low=0.0)
 
     # --- the spectral pillar ----------------------------------------------------------------
+
     # weight of the spectral penalty on one step, in the two pillars and in unified_published
     lambda_spectral: float = bounded(1e-2, low=0.0)
     # the same in `unified`
@@ -506,6 +528,7 @@ class Exp4Config(MiniGridConfig):
     hf_noise_sigma: float = bounded(0.05, low=0.0)
 
     # --- measurements -----------------------------------------------------------------------
+
     # every objective is trained in the first so many environments; elsewhere those that are planned with
     objective_environments: int = bounded(5, low=0)
     # the two pillars are measured in the first so many environments

@@ -56,6 +56,12 @@ def hierarchies(
     return variants
 
 
+def variant_names(models: Mapping[str, nn.Module]) -> list[str]:
+    """The variants that `hierarchies` makes of these models."""
+    extra = ["cascade", "helm_blind"] if "helm" in models else []
+    return ["true", *models, *extra]
+
+
 def levels_at(variant: str, levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
     """The levels a variant uses at a horizon: all of them, but for the cascade."""
     return cascade_levels(levels, horizon, switch) if variant == "cascade" else levels

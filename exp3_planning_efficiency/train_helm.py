@@ -10,13 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP3_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.config import EXP3_PRESETS, Exp3Config
+from common.config import Exp3Config
 from common.latent.training import (
     PENALISED,
     fit_latent_model,
@@ -27,7 +32,7 @@ from common.latent.training import (
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
 
 
@@ -99,18 +104,20 @@ def train_helm(
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_helm_variants(run: Run, task: Task, with_ablation: bool) -> dict[str, WorldModel]:
-    """Full HELM and, where asked for, the ablation's variants, by name."""
-    return run.train_variants(train_helm, task.name, task, variants=helm_variants(run.config, with_ablation))
+def helm_trainings(task: Task, config: Exp3Config, with_ablation: bool) -> Training:
+    """Full HELM and, where asked for, the ablation's variants."""
+    return Training(train_helm, task.name, (task,), helm_variants(config, with_ablation))
 
 
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        train_helm_variants(run, make_task(name, run.config), position < run.config.study_environments)
+        studied = position < run.config.study_environments
+        run.train(helm_trainings(make_task(name, run.config), run.config, studied))
 
 
 if __name__ == "__main__":
-    run_training(
-        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check_environments
+    alone = Experiment(
+        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check=check_environments
     )
+    raise SystemExit(main_training(alone, CONFIG))

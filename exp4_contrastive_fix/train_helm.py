@@ -10,13 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP4_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.config import EXP4_PRESETS, Exp4Config
+from common.config import Exp4Config
 from common.latent.training import (
     PENALISED,
     dynamics_loss,
@@ -30,7 +35,7 @@ from common.latent.training import (
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from exp4_contrastive_fix.dataset import Batch, BatchSampler
 from exp4_contrastive_fix.models import (
     OBJECTIVES,
@@ -176,16 +181,19 @@ def train_helm(
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_helm_variants(run: Run, task: Task, position: int) -> dict[str, AlignedModel]:
-    """Every model but the baseline, by name; `position` is the environment's in the configuration."""
-    return run.train_variants(train_helm, task.name, task, variants=helm_variants(run.config, position))
+def helm_trainings(task: Task, config: Exp4Config, position: int) -> Training:
+    """Every model but the baseline; `position` is the environment's in the configuration."""
+    return Training(train_helm, task.name, (task,), helm_variants(config, position))
 
 
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        train_helm_variants(run, make_task(name, run.config), position)
+        run.train(helm_trainings(make_task(name, run.config), run.config, position))
 
 
 if __name__ == "__main__":
-    run_training("exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check_environments)
+    alone = Experiment(
+        "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check=check_environments
+    )
+    raise SystemExit(main_training(alone, CONFIG))

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.latent.comparison import STARTS
-from common.run.cache import ROOT
-from common.run.results import load_arrays, load_results
+from common.run.files import ROOT
+from common.run.results import STARTS, load_arrays, load_results
 
 
 @dataclass(frozen=True)

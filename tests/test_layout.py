@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.run.cache import ROOT, imported_modules
+from common.run.files import ROOT
+from tests.imports import imported_modules
 
 EXPERIMENTS = sorted(path.name for path in ROOT.glob("exp[0-9]_*") if path.is_dir())
 SOURCES = sorted(

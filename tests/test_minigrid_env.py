@@ -22,7 +22,7 @@ from common.minigrid.walks import (
     follow,
     visited_goal_states,
 )
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.random import generator
 
 NO_DROP = ("left", "right", "forward", "pickup", "toggle")

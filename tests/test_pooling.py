@@ -10,7 +10,7 @@ import torch
 
 from common.latent.comparison import record_paired, record_success
 from common.report.pooling import pool
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.results import SCHEMA, Results, save_results
 
 SUCCESS = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) < 0.6

@@ -11,7 +11,7 @@ import pytest
 
 from common.report.documents import document_paths, reference_results, regenerate
 from common.report.html import Finished, render_html
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.results import SCHEMA, save_results, summarise
 
 PIXEL = base64.b64decode(

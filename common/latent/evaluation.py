@@ -40,8 +40,7 @@ ARRAYS = ("pairs", "energy", "plane")  # what figures are drawn from, no metrics
 @reads_settings(*TASK_FIELDS)
 def measure_model(
     task: Task,
-    models: Mapping[str, LatentModel],
-    variant: str,
+    model: LatentModel,
     *,
     config: MiniGridConfig,
     device: torch.device,
@@ -56,7 +55,7 @@ def measure_model(
     gradient_fidelity: see common/planners/gradient_fidelity.py; mean over random plans.
     jacobian_50: geometric mean of ||dz_50/dz_0||_F over states and random actions.
     """
-    model, world = models[variant], task.world
+    world = task.world
     problems = LatentProblems(model, task, 1, device)  # without a jumpy level
     latents = problems.latents
     states, actions = random_rollouts(world, ROLLOUTS, max(STEPS), generator(0, "evaluation/rollouts"))

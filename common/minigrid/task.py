@@ -35,6 +35,11 @@ class Task:
     distance: Tensor  # [N] float: true steps to the nearest goal, inf where none; NEVER for training
 
     @property
+    def all_starts(self) -> bool:
+        """Whether evaluation starts everywhere it can: then nothing was drawn among the starts."""
+        return len(self.starts) == int(((self.distance > 0) & self.distance.isfinite()).sum())
+
+    @property
     def name(self) -> str:
         """The environment's, as metrics name it."""
         return self.world.name

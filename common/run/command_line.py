@@ -1,17 +1,20 @@
-"""The command line, generated from the configuration dataclasses, and what it refuses."""
+"""The command line, generated from the configuration dataclasses, and what it refuses.
+
+An entry point parses before it imports torch: `--help` and a bad flag answer at once, and how OpenMP waits is
+decided when torch is loaded.
+"""
 
 import contextlib
 import dataclasses
 import io
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
-
-import tyro
+from typing import Any, NoReturn, TypeVar, get_args
 
 Config = TypeVar("Config")
 
@@ -42,7 +45,7 @@ def validate_field(spec: dataclasses.Field, value: Any) -> None:
     if not spec.metadata:
         return
     low, high, above = (spec.metadata[key] for key in ("low", "high", "above"))
-    whole = "int" in str(spec.type)
+    whole = int in (spec.type, *get_args(spec.type))
     kind = "whole numbers" if whole else "finite numbers"
     limits = [f"> {above:g}" if above > -math.inf else "", f">= {low:g}" if low > -math.inf else ""]
     limits.append(f"<= {high:g}" if high < math.inf else "")
@@ -63,6 +66,9 @@ def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None
 
     An unknown flag or a bad value ends the program: one line on stderr, exit code 2.
     """
+    _prepare_process()
+    import tyro  # a third of a second, which library users of this file do not need to wait
+
     args = list(sys.argv[1:] if args is None else args)
     default = presets.get(_named_preset(args), presets["quick"])
     box = io.StringIO()
@@ -81,6 +87,19 @@ def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None
         if exit_.code in (0, None):
             raise
         exit_with_error(_first_paragraph(box.getvalue()))
+
+
+def _prepare_process() -> None:
+    """Streams that take any text, and at most two threads, which sleep while they wait.
+
+    OpenMP's threads spin otherwise: with another job on the cores that costs up to 25 times the time.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console may know fewer letters than a path has
+            stream.reconfigure(errors="backslashreplace")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("OMP_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+    os.environ.pop("MPLBACKEND", None)  # figures are drawn without a display, whatever a notebook asks for
 
 
 def _named_preset(args: Sequence[str]) -> str:
@@ -102,5 +121,6 @@ def _first_paragraph(box: str) -> str:
 
 def exit_with_error(message: str) -> NoReturn:
     """End the program as for any bad input: one line on stderr, exit code 2."""
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed
+        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
     raise SystemExit(2)
