@@ -150,12 +150,14 @@ class Sources:
         return self._files[path]
 
     def code_hash(self, function: Callable) -> str:
-        """Of a function or class of the project, and of every definition that it names, directly or not."""
+        """Of a function or class, and of every definition of the project that it names, directly or not."""
         function = inspect.unwrap(function)
         path = Path(inspect.getsourcefile(function)).resolve()
+        if path not in self._texts and path.exists():  # a script or test beside the project
+            self._texts[path] = path.read_text(encoding="utf-8")
         name = function.__qualname__.partition(".")[0]
-        if self.file(path) is None or name not in self.file(path).definitions:
-            raise TypeError(f"{function!r} is not defined at the top of a file of the project")
+        if self.file(path) is None or name not in self.file(path).definitions:  # a notebook's cell
+            return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
         return self._hash_from((path, name))
 
     @cache  # noqa: B019 (a Sources lives as long as its run)
