@@ -72,7 +72,7 @@ FILES = {
         """What the toy claims."""
         from common.run.criteria import Criterion
 
-        CRITERIA = (Criterion("toy/fits", "minimum viable", "the line is found", "toy/clean/error", "<", 0.5),)
+        CRITERIA = (Criterion("toy/fits", "strong", "the line is found", "toy/clean/error", "<", 0.5),)
         ''',
     "figures.py": '''
         """Drawn from saved results alone."""
