@@ -109,7 +109,7 @@ class Run:
     def _record_training(
         self, name: str, model: torch.nn.Module, history: Mapping[str, torch.Tensor]
     ) -> None:
-        seconds, parameters = float(history["seconds"]), count_parameters(model)
+        seconds, parameters = float(history["seconds"]), count_parameters(model, history["loss"].shape[-1])
         log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
         self.results.timings[f"{name}/train_seconds"] = seconds
         self.results.timings[f"{name}/parameters"] = parameters
