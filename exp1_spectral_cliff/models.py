@@ -124,7 +124,7 @@ class HelmModel(nn.Module):
         return self._bound(latents + self.network(torch.cat((latents, blocks), -1)))
 
     def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """dz'/dz [S, B, D, D] and dz'/da [S, B, D, N d_a] in closed form: 1 - z'^2 times those in the tanh."""
+        """dz'/dz [S, B, D, D] and dz'/da [S, B, D, N d_a] in closed form, 1 - z'^2 times the inner ones."""
         state_jacobian, action_jacobian = _residual_jacobians(self.network, latents, blocks)
         if not self.bounded:
             return state_jacobian, action_jacobian
