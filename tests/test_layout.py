@@ -36,7 +36,7 @@ ROOMS = {
     "viz_utils": {"run.files"},
     "planners": set(),
     "minigrid": set(),
-    "run": {"config", "statistics", "training.ensembles", "viz_utils"},
+    "run": {"config", "statistics", "viz_utils"},
     "training": {"run", "jacobian_utils"},
     "latent": {"config", "jacobian_utils", "minigrid", "planners", "regularizers", "run", "statistics",
                "training", "viz_utils"},
