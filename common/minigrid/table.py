@@ -109,8 +109,15 @@ class GridWorld:
 
     def observe(self, states: Tensor) -> Tensor:
         """Observations of `states` as network input in [0, 1]: [...] -> [..., F] float32."""
-        features = self.observations[states].float()
-        return features / 255 if self.observation == "rgb" else features
+        return self._scale(self.observations[states])
+
+    def features(self, columns: Tensor) -> Tensor:
+        """Some features of all states, as `observe` gives them: [K] indices -> [N, K] float32."""
+        return self._scale(self.observations[:, columns])
+
+    def _scale(self, observations: Tensor) -> Tensor:
+        features = observations.float()
+        return features.div_(255) if self.observation == "rgb" else features
 
     def render(self, state: int, tile: int = 16) -> np.ndarray:
         """MiniGrid's own picture of a state, drawn without a display: [height, width, 3] uint8.
