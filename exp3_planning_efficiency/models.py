@@ -10,7 +10,8 @@ from torch import Tensor
 
 from common.config import Exp3Config
 from common.latent.model import LatentModel
-from common.latent.training import Windows, dynamics_loss, reconstruction_loss, take
+from common.latent.observations import take
+from common.latent.training import Windows, dynamics_loss, reconstruction_loss
 from common.minigrid.task import Task
 from common.training.ensembles import EnsembleMLP
 from exp3_planning_efficiency.dataset import BatchSampler

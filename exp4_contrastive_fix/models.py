@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.config import Exp4Config
 from common.latent.model import LatentModel, squared_distances
-from common.latent.training import take
+from common.latent.observations import take
 from common.minigrid.task import Task
 from common.training.ensembles import EnsembleMLP
 from exp4_contrastive_fix.dataset import Batch

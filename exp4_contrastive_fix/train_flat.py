@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from common.config import EXP4_PRESETS, Exp4Config
-from common.latent.training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
+from common.latent.observations import take
+from common.latent.training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Run, run_training

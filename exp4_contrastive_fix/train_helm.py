@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from common.config import EXP4_PRESETS, Exp4Config
+from common.latent.observations import take
 from common.latent.training import (
     PENALISED,
     dynamics_loss,
@@ -26,7 +27,6 @@ from common.latent.training import (
     penalty_noise,
     reconstruction_loss,
     spectral_loss,
-    take,
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from common.latent.observations import Observations
 from common.training.ensembles import EnsembleMLP
 
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
@@ -25,7 +26,7 @@ def project(latents: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Observations [B, F] or [S, B, F] -> latents [S, B, d] on the sphere."""
+    """Observations [B, F], [S, B, F] or as a list -> latents [S, B, d] on the sphere."""
 
     def __init__(
         self, seeds: Sequence[int], features: int, hidden_dim: int, d_latent: int, stream: str = "encoder"
@@ -34,7 +35,13 @@ class Encoder(nn.Module):
         self.mlp = EnsembleMLP(seeds, [features, hidden_dim, d_latent], stream)
         self.members = len(seeds)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Tensor | Observations) -> Tensor:
+        if isinstance(observations, Observations):
+            first, *others = self.mlp.layers
+            hidden = observations.through(first)
+            for layer in others:
+                hidden = layer(self.mlp.activation(hidden))
+            return project(hidden)
         if observations.dim() == 2:
             observations = observations.expand(self.members, -1, -1)
         return project(self.mlp(observations))
