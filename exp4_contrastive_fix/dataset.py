@@ -57,6 +57,7 @@ class BatchSampler:
         return Batch(
             observations=listed,
             states=of_windows,
+            choices=actions,
             actions=self.windows.one_hot[actions],
             pairs=of_pairs,
             gap=gap,

@@ -62,7 +62,8 @@ def test_a_batchs_windows_point_to_what_was_drawn(task, count):
     batch = draw_windows(table, sampler, generators((0, 1), "test"), count)
     expected = torch.stack([task.observations[seed][states[seed]] for seed in range(2)])
     torch.testing.assert_close(take(batch.observations.rows, batch.states), expected)
-    assert torch.equal(batch.actions.argmax(-1), actions) and (batch.actions.sum(-1) == 1).all()
+    assert torch.equal(batch.choices, actions) and torch.equal(batch.actions.argmax(-1), actions)
+    assert (batch.actions.sum(-1) == 1).all()
 
 
 @pytest.mark.parametrize("count", [2, 300])
@@ -93,9 +94,10 @@ def test_dynamics_loss_does_not_pull_at_its_target(model, batch):
 
 def test_without_noise_no_hf_loss(model, batch):
     latents = take(model.encoder(batch.observations), batch.states)[:, :, 0]
-    zero = hf_loss(model, latents, batch.actions, torch.zeros_like(batch.actions))
+    ends = model.transition.rollout(latents, batch.actions)[:, :, -1]
+    zero = hf_loss(model, latents, ends, batch.actions, torch.zeros_like(batch.actions))
     torch.testing.assert_close(zero, torch.zeros(2), atol=1e-10, rtol=0)
-    assert (hf_loss(model, latents, batch.actions, 0.5 * torch.ones_like(batch.actions)) > 0).all()
+    assert (hf_loss(model, latents, ends, batch.actions, 0.5 * torch.ones_like(batch.actions)) > 0).all()
 
 
 def test_the_jumpy_loss_is_the_mean_over_levels_and_leaves_the_encoder_alone(task, model, batch):
@@ -110,5 +112,5 @@ def test_the_jumpy_loss_is_the_mean_over_levels_and_leaves_the_encoder_alone(tas
     torch.testing.assert_close(loss, (errors[0] + errors[1]) / 2)
     loss.sum().backward()
     assert all(parameter.grad is None for parameter in model.encoder.parameters())
-    fewer = dataclasses.replace(batch, actions=batch.actions[:, :, :4])
+    fewer = dataclasses.replace(batch, choices=batch.choices[:, :, :4])
     torch.testing.assert_close(jumpy_loss(model, latents, fewer), loss)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from common.latent.observations import Observations
+from common.latent.observations import Observations, take
 from common.training.ensembles import EnsembleMLP
 
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
@@ -178,6 +178,21 @@ class JumpyTransition(nn.Module):
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents [S, ..., d], macro actions [S, ..., K A] -> [S, ..., d]."""
         return self._step(latents, *self.modulation(actions).chunk(2, -1))
+
+    def of_choices(self, latents: Tensor, choices: Tensor) -> Tensor:
+        """One macro step of chosen actions: latents [S, B, d], choices [S, B, K] int64 -> [S, B, d].
+
+        What one-hot actions give; where there are no more than B macro actions, each is modulated once.
+        """
+        strides = choices.shape[-1]
+        count = self.modulation.layers[0].weight.shape[1] // strides  # A
+        if count**strides > choices.shape[1]:
+            return self(latents, F.one_hot(choices, count).to(latents).flatten(-2))
+        places = count ** torch.arange(strides - 1, -1, -1, device=choices.device)
+        every = torch.arange(count**strides, device=choices.device)[:, None] // places % count  # [A^K, K]
+        macros = F.one_hot(every, count).to(latents).flatten(-2).expand(len(latents), -1, -1)
+        modulated = take(self.modulation(macros), (choices * places).sum(-1))
+        return self._step(latents, *modulated.chunk(2, -1))
 
     def _step(self, latents: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         hidden = torch.addcmul(shift, self.features(latents), 1 + scale)

@@ -4,7 +4,7 @@ Shapes: S seeds, B windows, K steps, U different states of a batch, d latent, F 
 Losses are averaged over the batch: [S].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,7 +65,8 @@ class Windows:
 
     observations: Observations  # of U states
     states: Tensor  # [S, B, K + 1] int64
-    actions: Tensor  # [S, B, K, A] one-hot
+    choices: Tensor  # [S, B, K] int64: actions
+    actions: Tensor  # [S, B, K, A]: the same, one-hot
 
 
 def list_states(table: Observations, drawn: Tensor) -> tuple[Observations, Tensor, Tensor]:
@@ -96,7 +97,7 @@ def draw_windows(
     """`count` B windows a seed."""
     states, actions = sampler.draw(draws, count)
     listed, positions, _ = list_states(table, states)
-    return Windows(listed, positions, sampler.one_hot[actions])
+    return Windows(listed, positions, actions, sampler.one_hot[actions])
 
 
 def penalty_noise(like: Tensor, seeds: Sequence[int], stream: str) -> Tensor:
@@ -141,8 +142,9 @@ def jumpy_loss(model: LatentModel, latents: Tensor, batch: Windows) -> Tensor:
     """Squared error of every jumpy level over its first macro step, averaged; no gradient to `latents`."""
     latents = latents.detach()
     errors = []
-    for stride in map(int, model.jumpy):
-        predicted = model.jump(latents[:, :, 0], batch.actions[:, :, :stride], stride)[:, :, 0]
+    for name, jumpy in model.jumpy.items():
+        stride = int(name)
+        predicted = jumpy.of_choices(latents[:, :, 0], batch.choices[:, :, :stride])
         errors.append((predicted - latents[:, :, stride]).square().mean((1, 2)))
     return torch.stack(errors).mean(0)
 
@@ -152,15 +154,21 @@ def spectral_loss(model: LatentModel, latents: Tensor, actions: Tensor, probes: 
     return spectral_penalty_stochastic(model.transition, latents, actions, probes).mean(-1)
 
 
-def hf_loss(model: LatentModel, latents: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d].
+def hf_loss(model: LatentModel, latents: Tensor, predicted: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; a's end at predicted [S, B, d].
 
     E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same states, dealt round.
     """
-    goals = latents.roll(1, 1).repeat(1, 2, 1)
-    both = model.transition.rollout(latents.repeat(1, 2, 1), torch.cat([actions, actions + noise], 1))
-    energies = 0.5 * (both[:, :, -1] - goals).square().mean(-1)
-    return hf_invariance(*energies.chunk(2, 1)).mean(-1)
+    goals = latents.roll(1, 1)
+    perturbed = model.transition.rollout(latents, actions + noise)[:, :, -1]
+    centre, beside = (0.5 * (end - goals).square().mean(-1) for end in (predicted, perturbed))
+    return hf_invariance(centre, beside).mean(-1)
+
+
+def weighted_sum(terms: Mapping[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+    """`loss`, the sum of weight times term, and the terms by name; a term of weight 0 is a record."""
+    total = sum(weight * term for weight, term in terms.values() if weight)
+    return {"loss": total} | {name: term for name, (_, term) in terms.items()}
 
 
 # ----------------------------------------------------------------------------------------------
