@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from common.latent.observations import Observations, take
 from common.training.ensembles import EnsembleMLP
 
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
@@ -25,7 +26,7 @@ def project(latents: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Observations [B, F] or [S, B, F] -> latents [S, B, d] on the sphere."""
+    """Observations [B, F], [S, B, F] or as a list -> latents [S, B, d] on the sphere."""
 
     def __init__(
         self, seeds: Sequence[int], features: int, hidden_dim: int, d_latent: int, stream: str = "encoder"
@@ -34,7 +35,13 @@ class Encoder(nn.Module):
         self.mlp = EnsembleMLP(seeds, [features, hidden_dim, d_latent], stream)
         self.members = len(seeds)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Tensor | Observations) -> Tensor:
+        if isinstance(observations, Observations):
+            first, *others = self.mlp.layers
+            hidden = observations.through(first)
+            for layer in others:
+                hidden = layer(self.mlp.activation(hidden))
+            return project(hidden)
         if observations.dim() == 2:
             observations = observations.expand(self.members, -1, -1)
         return project(self.mlp(observations))
@@ -171,6 +178,21 @@ class JumpyTransition(nn.Module):
     def forward(self, latents: Tensor, actions: Tensor) -> Tensor:
         """latents [S, ..., d], macro actions [S, ..., K A] -> [S, ..., d]."""
         return self._step(latents, *self.modulation(actions).chunk(2, -1))
+
+    def of_choices(self, latents: Tensor, choices: Tensor) -> Tensor:
+        """One macro step of chosen actions: latents [S, B, d], choices [S, B, K] int64 -> [S, B, d].
+
+        What one-hot actions give; where there are no more than B macro actions, each is modulated once.
+        """
+        strides = choices.shape[-1]
+        count = self.modulation.layers[0].weight.shape[1] // strides  # A
+        if count**strides > choices.shape[1]:
+            return self(latents, F.one_hot(choices, count).to(latents).flatten(-2))
+        places = count ** torch.arange(strides - 1, -1, -1, device=choices.device)
+        every = torch.arange(count**strides, device=choices.device)[:, None] // places % count  # [A^K, K]
+        macros = F.one_hot(every, count).to(latents).flatten(-2).expand(len(latents), -1, -1)
+        modulated = take(self.modulation(macros), (choices * places).sum(-1))
+        return self._step(latents, *modulated.chunk(2, -1))
 
     def _step(self, latents: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         hidden = torch.addcmul(shift, self.features(latents), 1 + scale)
