@@ -155,7 +155,8 @@ def spectral_loss(model: LatentModel, latents: Tensor, actions: Tensor, probes: 
 
 
 def hf_loss(model: LatentModel, latents: Tensor, predicted: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; a's end at predicted [S, B, d].
+    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; a's end at predicted [S, B,
+    d].
 
     E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same states, dealt round.
     """
