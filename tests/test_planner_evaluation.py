@@ -8,12 +8,13 @@ import torch
 
 from common.config import Exp3Config
 from common.latent.model import LatentModel
-from common.latent.planner_evaluation import evaluate_planner, random_policy_success
+from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.latent.problems import LatentProblems, OracleProblems
 from common.minigrid.task import make_task
 from common.planners import make_planner
 from common.planners.candidates import one_hot
 from common.planners.problem import BudgetExceeded, Plan
+from common.run.random import generators
 from common.statistics import paired_interval, success_interval, wilson_interval
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20, evaluations_per_step=64)
@@ -36,8 +37,13 @@ def noise(_=None):
     return torch.Generator().manual_seed(0)
 
 
+def generators_of_seeds(_=None):
+    return generators(CONFIG.seeds, "planning")
+
+
 def evaluate(task, problems, planner, mode, horizon, **options):
-    return evaluate_planner(task, problems, planner, mode, [horizon], CONFIG, noise, **options)[horizon]
+    trial = Trial(task, problems, planner, CONFIG, generators_of_seeds, **options)
+    return evaluate_planner(trial, mode, [horizon])[horizon]
 
 
 def test_random_success_is_what_random_walks_show(task):
@@ -90,7 +96,8 @@ def test_on_the_oracle_no_planner_beats_the_shortest_path_and_shooting_reaches_g
 def test_shorter_closed_loops_are_the_beginning_of_longer_ones(task):
     problems, planner = OracleProblems(task, 4, CPU), make_planner("random_shooting")
     horizons = [5, 12, 14, 20]
-    together = evaluate_planner(task, problems, planner, "closed", horizons, CONFIG, noise)
+    trial = Trial(task, problems, planner, CONFIG, generators_of_seeds)
+    together = evaluate_planner(trial, "closed", horizons)
     for horizon in horizons:
         alone = evaluate(task, problems, planner, "closed", horizon)
         for name in ("success", "spl", "final_distance", "evaluations", "steps", "states"):
