@@ -8,8 +8,8 @@ Shapes
     M  macro steps of the jumpy model, floor(T / stride)
 
 Candidates are float32, on the problem's device. There is no action mask: where an action is forbidden, give
-every plan that takes it the energy +inf. Put modules in eval mode before planning (`.eval()`): dropout or batch
-statistics would make the energy of a plan depend on chance and on the plans beside it.
+every plan that takes it the energy +inf. Put modules in eval mode before planning (`.eval()`): dropout or
+batch statistics would make the energy of a plan depend on chance and on the plans beside it.
 
 The unit of cost is one transition of the model for one problem. A rollout of N candidates costs N T (in
 the jumpy model N M), a backward pass through it twice that again, charged when it happens.
@@ -53,8 +53,8 @@ class PlanningProblem:
     It holds functions of the model alone, so that nothing leads from a planner to the environment.
 
     Args:
-        energies: float32 actions [B, N, T, A] -> the energy after every step [B, N, T], one number a step also
-            where only the last counts (over_time="final"); independent between problems and between
+        energies: float32 actions [B, N, T, A] -> the energy after every step [B, N, T]: one number a step,
+            also where only the last counts (over_time="final"). Independent between problems and between
             candidates, and differentiable where a planner takes gradients. A NaN counts as +inf. A model of
             another dtype casts inside: `lambda actions: model(actions.double())`.
         num_problems: B.
