@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.planners.problem import BACKWARD_COST, PlanningProblem
+from .problem import BACKWARD_COST, PlanningProblem
 
 
 def fidelity_budget(horizon: int, num_actions: int) -> int:

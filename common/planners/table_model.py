@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.planners.problem import Energies, PlanningProblem
+from .problem import Energies, PlanningProblem
 
 
 class TableModel:
