@@ -16,7 +16,6 @@ from torch import nn
 from common.config import EXP1_PRESETS
 from common.run.run import Run, run_experiment
 from exp1_spectral_cliff.analyze_spectrum import (
-    hierarchies,
     measure_gradient_agreement,
     measure_lyapunov,
     measure_mollified,
@@ -29,6 +28,7 @@ from exp1_spectral_cliff.analyze_spectrum import (
     record_rollouts,
     record_spectrum,
     sample_rollouts,
+    variant_names,
 )
 from exp1_spectral_cliff.criteria import CRITERIA
 from exp1_spectral_cliff.dataset import (
@@ -63,7 +63,7 @@ def compute(run: Run) -> None:
 def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
     """Norms and errors of every variant, beside the true growth rate."""
     spectra = {}
-    for variant in hierarchies(system, models, run.device):
+    for variant in variant_names(models):
         spectra[variant] = run.measure(
             measure_spectrum,
             f"{system.name}/spectrum/{variant}",
