@@ -82,7 +82,7 @@ def test_the_report_holds_criteria_and_figures_of_a_run(tmp_path):
         [
             sys.executable, str(ROOT / "exp1_spectral_cliff" / "run_experiment.py"), "--systems", "linear",
             "--horizons", "5", "50", "--iterations", "20", "--num-error-states", "8", "--device", "cpu",
-            "--output-dir", str(folder),
+            "--output-dir", str(folder), "--cache-dir", str(folder / "checkpoints"),
         ],
         check=True, capture_output=True,
     )  # fmt: skip

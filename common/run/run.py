@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import logging
 import random
 import shutil
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from common.config import RunConfig
 from common.run.cache import Checkpoint, ConfigView
-from common.run.command_line import ConfigError
+from common.run.command_line import ConfigError, flush_stdout, say
 from common.run.criteria import Criterion, evaluate, format_table
 from common.run.devices import map_in_threads, resolve_device, worker_count
 from common.run.files import locked, remove_litter
@@ -28,6 +29,7 @@ from common.run.memory import require_memory
 from common.run.progress import configure_logging
 from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
+from common.run.signals import Terminated, stoppable
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
@@ -291,12 +293,9 @@ class Run:
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is unreadable: set aside", results / "results.json")
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        taken = len(list(results.glob(f"earlier-{stamp}*")))
-        aside = results / (f"earlier-{stamp}-{taken}" if taken else f"earlier-{stamp}")
-        aside.mkdir()
-        # results.json goes last: while it is there, an interrupted move is taken up again
-        for path in (*plots.glob("*.*"), *results.glob("*.npz"), *results.glob("*.json")):
+        aside = _folder_for_earlier(results)
+        # results.json goes last: while it is there, an interrupted move is taken up again, to the same folder
+        for path in (*plots.glob("*.*"), *results.glob("*.npz"), results / "results.json"):
             shutil.move(path, aside / path.name)
         log.info("an earlier run's results (another configuration) are now in %s", aside)
 
@@ -340,6 +339,17 @@ def count_parameters(module: nn.Module, members: int = 1) -> int:
     if members < 1 or total % members:
         raise ValueError(f"members = {members}: must be at least 1 and divide the {total} parameters")
     return total // members
+
+
+def _folder_for_earlier(results: Path) -> Path:
+    """results/earlier-DATE, named after when results.json was written."""
+    written = datetime.datetime.fromtimestamp((results / "results.json").stat().st_mtime, datetime.UTC)
+    stamp = written.strftime("earlier-%Y%m%d-%H%M%S")
+    for name in itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(1))):
+        if not (results / name / "results.json").exists():
+            (results / name).mkdir(exist_ok=True)
+            return results / name
+    raise AssertionError
 
 
 def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:
@@ -407,7 +417,7 @@ def main(experiment: Experiment, config: RunConfig) -> int:
         saved = experiment.plot(config)
         folders = Folders.of(experiment, config)
         print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
-        print(f"\nFigures: {folders.plots}\nNumbers: {folders.results / 'results.json'}", flush=True)
+        print(f"\nFigures: {folders.plots}\nNumbers: {folders.results / 'results.json'}")
         failed = any(criterion["passed"] is False for criterion in saved["criteria"])
         return 1 if config.strict and failed else 0
 
@@ -423,7 +433,7 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
         run = Run(experiment, config)
         with run.held(), _own_random_numbers(config.seeds[0]):
             experiment.compute(run)
-        print(f"Checkpoints: {run.folders.cache}", flush=True)
+        print(f"Checkpoints: {run.folders.cache}")
         return 0
 
     return _reported(work, config)
@@ -432,39 +442,43 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
 def _reported(work: Callable[[], int], config: RunConfig) -> int:
     """work()'s exit code; an error that a user can mend becomes one line and its code."""
     configure_logging()
-    script = Path(sys.argv[0]).name
     try:
-        return work()
-    except KeyboardInterrupt:
-        again = "the same command without --fresh" if config.fresh else "the same command"
-        return _say(f"interrupted: {again} goes on from the last checkpoint", 130)
-    except FileNotFoundError as error:
-        if config.replot:
-            return _say(
-                f"{script}: error: --replot needs the results of a run: {error.filename} is not there", 2
-            )
-        return _say(f"{script}: error: {error}", 1)
-    except ValueError as error:
-        return _say(f"{script}: error: {error}", 2)
-    except FloatingPointError as error:
-        return _say(f"{script}: error: {error}; a lower --learning-rate may help", 1)
-    except OSError as error:
-        return _say(f"{script}: error: {error}", getattr(error, "exit_code", 1))
-    except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
-            raise
+        with stoppable():
+            code = work()
+            return flush_stdout() or code
+    except KeyboardInterrupt as interrupt:
+        terminated = isinstance(interrupt, Terminated)
+        say(f"{'terminated' if terminated else 'interrupted'}: {_how_to_go_on(config)}")
+        return 143 if terminated else 130
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        message, code = _what_went_wrong(error, config)
+        say(f"{Path(sys.argv[0]).name}: error: {message}")
+        return code
+
+
+def _how_to_go_on(config: RunConfig) -> str:
+    if config.replot:
+        return "the same command draws the figures anew"
+    return f"the same command {'without --fresh ' if config.fresh else ''}goes on from the last checkpoint"
+
+
+def _what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
+    """An error's line and exit code: 2 for bad input, 1 for what came up. Raises what is a fault of ours."""
+    if isinstance(error, FileNotFoundError) and config.replot:
+        return f"--replot needs the results of a run: {error.filename} is not there", 2
+    if isinstance(error, OSError):
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        return named, getattr(error, "exit_code", 1)
+    if isinstance(error, ValueError):
+        return str(error), 2
+    if isinstance(error, FloatingPointError):
+        return f"{error}; a lower --learning-rate may help", 1
+    if _is_memory(error):
         first = str(error).partition("\n")[0][:200]
-        return _say(
-            f"{script}: error: out of memory ({first}): try a smaller --batch-size or fewer --seeds", 1
-        )
+        return f"out of memory ({first}): try a smaller --batch-size or fewer --seeds", 1
+    raise error
 
 
 def _is_memory(error: Exception) -> bool:
     words = ("can't allocate memory", "out of memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
-
-
-def _say(message: str, code: int) -> int:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr may be closed or full
-        print(message, file=sys.stderr, flush=True)
-    return code
