@@ -138,8 +138,8 @@ class _Walk(torch.autograd.Function):
             t=0 are in   s.k   s.k.b    s.k.b.c     after steps 0, 1, 2
             t=1 are in         s.a.k    s.a.k.c     from step 1 on: before it they did not differ
             t=2 are in                  s.a.b.k
-        and the loop over `time` is one column after the other. `slopes[t, k]` adds up the energies in its row,
-        each times dL/dE of its column:
+        and the loop over `time` is one column after the other. `slopes[t, k]` adds up the energies in its
+        row, each times w = dL/dE of its column:
             dL/da_{0,k} = w_0 E(s.k) + w_1 E(s.k.b) + w_2 E(s.k.b.c)
             dL/da_{1,k} = w_1 E(s.a.k) + w_2 E(s.a.k.c)
             dL/da_{2,k} = w_2 E(s.a.b.k)
@@ -161,10 +161,3 @@ class _Walk(torch.autograd.Function):
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """table[index] for a table [K] and an index of any shape."""
     return table.index_select(0, index.flatten()).view(index.shape)
-
-
-def absorbing(next_state: Tensor, goals: Tensor) -> Tensor:
-    """The table with the goals' every action leading back to themselves, as an episode's end: [S, A]."""
-    table = next_state.clone()
-    table[goals] = goals[:, None]
-    return table
