@@ -143,6 +143,14 @@ def test_different_inputs_differ_and_equal_ones_agree(value, other):
     assert identity(value, SOURCES) == identity(value, SOURCES)
 
 
+def test_a_large_tensor_is_looked_at_once_and_again_when_it_changes():
+    sources, value = Sources(), torch.zeros(2**17)
+    first = identity(value, sources)
+    assert identity(value, sources) == first and len(sources.digests) == 1
+    value[0] = 1.0
+    assert identity(value, sources) != first
+
+
 def test_private_fields_and_the_order_of_a_mapping_do_not_count():
     assert identity(Data(torch.zeros(2)), SOURCES) == identity(Data(torch.zeros(2), _scratch=1), SOURCES)
     assert identity({"a": 1, "b": 2}, SOURCES) == identity({"b": 2, "a": 1}, SOURCES)
