@@ -47,10 +47,10 @@ Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., 
 ClosedForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the same arguments -> df/dz, df/da
 
 LN10 = math.log(10.0)
-LONGEST_CHUNK = 50  # steps
-CHUNK_BYTES = 2**25  # of a chunk's step Jacobians, about
-WAITING_BYTES = 2**26  # of step Jacobians that wait to be multiplied, about
-CLOSED_FORM_ROWS = 2**12  # of a chunk's step Jacobians together: what a cache holds
+LONGEST_CHUNK = 50  # steps whose Jacobians are taken in one batch
+SWEEP_ROWS = 2**10  # batch elements of a reverse sweep, about: what a cache holds
+CLOSED_FORM_ROWS = 2**12  # rows of the step Jacobians of a closed form, about: the same
+JACOBIAN_BYTES = 2**25  # of step Jacobians in one batch, and of those that wait to be multiplied, about
 
 # ----------------------------------------------------------------------------------------------
 # One step
@@ -249,7 +249,7 @@ class JacobianAccumulator:
         self._waiting.append(
             (state_jacobian.detach(), None if action_jacobian is None else action_jacobian.detach())
         )
-        if len(self._waiting) >= min(self.MOST_WAITING, 1 + WAITING_BYTES // (1 + state_jacobian.nbytes)):
+        if len(self._waiting) >= min(self.MOST_WAITING, 1 + JACOBIAN_BYTES // (1 + state_jacobian.nbytes)):
             self._absorb()
 
     def _to_float64(self, value: Tensor) -> Tensor:
@@ -344,8 +344,8 @@ def accumulate_rollout(
         step: the model's transition.
         state: z_0 [..., B, d].
         actions: [..., B, T, d_a].
-        chunk: steps per batch of Jacobians; memory grows with chunk * B. None: LONGEST_CHUNK, or fewer where
-            their Jacobians are large.
+        chunk: steps per batch of Jacobians; memory grows with chunk * B. None: as many as a cache holds, at
+            most LONGEST_CHUNK.
 
     Raises:
         TypeError: the step does not return one tensor.
@@ -387,11 +387,15 @@ def _require_batch(state: Tensor, actions: Tensor) -> None:
 
 
 def _chunk_for(step: Step, state: Tensor, actions: Tensor) -> int:
-    """Steps whose Jacobians a cache, or about CHUNK_BYTES, can hold; at most LONGEST_CHUNK."""
+    """Steps whose Jacobians fit a cache, and JACOBIAN_BYTES; at most LONGEST_CHUNK."""
+    width = max(1, state.shape[-1])
+    batch = max(1, state.numel() // width)
     if closed_form(step) is not None:
-        return max(1, min(LONGEST_CHUNK, CLOSED_FORM_ROWS // max(1, state.numel())))
-    a_step = state.numel() * (state.shape[-1] + actions.shape[-1]) * state.element_size()
-    return max(1, min(LONGEST_CHUNK, CHUNK_BYTES // max(1, a_step)))
+        fitting = CLOSED_FORM_ROWS // (batch * width)
+    else:
+        a_step = batch * width * (width + actions.shape[-1]) * state.element_size()
+        fitting = min(SWEEP_ROWS // batch, JACOBIAN_BYTES // a_step)
+    return max(1, min(LONGEST_CHUNK, fitting))
 
 
 def _roll(step: Step, state: Tensor, actions: Sequence[Tensor]) -> list[Tensor]:
