@@ -153,9 +153,12 @@ def _modules_of(function: Callable) -> list[nn.Module]:
 
 
 def closed_form(step: Step) -> ClosedForm | None:
-    """The closed form of a step's Jacobians where the step offers one (module docstring), else None."""
-    offered = getattr(step, "jacobians", None)
-    return functools.partial(offered, step.__self__) if offered and inspect.ismethod(step) else offered
+    """The closed form that the step itself offers of its Jacobians (module docstring), or None."""
+    holder = step.__func__ if inspect.ismethod(step) else step
+    wraps = hasattr(holder, "__wrapped__")  # functools.wraps copies attributes onto a function that does more
+    if wraps or inspect.getattr_static(holder, "jacobians", None) is None:
+        return None
+    return functools.partial(holder.jacobians, step.__self__) if inspect.ismethod(step) else holder.jacobians
 
 
 def step_jacobians(

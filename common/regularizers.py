@@ -32,9 +32,8 @@ def spectral_penalty(step: Step, states: Tensor, actions: Tensor) -> Tensor:
         TypeError: the step does not return one tensor.
         ValueError: it does not keep the batch, or its output has no graph.
     """
-    offered = getattr(step, "jacobians", None)
+    offered = _closed_form(step)
     if offered is not None:
-        offered = functools.partial(offered, step.__self__) if inspect.ismethod(step) else offered
         state_jacobian, action_jacobian = offered(states, actions)
         return state_jacobian.square().sum((-2, -1)) + action_jacobian.square().sum((-2, -1))
     inputs, outputs = _evaluate(step, states, actions)
@@ -52,6 +51,15 @@ def spectral_penalty_stochastic(step: Step, states: Tensor, actions: Tensor, pro
     """
     inputs, outputs = _evaluate(step, states, actions)
     return _squared_sweeps(outputs, inputs, probes).mean(0)
+
+
+def _closed_form(step: Step) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """As `closed_form` of jacobian_utils.py, so that this file stands alone."""
+    holder = step.__func__ if inspect.ismethod(step) else step
+    wraps = hasattr(holder, "__wrapped__")  # functools.wraps copies attributes onto a function that does more
+    if wraps or inspect.getattr_static(holder, "jacobians", None) is None:
+        return None
+    return functools.partial(holder.jacobians, step.__self__) if inspect.ismethod(step) else holder.jacobians
 
 
 def _evaluate(step: Step, states: Tensor, actions: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:

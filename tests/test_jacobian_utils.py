@@ -709,6 +709,45 @@ def test_any_step_may_offer_its_closed_form_and_measurements_use_it():
     assert one_step(spectral_penalty)(step).tolist() == pytest.approx([49 * 3] * 4)
 
 
+def wrapped(step):
+    @functools.wraps(step)
+    def slower(z, a):
+        return 0.1 * step(z, a)
+
+    return slower
+
+
+class Delegate:
+    """Stands for a step, does something else, and passes every other attribute on."""
+
+    def __init__(self, step):
+        self.inner = step
+
+    def __call__(self, z, a):
+        return 0.1 * self.inner(z, a)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("around", [wrapped, Delegate])
+def test_what_wraps_a_step_does_not_pass_on_its_closed_form(around):
+    def function(z, a):
+        return 0.5 * z + a
+
+    function.jacobians = lambda z, a: (torch.full((4, 3, 3), 7.0), torch.zeros(4, 3, 3))
+    for step, inputs in (
+        (function, (torch.ones(4, 3), torch.ones(4, 3))),
+        (MODELS["flat"]()[0].step, (torch.ones(2, 4, 3), torch.ones(2, 4, 2))),
+    ):
+        outer = around(step)
+        assert closed_form(step) is not None and closed_form(outer) is None
+        expected = jacobians(outer, *inputs)
+        torch.testing.assert_close(step_jacobians(outer, *inputs), expected)
+        squares = sum(jacobian.square().sum((-2, -1)) for jacobian in expected)
+        torch.testing.assert_close(spectral_penalty(outer, *inputs), squares)
+
+
 def test_measured_closed_forms_keep_no_graph():
     model, dim, d_action = MODELS["flat"]()
     states, actions = torch.randn(2, 4, dim), torch.randn(2, 4, d_action)
