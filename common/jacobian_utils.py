@@ -28,7 +28,7 @@ What a step must be
     (states, actions) -> (df/dz [..., B, d_out, d], df/da [..., B, d_out, d_a]), differentiable with
     respect to the model's weights. It is then used in place of autograd. A class offers those of its
     method `step` by `step.jacobians = step_jacobians` in its body, so that a subclass with another
-    step does not inherit them.
+    step does not inherit them; an object that is called itself has a method `jacobians`.
 """
 
 import contextlib
@@ -205,9 +205,18 @@ def step_squared_norms_stochastic(
     if not create_graph:
         _refuse_training_mode(step)
     inputs, outputs = _evaluate(step, (states, actions), create_graph)
+    _require_probes(probes, outputs)
     sweeps = [_pull_back(outputs, inputs, probe, create_graph) for probe in probes]
     state_grads, action_grads = (torch.stack(grads) for grads in zip(*sweeps, strict=True))
     return state_grads.square().sum(-1).mean(0), action_grads.square().sum(-1).mean(0)
+
+
+def _require_probes(probes: Tensor, outputs: Tensor) -> None:
+    if len(probes) == 0 or probes.shape[1:] != outputs.shape:
+        raise ValueError(
+            f"probes have shape {tuple(probes.shape)}: must be P, at least 1, of the output's shape, "
+            f"[P, ..., B, d_out] with [..., B, d_out] = {tuple(outputs.shape)}"
+        )
 
 
 def _pull_back(
@@ -359,8 +368,8 @@ def accumulate_rollout(
     _require_batch(state, actions)
     if chunk is None:
         chunk = _chunk_for(step, state, actions)
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk}: must be at least 1")
+    if chunk < 1 or chunk != int(chunk):
+        raise ValueError(f"chunk = {chunk}: must be a whole number of steps, at least 1")
     if closed_form(step) is None:
         _refuse_training_mode(step)
     batch = state.shape[-2]
@@ -519,6 +528,7 @@ def rollout_squared_norms_stochastic(
         TypeError, ValueError: as `accumulate_rollout`, but there is no chunk.
     """
     _require_batch(state, actions)
+    _require_probes(probes, state)
     _refuse_training_mode(step)
     action_list = actions.unbind(-2)
     states = _roll(step, state, action_list)

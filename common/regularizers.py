@@ -30,7 +30,7 @@ def spectral_penalty(step: Step, states: Tensor, actions: Tensor) -> Tensor:
 
     Raises:
         TypeError: the step does not return one tensor.
-        ValueError: it does not keep the batch, or its output has no graph.
+        ValueError: it does not keep the batch, or its output has no graph; autograd is off.
     """
     offered = _closed_form(step)
     if offered is not None:
@@ -50,6 +50,9 @@ def spectral_penalty_stochastic(step: Step, states: Tensor, actions: Tensor, pro
     `spectral_penalty` does.
     """
     inputs, outputs = _evaluate(step, states, actions)
+    if len(probes) == 0 or probes.shape[1:] != outputs.shape:
+        shapes = f"{tuple(probes.shape)}: must be [P, ..., B, d_out], P at least 1"
+        raise ValueError(f"probes have shape {shapes}, of the step's output {tuple(outputs.shape)}")
     return _squared_sweeps(outputs, inputs, probes).mean(0)
 
 
@@ -64,6 +67,8 @@ def _closed_form(step: Step) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]
 
 def _evaluate(step: Step, states: Tensor, actions: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Inputs to differentiate by, and the step's output with a graph that can be differentiated twice."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("torch.inference_mode() has no autograd: leave it")
     inputs = tuple(
         value if value.requires_grad else value.detach().requires_grad_() for value in (states, actions)
     )

@@ -332,8 +332,9 @@ def test_a_penalty_without_a_graph_is_refused(penalty):
 
 
 def test_inference_mode_is_refused_in_one_line_and_no_grad_is_fine():
-    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
-        norms(lambda z, a: 0.5 * z + a)
+    for measure in EVERY.values():
+        with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+            measure(lambda z, a: 0.5 * z + a)
     with torch.no_grad():
         torch.testing.assert_close(norms(lambda z, a: 0.5 * z + a)[0][0], torch.full((4,), -0.3635).double(),
                                    atol=1e-4, rtol=0)  # fmt: skip
@@ -367,9 +368,23 @@ def test_states_and_actions_that_do_not_fit_are_refused_in_one_line(state, actio
         assert_refused(error, word, "must be")
 
 
-def test_a_chunk_below_one_is_refused():
-    with pytest.raises(ValueError, match="chunk = 0"):
-        norms(lambda z, a: z + a, chunk=0)
+@pytest.mark.parametrize("chunk", [0, -1, 1.5])
+def test_a_chunk_that_is_no_number_of_steps_is_refused(chunk):
+    with pytest.raises(ValueError, match=f"chunk = {chunk}"):
+        norms(lambda z, a: z + a, chunk=chunk)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (0, 4, 3), (2, 3, 4), (2, 4, 2), (1, 2, 4, 3)], ids=str)
+def test_probes_of_another_shape_are_refused_in_one_line(shape):
+    state, actions = rollout_inputs()
+    for measure, plan in (
+        (rollout_squared_norms_stochastic, actions),
+        (step_squared_norms_stochastic, actions[:, 0]),
+        (spectral_penalty_stochastic, actions[:, 0]),
+    ):
+        with pytest.raises(ValueError) as error:
+            measure(lambda z, a: z + a, state, plan, torch.ones(shape))
+        assert_refused(error, "probes", str(shape), "(4, 3)")
 
 
 def test_a_step_with_a_context_of_each_element_works_with_chunk_1_alone():
