@@ -121,10 +121,14 @@ class _SquaredError(torch.autograd.Function):
 
 
 def observations(table: Tensor) -> Observations:
-    """Observations of all states [S, N, F], sparse where that is faster.
+    """Observations of all states [S, N, F], sparse where that is faster: on the cpu, where few differ.
+
+    On other devices dense products cost little, and sparse ones would wait for counts.
 
     The reference has of each feature the median over states, where a feature is one-hot its commoner value.
     """
+    if table.device.type != "cpu":
+        return Observations(table)
     middle = table[0].median(0).indices  # [F], states: the members' scales differ, but not their order
     reference = table[:, middle, torch.arange(table.shape[-1], device=table.device)][:, None]
     different = torch.zeros(table.shape[1:], dtype=torch.uint8, device=table.device)

@@ -155,9 +155,10 @@ def spectral_loss(model: LatentModel, latents: Tensor, actions: Tensor, probes: 
 
 
 def hf_loss(model: LatentModel, latents: Tensor, predicted: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; a's end at predicted [S, B, d].
+    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; those of a end at predicted.
 
-    E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same states, dealt round.
+    predicted: [S, B, d]. E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same
+    states, dealt round.
     """
     goals = latents.roll(1, 1)
     perturbed = model.transition.rollout(latents, actions + noise)[:, :, -1]
