@@ -87,13 +87,14 @@ def test_qrl_pushes_targets_away_from_running_episodes_alone(task):
     assert ((spread(other_starts) - spread(batch)).abs() > 1e-4).all()
 
 
+@pytest.mark.parametrize("batch_size", [3, 32])
 @pytest.mark.parametrize("objective", ["infonce", "qrl", "temporal_distance"])
-def test_a_member_is_the_same_to_the_bit_in_any_company(objective, one_thread):
+def test_a_member_is_the_same_to_the_bit_in_any_company(objective, batch_size, one_thread):
     """Seed 1 beside seed 0 and alone, on one thread and with widths that are multiples of 16."""
     variant = HelmVariant(objective, 0.01, 1.0, (4,))
     found = []
     for seeds in ((0, 1), (1,)):
-        config = tiny(seeds=seeds, d_latent=16, hidden_dim=32, iterations=20)
+        config = tiny(seeds=seeds, batch_size=batch_size, d_latent=16, hidden_dim=32, iterations=20)
         task = make_task("Empty-5x5", config)
         model, _ = train_helm(task, variant=variant, config=config, device=CPU)
         found.append({name: value[-1] for name, value in model.state_dict().items()})
