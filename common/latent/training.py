@@ -1,6 +1,6 @@
 """Training latent world models on random walks: batches, the losses that experiments share, the fit.
 
-Shapes: S seeds, B windows, K steps, U different states of a batch, d latent, F features, A actions.
+Shapes: S seeds, B windows, K steps, U states listed in a batch, d latent, F features, A actions.
 Losses are averaged over the batch: [S].
 """
 
