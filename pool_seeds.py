@@ -14,10 +14,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from common.report.pooling import pool
-from common.run.cache import write_atomically
 from common.run.command_line import exit_with_error
-from common.run.results import load_arrays, load_results, to_json
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,17 +22,26 @@ class _Parser(argparse.ArgumentParser):
         exit_with_error(message)
 
 
-def main() -> None:
+def parse(args: list[str] | None = None) -> argparse.Namespace:
+    """The command line; a bad one ends with one line on stderr and code 2."""
     parser = _Parser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="output folders of the runs, each with results/")
     parser.add_argument("--output", type=Path, required=True, help="the file to write")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of metrics, all by default")
-    given = parser.parse_args()
-    folders = [run / "results" for run in given.runs]
+    return parser.parse_args(args)
+
+
+def main() -> None:
+    given = parse()  # before torch is imported
+    from common.report.pooling import pool
+    from common.run.files import write_atomically
+    from common.run.results import load_arrays, load_results, to_json
+
+    folders, output = [run.expanduser() / "results" for run in given.runs], given.output.expanduser()
     try:
         content = pool([(load_results(folder), load_arrays(folder)) for folder in folders], given.only)
         text = to_json(content)
-        write_atomically(given.output, lambda file: file.write(text.encode()))
+        write_atomically(output, lambda file: file.write(text.encode()))
     except (ValueError, OSError) as error:
         exit_with_error(str(error))
     code = {str(run["provenance"].get("git_commit")) for run in content["runs"]}

@@ -6,7 +6,8 @@
     python reproduce.py --update-reference       copy the results to reference/, rewrite the documents
 
 The report is report/index.html, self-contained. A failing experiment does not stop the others and
-makes the exit code 1; a failed criterion is a finding and does not.
+makes the exit code 1; a failed criterion is a finding and does not, unless --strict is given. Bad input ends
+with code 2, Ctrl-C with 130 and SIGTERM with 143; the experiment under way then ends too.
 """
 
 import logging
@@ -16,38 +17,43 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from common.config import RunConfig
-from common.report.documents import update_documents
-from common.report.html import Finished, read_finished, render_html
-from common.run.command_line import exit_with_error, parse_command_line, reject
-from common.run.criteria import format_table
-from common.run.devices import resolve_device
-from common.run.progress import configure_logging
+from common.run.command_line import bounded, exit_with_error, flush_stdout, parse_command_line, reject, say
+from common.run.signals import Terminated, stoppable
+
+if TYPE_CHECKING:
+    from common.report.html import Finished
 
 log = logging.getLogger("reproduce")
 
 ROOT = Path(__file__).resolve().parent
 EXPERIMENTS = tuple(sorted(path.parent.name for path in ROOT.glob("exp[0-9]_*/run_experiment.py")))
 REFERENCE_LIMIT_MB = 7.0
+GRACE = 60.0  # an experiment that is told to stop may take until it is ended [s]
 
 
 @dataclass(frozen=True)
 class ReproduceConfig(RunConfig):
     """Run every experiment as a subprocess and write report/index.html."""
 
-    # experiments to run (default: all of them)
-    only: tuple[Literal[EXPERIMENTS], ...] = ()
+    # experiments to run, each once
+    only: tuple[Literal[EXPERIMENTS], ...] = EXPERIMENTS
     # training seeds; none given: those of each experiment's preset
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[int, ...] | None = bounded(None, low=0, high=2**63 - 1)
+    # folder that gets report/ and a folder for each experiment; none given: the repository
+    output_dir: Path | None = None
+    # folder that gets a cache folder for each experiment; none given: checkpoints/ in each experiment's own
+    cache_dir: Path | None = None
     # copy results.json and figures to reference/ and rewrite the generated parts of the documents
     update_reference: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if any(seed < 0 for seed in self.seeds):
-            reject("seeds", self.seeds, "whole numbers >= 0")
+        if not self.only:
+            reject("only", self.only, f"at least one of {', '.join(EXPERIMENTS)}")
+        self._require_distinct("only", "each experiment once")
         if self.update_reference and (self.seeds or self.replot):
             reject("update_reference", True, "without --seeds and --replot: the reference is a whole preset")
 
@@ -57,40 +63,69 @@ PRESETS = {name: ReproduceConfig(preset=name) for name in ("quick", "full")}
 
 def folder_of(experiment: str, config: ReproduceConfig) -> Path:
     """Where an experiment writes: its own folder, or one of its name below --output-dir."""
-    return ROOT / experiment if config.output_dir is None else config.output_dir.resolve() / experiment
+    return _below(config.output_dir or ROOT, experiment)
 
 
-def run_one(experiment: str, config: ReproduceConfig) -> str | None:
-    """Run one experiment with its output on this terminal; why it failed, or None."""
+def _below(folder: Path, name: str) -> Path:
+    return folder.expanduser().resolve() / name
+
+
+def command_of(experiment: str, config: ReproduceConfig) -> list[str]:
+    """The command line that runs one experiment."""
     command = [sys.executable, str(ROOT / experiment / "run_experiment.py"), "--preset", config.preset]
     command += ["--device", config.device, "--checkpoint-every", str(config.checkpoint_every)]
     command += ["--seeds", *map(str, config.seeds)] if config.seeds else []
     command += ["--output-dir", str(folder_of(experiment, config))]
-    command += [flag for flag, given in (("--replot", config.replot), ("--fresh", config.fresh)) if given]
-    done = subprocess.run(command, stdout=subprocess.DEVNULL)
-    return None if done.returncode == 0 else f"exit code {done.returncode}"
+    command += ["--cache-dir", str(_below(config.cache_dir, experiment))] if config.cache_dir else []
+    return command + [flag for flag in ("--replot", "--fresh") if getattr(config, flag.removeprefix("--"))]
 
 
-def run_all(config: ReproduceConfig) -> tuple[list[Finished], dict[str, str]]:
+def run_one(experiment: str, config: ReproduceConfig) -> str | None:
+    """Run one experiment with its output on this terminal; why it failed, or None."""
+    with subprocess.Popen(command_of(experiment, config), stdout=subprocess.DEVNULL) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
+    return None if code == 0 else f"exit code {code}"
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Tell a process to stop, and end it if it takes too long."""
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+def run_all(config: ReproduceConfig) -> tuple[list["Finished"], dict[str, str]]:
     """Run the chosen experiments in turn: what each left, and why others left nothing."""
-    chosen = config.only or EXPERIMENTS
+    from common.report.html import read_finished
+
     finished, failures = [], {}
-    for number, experiment in enumerate(chosen, start=1):
-        log.info("[%d/%d] %s (%s preset) ...", number, len(chosen), experiment, config.preset)
+    for number, experiment in enumerate(config.only, start=1):
+        log.info("[%d/%d] %s (%s preset) ...", number, len(config.only), experiment, config.preset)
         began = time.monotonic()
         reason = run_one(experiment, config)
+        try:
+            if reason is None:
+                finished.append(read_finished(experiment, folder_of(experiment, config)))
+        except (ValueError, OSError) as error:
+            reason = str(error)
         state = f"failed: {reason}" if reason else "done"
         spent = (time.monotonic() - began) / 60
-        log.info("[%d/%d] %s %s in %.1f min", number, len(chosen), experiment, state, spent)
+        log.info("[%d/%d] %s %s in %.1f min", number, len(config.only), experiment, state, spent)
         if reason:
             failures[experiment] = reason
-        else:
-            finished.append(read_finished(experiment, folder_of(experiment, config)))
     return finished, failures
 
 
-def update_reference(finished: list[Finished]) -> None:
+def update_reference(finished: list["Finished"]) -> None:
     """Copy full runs (results.json, figures) and quick runs (quick.json), then regenerate the documents."""
+    from common.report.documents import update_documents
+
     for experiment in finished:
         target = ROOT / "reference" / experiment.name
         target.mkdir(parents=True, exist_ok=True)
@@ -111,28 +146,52 @@ def update_reference(finished: list[Finished]) -> None:
         log.warning("documents not rewritten: they also name a run that is not there (%s)", missing.filename)
 
 
-def main() -> int:
-    config = parse_command_line(PRESETS)
+def reproduce(config: ReproduceConfig) -> int:
+    """Run the experiments, write the report and print the verdicts; the exit code."""
+    from common.report.html import render_html
+    from common.run.criteria import format_table
+    from common.run.devices import resolve_device
+    from common.run.files import write_atomically
+    from common.run.progress import configure_logging
+
     configure_logging()
-    report_dir = ROOT / "report" if config.output_dir is None else config.output_dir.resolve() / "report"
+    page = folder_of("report", config) / "index.html"
     try:
         resolve_device(config.device)
-        report_dir.mkdir(parents=True, exist_ok=True)
+        page.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         exit_with_error(str(error))
     finished, failures = run_all(config)
-    (report_dir / "index.html").write_text(render_html(finished, failures), encoding="utf-8")
+    html = render_html(finished, failures)
+    write_atomically(page, lambda file: file.write(html.encode()))
     for experiment in finished:
         results = experiment.results
         print(f"\n{experiment.name}")
         print(format_table(results["criteria"], results["preset"], results["seeds"]))
     for experiment, reason in failures.items():
         print(f"\n{experiment}: {reason}")
-    print(f"\nReport: {report_dir / 'index.html'}")
+    print(f"\nReport: {page}")
     if config.update_reference:
         update_reference(finished)
     missed = any(row["passed"] is False for experiment in finished for row in experiment.results["criteria"])
     return 1 if failures or (config.strict and missed) else 0
+
+
+def main() -> int:
+    """The command line's end: what interrupts or fails is one line on stderr and an exit code."""
+    config = parse_command_line(PRESETS)
+    try:
+        with stoppable():
+            code = reproduce(config)
+            return flush_stdout() or code
+    except KeyboardInterrupt as interrupt:
+        terminated = isinstance(interrupt, Terminated)
+        word = "terminated" if terminated else "interrupted"
+        say(f"reproduce.py {word}: the same command goes on from the last checkpoint")
+        return 143 if terminated else 130
+    except OSError as error:
+        say(f"reproduce.py: error: {error}")
+        return 1
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from common.planners.cem import CEM
 from common.planners.control import execute_open_loop
 from common.planners.problem import Planner
 from common.planners.verified_gradient import VerifiedGradient
-from common.run.cache import ROOT, write_atomically
+from common.run.files import ROOT, write_atomically
 from common.run.results import SCHEMA, Results, provenance, to_json
 from exp3_planning_efficiency.train_flat import FlatVariant, train_flat
 

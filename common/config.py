@@ -27,8 +27,11 @@ class RunConfig:
     seeds: tuple[int, ...] = bounded((0,), low=0, high=2**63 - 1)
     # where to compute; auto takes cuda, then mps, then cpu
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    # folder that gets results/, plots/ and checkpoints/ (default: the experiment's own)
+    # folder that gets results/ and plots/; none given: the experiment's own
     output_dir: Path | None = None
+    # folder of finished and half-finished trainings and measurements, which runs with different output
+    # folders share; none given: checkpoints/ in the experiment's folder
+    cache_dir: Path | None = None
     # redraw the figures from saved results; trains and measures nothing
     replot: bool = False
     # ignore the checkpoints of this configuration and start anew
@@ -42,18 +45,20 @@ class RunConfig:
         for spec in dataclasses.fields(self):
             validate_field(spec, getattr(self, spec.name))
         self._require_distinct("seeds", "each seed once")
+        if self.replot and self.fresh:
+            reject("fresh", True, "without --replot, which trains nothing")
 
     def _require_distinct(
         self, name: str, allowed: str, key: Callable[[Any], Any] = lambda value: value
     ) -> None:
         """Reject a field two of whose values have the same key."""
-        values = getattr(self, name)
+        values = getattr(self, name) or ()
         if len({key(value) for value in values}) != len(values):
             reject(name, values, allowed)
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
-        how = {"device", "output_dir", "replot", "fresh", "strict", "checkpoint_every"}
+        how = {"device", "output_dir", "cache_dir", "replot", "fresh", "strict", "checkpoint_every"}
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
 
 
@@ -80,9 +85,10 @@ class Exp1Config(RunConfig):
     )
 
     # --- data -------------------------------------------------------------------------------
+
     # training trajectories for each seed
     num_trajectories: int = bounded(256, low=1)
-    # their length [steps]
+    # length of a training trajectory [steps]
     trajectory_length: int = bounded(400, low=2)
     # start states at which Jacobians are taken
     num_jacobian_states: int = bounded(64, low=1)
@@ -90,6 +96,7 @@ class Exp1Config(RunConfig):
     num_error_states: int = bounded(256, low=2)
 
     # --- models and training ----------------------------------------------------------------
+
     # width of the hidden layers
     hidden_dim: int = bounded(128, low=1)
     # width of HELM's latent state
@@ -98,18 +105,19 @@ class Exp1Config(RunConfig):
     batch_size: int = bounded(256, low=1)
     # optimiser steps of every model
     iterations: int = bounded(2000, low=1)
-    # optimiser steps of `flat_long`, which has more compute than HELM; 0 leaves the variant out
+    # optimiser steps of the `flat_long` variant, which has more compute than HELM; 0 leaves the variant out
     flat_long_iterations: int = bounded(0, low=0)
-    # peak learning rate of Adam, one-cycle
+    # peak learning rate of Adam, which rises and falls once (one-cycle)
     learning_rate: float = bounded(2e-3, above=0.0)
 
     # --- what HELM adds ---------------------------------------------------------------------
+
     # weight of the one-step spectral penalty of the `spectral` variant. The documents' 1e-3 has no
     # effect on the Jacobian and stays as the variant `spectral_published`; 0.1 does stabilise
     lambda_spectral: float = bounded(0.1, low=0.0)
-    # further weights for the stability-against-fidelity curve
+    # further weights of the spectral penalty, for the stability-against-fidelity curve
     spectral_sweep: tuple[float, ...] = bounded((1.0,), low=0.0, rising=True)
-    # the penalty's weight on the linear system, where it is ridge regression
+    # weight of the spectral penalty on the linear system, where it is ridge regression
     lambda_spectral_linear: float = bounded(0.06, low=0.0)
     # standard deviation of the start and action noise in HELM's training [normalised units]; 0: none,
     # and the mollified true system is left out
@@ -120,10 +128,12 @@ class Exp1Config(RunConfig):
     macro_rollouts: tuple[int, ...] = bounded((1, 2, 6, 12), low=1)
     # stride of the cascade's coarsest level [steps]
     cascade_stride: int = bounded(16, low=1)
-    # the cascade plans flat up to the first horizon, with coarse_stride up to the second, then with all
+    # two horizons [steps]: the cascade plans flat up to the first, with coarse_stride up to the second,
+    # beyond with all levels
     cascade_switch: tuple[int, int] = bounded((20, 400), low=0, rising=True)
 
     # --- measurements -----------------------------------------------------------------------
+
     # Monte-Carlo samples of the mollified true system for each start state
     mollified_samples: int = bounded(2048, low=4)
     # standard deviation of the perturbation under which action gradients are compared
@@ -135,9 +145,9 @@ class Exp1Config(RunConfig):
     planning_horizons: tuple[int, ...] = bounded((20, 48, 100), low=1, rising=True)
     # planning problems (start and reachable goal) for each horizon
     num_problems: int = bounded(32, low=1)
-    # gradient steps of a plan
+    # gradient steps of one plan
     gd_steps: int = bounded(50, low=1)
-    # step size on the actions before tanh
+    # step size of planning by gradient descent, on the actions before tanh
     gd_lr: float = bounded(0.1, above=0.0)
     # plans for each episode of closed-loop control, the first one included
     replans: int = bounded(4, low=1)
@@ -198,6 +208,7 @@ class Exp2Config(RunConfig):
     domain_range: float = bounded(3.0, low=2.0, high=8.0)
 
     # --- models and training ----------------------------------------------------------------
+
     # width of the two hidden layers
     hidden_dim: int = bounded(128, low=2)
     # frequency of the SIREN's sines [rad per unit]; raw MLPs underfit ripples and look mollified
@@ -206,100 +217,107 @@ class Exp2Config(RunConfig):
     batch_size: int = bounded(256, low=1)
     # optimiser steps of every landscape model
     iterations: int = bounded(1500, low=1)
-    # the same for the random landscapes; the two lowest minima of one of the ten differ by 0.003, which is
-    # as much as models err after 1500 steps
+    # optimiser steps of the models of random landscapes. The two lowest minima of one of the ten differ by
+    # 0.003, which is as much as models err after 1500 steps
     random_iterations: int = bounded(1500, low=1)
-    # the same for the test functions
+    # optimiser steps of the test functions' models
     function_iterations: int = bounded(2000, low=1)
-    # peak learning rate of Adam, one-cycle
+    # peak learning rate of Adam, which rises and falls once (one-cycle)
     learning_rate: float = bounded(1.5e-3, above=0.0)
 
     # --- what HELM adds ---------------------------------------------------------------------
+
     # weight of L_HF = (E(a) - E(a + delta))^2 in the `helm` variant. The documents' 1.0 cannot remove a
     # ripple (gain 0.89) and stays as the variant `helm_published`; what works is lambda sigma^2 of
     # about 0.25 to 1.2
     lambda_hf: float = bounded(100.0, low=0.0)
-    # standard deviation of delta [length]; the documents' 0.05
+    # standard deviation of delta in L_HF [length]; the documents' 0.05
     hf_noise_sigma: float = bounded(0.05, low=0.0)
     # weight of (E(a + delta) + E(a - delta) - 2 E(a))^2 in the `helm_second_difference` variant
     lambda_second_difference: float = bounded(40.0, low=0.0)
-    # standard deviation of its delta [length]
+    # standard deviation of delta in the second difference [length]
     second_difference_sigma: float = bounded(0.1, low=0.0)
-    # the same two for the test functions, whose ripples are larger beside their basin
+    # weight of the second difference for the test functions, whose ripples are larger beside their basin
     function_lambda: float = bounded(100.0, low=0.0)
-    # standard deviation of its delta [length]
+    # standard deviation of delta in the second difference for the test functions [length]
     function_sigma: float = bounded(0.2, low=0.0)
-    # baseline `noised_inputs`: standard deviation of the noise on training points [length]; this and the
-    # next leave as much of the largest ripples as `helm` does, 0.07
+    # standard deviation of the noise on training points in the baseline `noised_inputs` [length]; 0.33 leaves
+    # as much of the largest ripples as `helm` does, 0.07
     input_noise_sigma: float = bounded(0.33, low=0.0)
-    # baseline `gradient_penalty`: weight of |dE/da|^2; lambda_hf sigma^2, of which L_HF is the finite form
+    # weight of |dE/da|^2 in the baseline `gradient_penalty`; lambda_hf sigma^2, of which L_HF is the finite
+    # form. 0.25 leaves as much of the largest ripples as `helm` does, 0.07
     lambda_gradient: float = bounded(0.25, low=0.0)
 
     # --- basin coverage ---------------------------------------------------------------------
-    # starts a side of the square
+
+    # starts of the basin maps along each side of the square
     grid_size: int = bounded(100, low=2)
     # distance within which a minimum counts as reached by the descents of the basin maps; starts this
     # near are left out [length]
     tolerance: float = bounded(0.1, above=0.0)
-    # step of gradient descent, divided by the model's shrink; the longest step is 0.05
+    # step of the basin maps' gradient descent, divided by the model's shrink [length per unit of gradient];
+    # the longest step is 0.05
     descent_step: float = bounded(0.01, above=0.0)
-    # most steps of a descent
+    # most gradient steps of a descent of the basin maps
     descent_steps: int = bounded(1500, low=1)
 
     # --- planning: mollified_descent and its baselines ---------------------------------------
+
     # model evaluations that a planner may spend on one start; a gradient counts as three
     plan_evaluations: int = bounded(6000, low=300)
     # further budgets, for the curve of success over evaluations
     budget_sweep: tuple[int, ...] = bounded((600, 1200, 2400, 6000, 12000), low=300, rising=True)
-    # gradient steps on the smoothed energy
+    # gradient steps of a descent on the smoothed energy
     smooth_steps: int = bounded(100, low=1)
-    # first rate of their Adam, about the length of a step [length]
+    # first rate of Adam on the smoothed energy, about the length of a step [length]
     smooth_rate: float = bounded(0.1, above=0.0)
-    # descents on the smoothed energy, from the start and from random points
+    # number of descents on the smoothed energy, from the start and from random points
     smooth_starts: int = bounded(4, low=1)
     # gradient steps of one polish on the flat model
     polish_steps: int = bounded(16, low=1)
-    # first rate of their Adam [length]
+    # first rate of Adam in a polish on the flat model [length]
     polish_rate: float = bounded(0.15, above=0.0)
     # standard deviation of a hop [length]
     hop_sigma: float = bounded(0.6, above=0.0)
-    # rounds of hops, each from the best point so far
+    # rounds of hops, each from the best point of the rounds before
     hop_rounds: int = bounded(4, low=1)
     # post-hoc smoothing of the flat model: first noise level, annealed to a tenth [length]
     smoothing_sigma: float = bounded(1.0, above=0.0)
-    # its gradient steps, each averaging as many samples as the budget allows
+    # gradient steps on the post-hoc smoothed flat model, each averaging as many samples as the budget allows
     smoothing_steps: int = bounded(200, low=1)
-    # its descents, from the start and from random points
+    # number of descents on the post-hoc smoothed flat model, from the start and from random points
     smoothing_starts: int = bounded(2, low=1)
-    # share of the budget that it spends before it hops
+    # share of the budget that descents on the post-hoc smoothed flat model spend before the hops
     smoothing_share: float = bounded(0.4, above=0.0, high=0.9)
     # distance within which a planner has reached a landscape's minimum [length]
     plan_tolerance: float = bounded(0.05, above=0.0)
-    # distance for each coordinate (RMS) within which it has reached a test function's [length]
+    # distance for each coordinate (RMS) within which a planner has reached a test function's minimum [length]
     function_tolerance: float = bounded(0.1, above=0.0)
-    # starts a side of the square on the landscapes
+    # starts of planning on the landscapes along each side of the square
     plan_grid: int = bounded(20, low=2)
     # random landscapes to plan on
     num_landscapes: int = bounded(0, low=0)
 
     # --- test functions ---------------------------------------------------------------------
-    # which
+
+    # test functions to plan on
     functions: tuple[Exp2Function, ...] = ("ackley", "rastrigin", "griewank", "levy")
-    # in how many dimensions each (eggholder and himmelblau: 2 only)
+    # numbers of dimensions of each test function (eggholder and himmelblau: 2 only)
     dimensions: tuple[Literal[2, 5, 10, 20], ...] = (2,)
     # random starts of each function and seed
     function_starts: int = bounded(64, low=1)
-    # those that CMA-ES runs from, the first so many
+    # number of starts that CMA-ES runs from, the first of function_starts
     cma_starts: int = bounded(4, low=1)
 
     # --- the map over lambda and sigma --------------------------------------------------------
-    # weights of L_HF
+
+    # weights of L_HF on the map
     map_lambdas: tuple[float, ...] = bounded((1.0, 10.0, 30.0, 100.0, 300.0), low=0.0, rising=True)
-    # noise levels [length]
+    # standard deviations of delta in L_HF on the map [length]
     map_sigmas: tuple[float, ...] = bounded((0.05, 0.1, 0.2, 0.35), above=0.0, rising=True)
     # train a model at every point of the map; otherwise it holds the closed-form filter's prediction only
     train_map: bool = False
-    # samples in a batch of those trainings: the noise of a smaller one takes from the small gains (at 256
+    # samples in a batch of the map's trainings: the noise of a smaller one takes from the small gains (at 256
     # samples about a tenth of those below 0.01)
     map_batch_size: int = bounded(1024, low=1)
 
@@ -349,6 +367,7 @@ class MiniGridConfig(RunConfig):
     """What experiments 3 and 4 share: environments, data, the world model's size, planning, evaluation."""
 
     # --- environments and data ----------------------------------------------------------------
+
     # MiniGrid ids without prefix and version; any whose dynamics are deterministic given the layout
     environments: tuple[str, ...] = ("Empty-8x8",)
     # seed of the layout (walls, doors, objects), the same for every training seed
@@ -360,10 +379,11 @@ class MiniGridConfig(RunConfig):
     drop_action: DropAction = "auto"
     # random walks for training; each restarts at a state that has been seen and visited least
     num_walks: int = bounded(400, low=1)
-    # their length [steps]
+    # length of a training walk [steps]
     walk_length: int = bounded(50, low=8)
 
     # --- model and training -------------------------------------------------------------------
+
     # width of the latent state
     d_latent: int = bounded(32, low=2)
     # width of the hidden layers
@@ -374,7 +394,7 @@ class MiniGridConfig(RunConfig):
     batch_size: int = bounded(256, low=2)
     # optimiser steps of every model
     iterations: int = bounded(2500, low=1)
-    # peak learning rate of Adam, one-cycle
+    # peak learning rate of Adam, which rises and falls once (one-cycle)
     learning_rate: float = bounded(2e-3, above=0.0)
     # steps that a training rollout predicts
     rollout_steps: int = bounded(4, low=1)
@@ -382,28 +402,30 @@ class MiniGridConfig(RunConfig):
     coarse_stride: int = bounded(4, low=2, high=JUDGED_STEPS)
 
     # --- planning -----------------------------------------------------------------------------
+
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
     planning_horizons: tuple[int, ...] = bounded((10, 20, 30, 50, 80), low=1, rising=True)
     # transition evaluations that a plan may spend, for each step of its horizon
     evaluations_per_step: int = bounded(320, low=16)
-    # closed loop: horizon of each plan [steps]; less where T is smaller
+    # horizon of each plan in closed loop [steps]; less where T is smaller
     replan_horizon: int = bounded(12, low=1)
-    # closed loop: actions executed of each plan
+    # actions executed of each plan in closed loop
     replan_execute: int = bounded(3, low=1)
     # temperature of the softmin over a plan's energies [of the energy at the start], open loop: low, so that
     # the nearest approach counts alone
     open_temperature: float = bounded(0.03, above=0.0)
-    # closed loop: higher, so that coming near sooner counts as well; replanning puts arriving off without
+    # temperature of the softmin over a plan's energies [of the energy at the start], closed loop: higher, so
+    # that coming near sooner counts as well; replanning puts arriving off without
     closed_temperature: float = bounded(0.1, above=0.0)
-    # start states of the evaluation for each seed; all where there are at most half as many more
+    # start states of the evaluation for each seed; all of them where there are at most half as many more
     num_episodes: int = bounded(100, low=2)
     # temperature of the Gumbel-softmax
     gumbel_tau: float = bounded(1.0, above=0.0)
-    # flat_gradient: gradient steps
+    # gradient steps of the planner flat_gradient
     gd_steps: int = bounded(50, low=1)
-    # flat_gradient: step size on the logits
+    # step size of the planner flat_gradient, on the logits
     gd_lr: float = bounded(0.1, above=0.0)
-    # helm and coarse_cem: share of the budget that the coarse stage spends
+    # share of the budget that the coarse stage of the planners helm and coarse_cem spends
     coarse_share: float = bounded(0.35, low=0.0, high=0.9)
 
     def __post_init__(self) -> None:
@@ -426,21 +448,23 @@ class Exp3Config(MiniGridConfig):
     """Experiment 3, planning efficiency: gradient planners against CEM in MiniGrid world models."""
 
     # --- what HELM adds ---------------------------------------------------------------------
+
     # weight of the spectral penalty on one step, in the variants `spectral` and `helm`; the documents' 1e-3
     lambda_spectral: float = bounded(1e-3, low=0.0)
     # weight of L_HF over actions, (E(a) - E(a + delta))^2 with E / d_latent, in the variants `hf` and `helm`
     lambda_hf: float = bounded(1.0, low=0.0)
-    # standard deviation of delta, on one-hot actions
+    # standard deviation of delta in L_HF, on one-hot actions
     hf_noise_sigma: float = bounded(0.05, low=0.0)
 
     # --- measurements -----------------------------------------------------------------------
-    # ablation and sweeps are done in the first so many environments
+
+    # number of environments, from the first, in which ablation and sweeps are done
     study_environments: int = bounded(1, low=0)
-    # their horizon, one of planning_horizons [steps]
+    # horizon of ablation and sweeps, one of planning_horizons [steps]
     study_horizon: int = bounded(50, low=1)
     # budgets of the efficiency figure [evaluations for each step of the horizon]
     budget_sweep: tuple[int, ...] = bounded((40, 80, 160, 320), low=16, rising=True)
-    # coarse strides to compare
+    # coarse strides to compare [steps]
     stride_sweep: tuple[int, ...] = bounded((4,), low=2, high=JUDGED_STEPS, rising=True)
     # temperatures of the Gumbel-softmax to compare
     tau_sweep: tuple[float, ...] = bounded((1.0,), above=0.0, rising=True)
@@ -478,11 +502,12 @@ class Exp4Config(MiniGridConfig):
     """Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars."""
 
     # --- objectives -------------------------------------------------------------------------
+
     # weight of the latents' prediction error over rollout_steps, beside every objective
     lambda_dynamics: float = bounded(10.0, above=0.0)
     # temperature of every InfoNCE
     nce_temperature: float = bounded(0.1, above=0.0)
-    # geometric positives and temporal distances: P(gap > k) = discount^k
+    # discount of geometric positives and temporal distances: P(gap > k) = discount^k
     pair_discount: float = bounded(0.9, above=0.0, high=0.999)
     # quasimetric RL: where the softplus that drives random pairs apart lets go of them [steps]
     qrl_offset: float = bounded(8.0, above=0.0)
@@ -492,27 +517,30 @@ class Exp4Config(MiniGridConfig):
     qrl_tolerance: float = bounded(0.01, above=0.0)
     # temporal distance: expectile of the steps between two states of a walk; 1/2 is their mean
     expectile: float = bounded(0.1, above=0.0, high=0.5)
-    # weight of straightening
+    # weight of straightening, in the objective of that name
     lambda_straight: float = bounded(0.5, low=0.0)
 
     # --- the spectral pillar ----------------------------------------------------------------
+
     # weight of the spectral penalty on one step, in the two pillars and in unified_published
     lambda_spectral: float = bounded(1e-2, low=0.0)
-    # the same in `unified`
+    # weight of the spectral penalty on one step in `unified`
     unified_spectral: float = bounded(1e-3, low=0.0)
     # weight of L_HF over actions in unified_published, (E(a) - E(a + delta))^2 with E / d_latent
     lambda_hf: float = bounded(1.0, low=0.0)
-    # standard deviation of delta, on one-hot actions
+    # standard deviation of delta in L_HF, on one-hot actions
     hf_noise_sigma: float = bounded(0.05, low=0.0)
 
     # --- measurements -----------------------------------------------------------------------
-    # every objective is trained in the first so many environments; elsewhere those that are planned with
+
+    # number of environments, from the first, in which every objective is trained; elsewhere those are that
+    # are planned with
     objective_environments: int = bounded(5, low=0)
-    # the two pillars are measured in the first so many environments
+    # number of environments, from the first, in which the two pillars are measured
     pillar_environments: int = bounded(1, low=0)
-    # objectives that stand for metric alignment there, each in a 2x2 of its own
+    # objectives that stand for metric alignment in the two pillars, each in a 2x2 of its own
     pillar_objectives: tuple[Literal["qrl_symmetric", "infonce"], ...] = ("qrl_symmetric", "infonce")
-    # at these horizons, each one of planning_horizons [steps]
+    # horizons at which the two pillars are measured, each one of planning_horizons [steps]
     pillar_horizons: tuple[int, ...] = bounded((50,), low=1, rising=True)
 
     def __post_init__(self) -> None:

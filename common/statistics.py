@@ -1,12 +1,91 @@
-"""Intervals of rates and differences, and rank correlation.
+"""Intervals over training seeds and starts, rates, and rank correlation.
 
 Shapes: S training seeds, E starts, N values.
 """
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
+
+CONFIDENCE = 0.95
+
+
+def mean_interval(numbers: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the mean of independent numbers, Student's t; at least two."""
+    values = np.asarray(numbers, dtype=np.float64)
+    half = _t_quantile(len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def crossed_interval(values: Tensor, enumerated: bool) -> tuple[float, float] | None:
+    """95% interval of the mean of values [S, E] that every training seed has at the same starts.
+
+    Seeds and starts are crossed random effects: retraining moves all of a seed's values, another draw of
+    starts all of a start's. With the mean squares of seeds, starts and residual, each as the variance of the
+    means,
+
+        variance = s2_seed / S + s2_start / E - s2_residual / (S E)
+
+    and Satterthwaite's degrees of freedom (1946). Where the starts are all that there are, nothing was drawn
+    among them, and the interval is over seeds alone.
+
+    Args:
+        values: [S, E].
+        enumerated: whether the E starts are all there are.
+
+    Returns:
+        (low, high); None for one seed, of which no retraining can be known.
+    """
+    values = values.double()
+    seeds, starts = values.shape
+    if seeds < 2:
+        return None
+    by_seed, by_start, mean = values.mean(1), values.mean(0), float(values.mean())
+    if enumerated or starts < 2:
+        return mean_interval(by_seed.tolist())
+    residual = values - by_seed[:, None] - by_start + mean
+    residual_square = float(residual.square().sum()) / ((seeds - 1) * (starts - 1))
+    parts = (  # of the variance, with their degrees of freedom
+        (float(by_seed.var()) / seeds, seeds - 1),
+        (float(by_start.var()) / starts, starts - 1),
+        (-residual_square / (seeds * starts), (seeds - 1) * (starts - 1)),
+    )
+    # the first two hold the residual's share each; the sum can fall below either by chance alone
+    variance = max(sum(part for part, _ in parts), parts[0][0], parts[1][0])
+    if variance == 0.0:
+        return mean, mean
+    degrees = variance**2 / sum(part**2 / freedom for part, freedom in parts)
+    half = _t_quantile(max(degrees, seeds - 1)) * math.sqrt(variance)
+    return mean - half, mean + half
+
+
+def rate_interval(success: Tensor, enumerated: bool) -> tuple[float, float] | None:
+    """`crossed_interval` of a success rate, within [0, 1].
+
+    Where starts were drawn it holds Wilson's interval over them, so that a rate of 1 is not certain.
+    """
+    crossed = crossed_interval(success, enumerated)
+    if crossed is None:
+        return None
+    low, high = crossed
+    if not enumerated:
+        over_starts = wilson_interval(float(success.double().mean(0).sum()), success.shape[1])
+        low, high = min(low, over_starts[0]), max(high, over_starts[1])
+    return max(0.0, low), min(1.0, high)
+
+
+def starts_interval(values: Tensor) -> tuple[float, float]:
+    """95% interval over the starts alone of the mean of values [S, E], of these models and no others.
+
+    Each start counts once, with its mean over seeds.
+    """
+    by_start = values.double().mean(0)
+    half = 1.96 * float(by_start.std()) / math.sqrt(len(by_start))
+    return float(by_start.mean()) - half, float(by_start.mean()) + half
 
 
 def wilson_interval(successes: float, episodes: int, z: float = 1.96) -> tuple[float, float]:
@@ -17,19 +96,9 @@ def wilson_interval(successes: float, episodes: int, z: float = 1.96) -> tuple[f
     return max(0.0, min(centre - half, rate)), min(1.0, max(centre + half, rate))  # rounding aside
 
 
-def success_interval(success: Tensor) -> tuple[float, float]:
-    """Wilson's interval of the mean of success [S, E], with E episodes: seeds share their starts."""
-    return wilson_interval(float(success.mean(0).sum()), success.shape[1])
-
-
-def paired_interval(difference: Tensor) -> tuple[float, float]:
-    """95% interval of the mean of a difference over the same starts [S, E].
-
-    The episodes of one start are not independent between seeds: each start counts once, with its mean.
-    """
-    by_start = difference.double().mean(0)
-    half = 1.96 * float(by_start.std()) / math.sqrt(len(by_start))
-    return float(by_start.mean()) - half, float(by_start.mean()) + half
+def _t_quantile(degrees: float) -> float:
+    """Two-sided, of Student's t."""
+    return float(stdtrit(degrees, 0.5 + CONFIDENCE / 2))
 
 
 def spearman(first: Tensor, second: Tensor) -> float:

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image  # comes with matplotlib
 
-from common.run.cache import write_atomically
+from common.run.files import write_atomically
 
 # What these words mean has one colour in every figure of the repository.
 COLORS = {

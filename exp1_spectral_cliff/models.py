@@ -56,6 +56,12 @@ class TrueLevel(_StateSpaceLevel):
         self.step = system.step
 
 
+def _residual_jacobians(network: EnsembleMLP, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of z + network(z, a) with respect to z [S, B, D, D] and to a [S, B, D, N d_a]."""
+    both, width = network.jacobian(torch.cat((latents, blocks), -1)), latents.shape[-1]
+    return both[..., :width] + torch.eye(width).to(latents), both[..., width:]
+
+
 class FlatModel(_StateSpaceLevel, nn.Module):
     """Residual one-step model s' = s + MLP(s, a)."""
 
@@ -65,6 +71,12 @@ class FlatModel(_StateSpaceLevel, nn.Module):
 
     def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
         return latents + self.network(torch.cat((latents, blocks), -1))
+
+    def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """ds'/ds [S, B, d, d] and ds'/da [S, B, d, d_a] in closed form (see common/jacobian_utils.py)."""
+        return _residual_jacobians(self.network, latents, blocks)
+
+    step.jacobians = step_jacobians
 
     def roll(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """Latents after every step (see rollouts.py): [S, B, D], [S, B, K, d_a] -> [S, K, B, D]."""
@@ -80,6 +92,13 @@ class LinearModel(_StateSpaceLevel, nn.Module):
 
     def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
         return self.map(torch.cat((latents, blocks), -1))
+
+    def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """W and B, the same everywhere: [S, B, d, d], [S, B, d, d_a]."""
+        both = self.map.weight.mT[:, None].expand(-1, latents.shape[1], -1, -1)
+        return both[..., : latents.shape[-1]], both[..., latents.shape[-1] :]
+
+    step.jacobians = step_jacobians
 
 
 class HelmModel(nn.Module):
@@ -111,6 +130,16 @@ class HelmModel(nn.Module):
 
     def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
         return self._bound(latents + self.network(torch.cat((latents, blocks), -1)))
+
+    def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """dz'/dz [S, B, D, D] and dz'/da [S, B, D, N d_a] in closed form, 1 - z'^2 times the inner ones."""
+        state_jacobian, action_jacobian = _residual_jacobians(self.network, latents, blocks)
+        if not self.bounded:
+            return state_jacobian, action_jacobian
+        slope = 1 - self.step(latents, blocks).square().unsqueeze(-1)
+        return slope * state_jacobian, slope * action_jacobian
+
+    step.jacobians = step_jacobians
 
     def roll(self, latents: Tensor, blocks: Tensor) -> Tensor:
         """Latents after every step (see rollouts.py): [S, B, D], [S, B, K, N d_a] -> [S, K, B, D]."""

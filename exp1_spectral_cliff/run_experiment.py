@@ -11,10 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP1_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP1_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from torch import nn
 
-from common.config import EXP1_PRESETS
-from common.run.run import Run, run_experiment
+from common.run.run import Experiment, Run, main
 from exp1_spectral_cliff.analyze_spectrum import (
     measure_gradient_agreement,
     measure_lyapunov,
@@ -41,8 +45,8 @@ from exp1_spectral_cliff.dataset import (
 )
 from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
 from exp1_spectral_cliff.figures import draw_figures
-from exp1_spectral_cliff.train_flat import train_flat_variants
-from exp1_spectral_cliff.train_helm import train_helm_variants
+from exp1_spectral_cliff.train_flat import flat_trainings
+from exp1_spectral_cliff.train_helm import helm_trainings
 
 
 def compute(run: Run) -> None:
@@ -50,7 +54,9 @@ def compute(run: Run) -> None:
     for name in run.config.systems:
         system = make_system(name)
         training = training_trajectories(system, run.config)
-        models = train_flat_variants(run, system, training) | train_helm_variants(run, system, training)
+        models = run.train(
+            flat_trainings(system, training, run.config), helm_trainings(system, training, run.config)
+        )
         evaluation = evaluation_trajectories(system, run.config)
         analyse_spectrum(run, system, models, evaluation)
         if isinstance(system, LinearSystem):
@@ -62,51 +68,41 @@ def compute(run: Run) -> None:
 
 def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
     """Norms and errors of every variant, beside the true growth rate."""
-    spectra = {}
-    for variant in variant_names(models):
-        spectra[variant] = run.measure(
-            measure_spectrum,
-            f"{system.name}/spectrum/{variant}",
-            system, models, variant, data,
-            upstream=[f"{system.name}/{model}" for model in models],
-        )  # fmt: skip
-        record_spectrum(run.results, system, variant, spectra[variant], run.config.horizons)
+    names = variant_names(models)
+    measured = run.measure_all([
+        (measure_spectrum, f"{system.name}/spectrum/{name}", system, models, name, data) for name in names
+    ])  # fmt: skip
+    spectra = dict(zip(names, measured, strict=True))
+    for name, found in spectra.items():
+        record_spectrum(run.results, system, name, found, run.config.horizons)
     lyapunov = run.measure(measure_lyapunov, f"{system.name}/lyapunov", system, data)
     record_growth(run.results, system, spectra, lyapunov["lyapunov_exponent"], run.config.horizons)
 
 
 def analyse_smoothing(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
     """What smoothing explains: the mollified true system, gradients that hold, rollouts on the attractor."""
-    upstream = [f"{system.name}/{model}" for model in models]
     record_ablation(run.results, system, run.config.horizons)
     if run.config.hf_noise_sigma > 0:
         mollified = run.measure(measure_mollified, f"{system.name}/mollified", system, data)
         record_mollified(run.results, system, mollified, run.config.horizons)
-    cosines = run.measure(
-        measure_gradient_agreement, f"{system.name}/gradients", system, models, data, upstream=upstream
-    )
+    cosines = run.measure(measure_gradient_agreement, f"{system.name}/gradients", system, models, data)
     record_gradient_agreement(run.results, system, cosines, run.config.gradient_horizons)
-    rollouts = run.measure(
-        sample_rollouts, f"{system.name}/rollouts", system, models, data, upstream=upstream
-    )
+    rollouts = run.measure(sample_rollouts, f"{system.name}/rollouts", system, models, data)
     record_rollouts(run.results, system, rollouts)
 
 
 def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
     """Gradient planning through each model, executed in the true system."""
-    for planner in ("random", *PLANNERS):
-        measured = run.measure(
-            measure_planning,
-            f"{system.name}/planning/{planner}",
-            system, models, planner,
-            upstream=[f"{system.name}/{model}" for model in models],
-        )  # fmt: skip
-        record_planning(run.results, system, planner, measured, run.config)
+    names = ("random", *PLANNERS)
+    steps = [(measure_planning, f"{system.name}/planning/{name}", system, models, name) for name in names]
+    for name, measured in zip(names, run.measure_all(steps), strict=True):
+        record_planning(run.results, system, name, measured, run.config)
 
+
+EXPERIMENT = Experiment(
+    "exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures, CRITERIA
+)
+execute = EXPERIMENT.execute
 
 if __name__ == "__main__":
-    raise SystemExit(
-        run_experiment(
-            "exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures, CRITERIA
-        )
-    )
+    raise SystemExit(main(EXPERIMENT, CONFIG))

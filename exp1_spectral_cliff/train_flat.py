@@ -10,16 +10,21 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP1_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP1_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from common.config import EXP1_PRESETS, LAMBDA_SPECTRAL_PUBLISHED, Exp1Config
+from common.config import LAMBDA_SPECTRAL_PUBLISHED, Exp1Config
 from common.regularizers import spectral_penalty
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
     LinearSystem,
@@ -118,19 +123,18 @@ def train_flat(
     return model, history
 
 
-def train_flat_variants(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
-    """Every flat variant of a system, by name."""
-    return run.train_variants(
-        train_flat, system.name, system, data, variants=flat_variants(system, run.config)
-    )
+def flat_trainings(system: System, data: Trajectories, config: Exp1Config) -> Training:
+    """Every flat variant of a system."""
+    return Training(train_flat, system.name, (system, data), flat_variants(system, config))
 
 
-def train_every_system(run: Run) -> None:
+def train_all(run: Run) -> None:
     """The flat variants of every system of the configuration."""
     for name in run.config.systems:
         system = make_system(name)
-        train_flat_variants(run, system, training_trajectories(system, run.config))
+        run.train(flat_trainings(system, training_trajectories(system, run.config), run.config))
 
 
 if __name__ == "__main__":
-    run_training("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_every_system)
+    alone = Experiment("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_all)
+    raise SystemExit(main_training(alone, CONFIG))

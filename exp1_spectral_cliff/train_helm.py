@@ -10,15 +10,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP1_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP1_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from common.config import EXP1_PRESETS, Exp1Config
+from common.config import Exp1Config
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
     LorenzSystem,
@@ -82,7 +87,7 @@ def train_helm(
     Args:
         system: what is modelled.
         data: its training trajectories.
-        variant: stride N, rollout lengths K, sigma, bounded latent; one stride has one set of first weights.
+        variant: stride N, rollout lengths K, sigma, bounded latent. Those of one stride begin alike.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -143,19 +148,19 @@ def _normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
     return noise.to(values.device)
 
 
-def train_helm_variants(run: Run, system: System, data: Trajectories) -> dict[str, nn.Module]:
+def helm_trainings(system: System, data: Trajectories, config: Exp1Config) -> Training:
     """Every HELM variant of a system; none for the linear one, whose Jacobian no smoothing changes."""
-    if not isinstance(system, LorenzSystem):
-        return {}
-    return run.train_variants(train_helm, system.name, system, data, variants=helm_variants(run.config))
+    variants = helm_variants(config) if isinstance(system, LorenzSystem) else {}
+    return Training(train_helm, system.name, (system, data), variants)
 
 
-def train_every_system(run: Run) -> None:
-    """The helm variants of every system of the configuration."""
+def train_all(run: Run) -> None:
+    """The HELM variants of every system of the configuration."""
     for name in run.config.systems:
         system = make_system(name)
-        train_helm_variants(run, system, training_trajectories(system, run.config))
+        run.train(helm_trainings(system, training_trajectories(system, run.config), run.config))
 
 
 if __name__ == "__main__":
-    run_training("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_every_system)
+    alone = Experiment("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_all)
+    raise SystemExit(main_training(alone, CONFIG))

@@ -36,11 +36,6 @@ class Task:
     def dimension(self) -> int:
         return self.energies[0].dimension
 
-    @property
-    def contents(self) -> str:
-        """What is learned, and how long: what a training's checkpoint must tell from another's."""
-        return f"{' '.join(energy.name for energy in self.energies)}: {self.iterations} steps"
-
 
 class Batches:
     """Samples of a task in batches: each seed's are a scrambled Sobol sequence, block by block.

@@ -17,8 +17,9 @@ from common.run.cache import reads_settings
 from common.run.command_line import reject
 from common.run.progress import Progress
 from common.run.random import generators
-from common.run.results import Results, summarise
+from common.run.results import Results
 from common.run.run import Run
+from common.statistics import crossed_interval
 from exp2_funnel_heatmap.dataset import Task, uniform_points
 from exp2_funnel_heatmap.energy_functions import (
     DEFINITIONS,
@@ -74,6 +75,11 @@ class Fields(dict[str, Field]):
     def __init__(self, task: Task, models: Mapping[str, EnergyModel]):
         super().__init__(true=TrueField(task.energies))
         self.task, self.models = task, models
+
+    @property
+    def made_of(self) -> tuple:
+        """What decides the fields, for fingerprints: tables are made when first asked for."""
+        return self.task, self.models
 
     def __missing__(self, name: str) -> Field:
         model = self.models[name]
@@ -152,21 +158,13 @@ def run_planner(
 
 
 def every_planner(
-    run: Run, phase: Callable, fields: Fields, planners: tuple[str, ...]
+    run: Run, step: Callable, fields: Fields, planners: tuple[str, ...]
 ) -> dict[str, dict[str, Tensor]]:
-    """A measurement phase once for each planner, by its name."""
-    task, upstream = fields.task, trainings(fields)
-    return {
-        planner: run.measure(
-            phase, f"{task.name}/planning/{planner}", task, fields, planner, upstream=upstream
-        )
-        for planner in planners
-    }
-
-
-def trainings(fields: Fields) -> list[str]:
-    """The phases that trained what the fields hold."""
-    return [f"{fields.task.name}/{variant}" for variant in fields.models]
+    """A measurement once for each planner, by its name."""
+    steps = [
+        (step, f"{fields.task.name}/planning/{planner}", fields.task, fields, planner) for planner in planners
+    ]
+    return dict(zip(planners, run.measure_all(steps), strict=True))
 
 
 def check_planning(config: Exp2Config) -> None:
@@ -282,18 +280,17 @@ def record_landscape_planning(
 
 
 def difference_interval(rates: Tensor, by_start: Tensor, counted: Tensor) -> tuple[float, float] | None:
-    """95% interval (Student's t) of a mean difference; training seeds are averaged first.
+    """95% interval of a mean difference over training seeds and, crossed with them, what they share.
 
-    Of one landscape it is over its counted starts, of several over the landscapes; None for fewer than five.
+    That is the counted starts of one landscape, or the landscapes where there are several; None for one seed.
 
     Args:
         rates: differences of success, [L, seeds].
         by_start: the same start by start, [S, B].
         counted: which starts count, [S, B].
     """
-    units = rates.mean(1) if len(rates) > 1 else by_start[:, counted[0]].mean(0)
-    interval = summarise(units.tolist(), "1").get("ci95")
-    return None if interval is None else tuple(interval)
+    shared = rates.T if len(rates) > 1 else by_start[:, counted[0]]  # [seeds, L] or [S, B']
+    return crossed_interval(shared, enumerated=False)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -12,7 +12,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP2_PRESETS
-from common.run.run import Run, run_experiment
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP2_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
+from common.run.run import Experiment, Run, main
 from exp2_funnel_heatmap.criteria import CRITERIA
 from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task, random_task
 from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscapes
@@ -28,12 +32,11 @@ from exp2_funnel_heatmap.evaluate_planning import (
     measure_landscape_planner,
     record_functions,
     record_landscape_planning,
-    trainings,
 )
 from exp2_funnel_heatmap.figures import draw_figures
 from exp2_funnel_heatmap.models import EnergyModel
-from exp2_funnel_heatmap.train_flat import flat_variants, train_flat_variants
-from exp2_funnel_heatmap.train_helm import helm_variants, train_helm_variants, train_map_variants
+from exp2_funnel_heatmap.train_flat import flat_trainings, flat_variants
+from exp2_funnel_heatmap.train_helm import helm_trainings, helm_variants, map_trainings
 from exp2_funnel_heatmap.visualize_heatmap import (
     measure_basins,
     measure_predicted_map,
@@ -49,7 +52,7 @@ def compute(run: Run) -> None:
     for name in ("aligned", "misaligned"):
         task = landscape_task(name, [make_landscape(name, config.domain_range)], config)
         record_landscape(run.results, task, config)
-        models = train_flat_variants(run, task) | train_helm_variants(run, task)
+        models = train(run, task)
         heatmaps(run, task, models)
         plan(run, task, models, LANDSCAPE_PLANNERS, "coverage")
         if name == "aligned":
@@ -57,38 +60,32 @@ def compute(run: Run) -> None:
     if config.num_landscapes:
         landscapes = random_landscapes(config.num_landscapes, config.domain_range)
         task = random_task(landscapes, config)
-        plan(
-            run,
-            task,
-            train_flat_variants(run, task) | train_helm_variants(run, task),
-            RANDOM_PLANNERS,
-            "success",
-        )
+        plan(run, task, train(run, task), RANDOM_PLANNERS, "success")
     for dimension in config.dimensions:
         if (task := function_task(dimension, config)) is not None:
-            benchmark(run, task, train_flat_variants(run, task) | train_helm_variants(run, task))
+            benchmark(run, task, train(run, task))
+
+
+def train(run: Run, task: Task) -> dict[str, EnergyModel]:
+    """Every variant of a task, flat and HELM's."""
+    return run.train(flat_trainings(task, run.config), helm_trainings(task, run.config))
 
 
 def heatmaps(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
     """Basin coverage of every variant, and what stands beside it."""
     variants = flat_variants(task, run.config) | helm_variants(task, run.config)
-    for variant, model in models.items():
-        name = f"{task.name}/basins/{variant}"
-        measured = run.measure(measure_basins, name, task, model, upstream=[f"{task.name}/{variant}"])
-        record_basins(run.results, task, variant, variants[variant], measured)
+    steps = [(measure_basins, f"{task.name}/basins/{name}", task, model) for name, model in models.items()]
+    for name, measured in zip(models, run.measure_all(steps), strict=True):
+        record_basins(run.results, task, name, variants[name], measured)
 
 
 def lambda_sigma_map(run: Run, task: Task) -> None:
     """Coverage, bias and shrink over lambda and sigma: predicted, and where the preset says so, trained."""
     predicted = run.measure(measure_predicted_map, "map/predicted", task)
-    trained = {}
     with run.having(batch_size=run.config.map_batch_size):
-        models = train_map_variants(run, task) if run.config.train_map else {}
-    for variant, model in models.items():
-        name = f"map/basins/{variant}"
-        trained[variant] = run.measure(
-            measure_basins, name, task, model, upstream=[f"map/{task.name}/{variant}"]
-        )
+        models = run.train(map_trainings(task, run.config)) if run.config.train_map else {}
+    steps = [(measure_basins, f"map/basins/{name}", task, model) for name, model in models.items()]
+    trained = dict(zip(models, run.measure_all(steps), strict=True))
     record_map(run.results, predicted, trained, run.config)
 
 
@@ -104,20 +101,16 @@ def plan(
 def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
     """Every planner on the test functions of one dimension."""
     fields = Fields(task, models)
-    fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields, upstream=trainings(fields))
+    fit = run.measure(measure_function_fit, f"{task.name}/fit", task, fields)
     measured = every_planner(run, measure_function_planner, fields, FUNCTION_PLANNERS)
     record_functions(run.results, task, measured, fit)
 
 
+EXPERIMENT = Experiment(
+    "exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_planning,
+)  # fmt: skip
+execute = EXPERIMENT.execute
+
 if __name__ == "__main__":
-    raise SystemExit(
-        run_experiment(
-            "exp2_funnel_heatmap",
-            Path(__file__).parent,
-            EXP2_PRESETS,
-            compute,
-            draw_figures,
-            CRITERIA,
-            check=check_planning,
-        )
-    )
+    raise SystemExit(main(EXPERIMENT, CONFIG))

@@ -10,14 +10,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP2_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP2_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from common.config import EXP2_PRESETS, Exp2Config
+from common.config import Exp2Config
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from common.training.fit import fit
 from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
@@ -109,18 +114,18 @@ def train_energies(
     return model, history
 
 
-def train_flat_variants(run: Run, task: Task) -> dict[str, EnergyModel]:
-    """Every flat variant of a task, by name."""
-    variants = flat_variants(task, run.config)
-    return run.train_variants(train_flat, task.name, task, variants=variants, contents=task.contents)
+def flat_trainings(task: Task, config: Exp2Config) -> Training:
+    """Every flat variant of a task."""
+    return Training(train_flat, task.name, (task,), flat_variants(task, config))
 
 
 def train_all(run: Run) -> None:
     """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
         landscape = make_landscape(name, run.config.domain_range)
-        train_flat_variants(run, landscape_task(name, [landscape], run.config))
+        run.train(flat_trainings(landscape_task(name, [landscape], run.config), run.config))
 
 
 if __name__ == "__main__":
-    run_training("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)
+    alone = Experiment("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)
+    raise SystemExit(main_training(alone, CONFIG))

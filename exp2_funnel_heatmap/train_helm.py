@@ -10,15 +10,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP2_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP2_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from common.config import EXP2_PRESETS, HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
+from common.config import HF_NOISE_SIGMA_PUBLISHED, LAMBDA_HF_PUBLISHED, Exp2Config
 from common.regularizers import hf_invariance, second_difference
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from exp2_funnel_heatmap.dataset import Task, landscape_task
 from exp2_funnel_heatmap.energy_functions import make_landscape
 from exp2_funnel_heatmap.models import EnergyModel, Variant
@@ -93,24 +98,23 @@ def train_helm(
     return train_energies(task, terms, variant, config, device, checkpoint, label)
 
 
-def train_helm_variants(run: Run, task: Task) -> dict[str, EnergyModel]:
-    """Every HELM variant of a task, by name."""
-    variants = helm_variants(task, run.config)
-    return run.train_variants(train_helm, task.name, task, variants=variants, contents=task.contents)
+def helm_trainings(task: Task, config: Exp2Config) -> Training:
+    """Every HELM variant of a task."""
+    return Training(train_helm, task.name, (task,), helm_variants(task, config))
 
 
-def train_map_variants(run: Run, task: Task) -> dict[str, EnergyModel]:
+def map_trainings(task: Task, config: Exp2Config) -> Training:
     """A model for every point of the map over lambda and sigma."""
-    variants = map_variants(run.config)
-    return run.train_variants(train_helm, f"map/{task.name}", task, variants=variants, contents=task.contents)
+    return Training(train_helm, f"map/{task.name}", (task,), map_variants(config))
 
 
 def train_all(run: Run) -> None:
     """Both standard landscapes."""
     for name in ("aligned", "misaligned"):
         landscape = make_landscape(name, run.config.domain_range)
-        train_helm_variants(run, landscape_task(name, [landscape], run.config))
+        run.train(helm_trainings(landscape_task(name, [landscape], run.config), run.config))
 
 
 if __name__ == "__main__":
-    run_training("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)
+    alone = Experiment("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)
+    raise SystemExit(main_training(alone, CONFIG))

@@ -15,14 +15,13 @@ from common.latent.comparison import (
     Measured,
     configured_planner,
     problems_of,
-    record_success,
 )
-from common.latent.planner_evaluation import evaluate_planner
+from common.latent.planner_evaluation import Trial, evaluate_planner
 from common.minigrid.task import Task
 from common.planners import PLANNERS
 from common.run.cache import reads_settings
 from common.run.progress import Progress
-from common.run.random import generator
+from common.run.random import generators
 from common.run.results import Results
 from exp3_planning_efficiency.models import WorldModel
 
@@ -46,7 +45,7 @@ class _Setting:
 
 @reads_settings(*PLANNING_FIELDS, "budget_sweep", "stride_sweep", "tau_sweep", "study_horizon")
 def measure_sweeps(
-    task: Task, models: Mapping[str, WorldModel], variant: str, *, config: Exp3Config, device: torch.device
+    task: Task, model: WorldModel, *, config: Exp3Config, device: torch.device
 ) -> dict[str, Tensor]:
     """Open loop at the study horizon: over budgets, strides of the jumpy level, temperatures.
 
@@ -64,7 +63,7 @@ def measure_sweeps(
         runs |= {f"tau={tau:g}/{name}": (name, replace(standard, tau=tau)) for name in WITH_TAU}
     found, progress = {}, Progress(len(set(runs.values())), f"{task.name}/sweeps")
     for name, setting in dict.fromkeys(runs.values()):  # sweeps meet in the standard setting
-        found[name, setting] = _plan_at(task, models, variant, name, setting, config, device)
+        found[name, setting] = _plan_at(task, model, name, setting, config, device)
         progress.update(f"{name} {setting} success={found[name, setting]['success'].mean():.2f}")
     progress.close()
     return {f"{label}/{kept}": found[run][kept] for label, run in runs.items() for kept in KEPT}
@@ -72,24 +71,22 @@ def measure_sweeps(
 
 def _plan_at(
     task: Task,
-    models: Mapping[str, WorldModel],
-    variant: str,
+    model: WorldModel,
     planner: str,
     setting: _Setting,
     config: Exp3Config,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """evaluate_planner, open loop at the study horizon; the same noise at every setting."""
-    return evaluate_planner(
+    trial = Trial(
         task,
-        problems_of(task, models, variant, setting.stride, device),
+        problems_of(task, model, setting.stride, device),
         configured_planner(planner, config, setting.tau),
-        "open",
-        [config.study_horizon],
         config,
-        lambda _: generator(config.seeds[0], f"{task.name}/sweeps/{planner}"),
-        setting.budget,
-    )[config.study_horizon]
+        noise=lambda _: generators(config.seeds, f"{task.name}/sweeps/{planner}"),
+        evaluations_per_step=setting.budget,
+    )
+    return evaluate_planner(trial, "open", [config.study_horizon])[config.study_horizon]
 
 
 def record_ablation(
@@ -102,7 +99,7 @@ def record_ablation(
     """Success of unverified and verified gradient planning in each variant of the model."""
     for (variant, planner), found in measured.items():
         name = f"ablation/{task.name}/{mode}/T={horizon}/{variant}/{planner}/success"
-        record_success(results, name, found[f"T={horizon}/success"])
+        results.add_rate(name, found[f"T={horizon}/success"], task.all_starts)
 
 
 def record_sweeps(results: Results, task: Task, measured: Mapping[str, Tensor]) -> None:
@@ -111,6 +108,6 @@ def record_sweeps(results: Results, task: Task, measured: Mapping[str, Tensor]) 
         if name.endswith("milliseconds"):
             results.timings[f"sweep/{task.name}/{name}"] = float(value)
         elif name.endswith("success"):
-            record_success(results, f"sweep/{task.name}/{name}", value)
+            results.add_rate(f"sweep/{task.name}/{name}", value, task.all_starts)
         else:
             results.add(f"sweep/{task.name}/{name}", value.mean(1))

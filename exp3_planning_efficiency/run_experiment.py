@@ -13,10 +13,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP3_PRESETS
-from common.latent.comparison import MODES, compare_planners, plan_with, record_pictures
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
+from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
 from common.latent.evaluation import measure_model, record_model, record_task
 from common.minigrid.task import Task, check_environments, make_task
-from common.run.run import Run, run_experiment
+from common.run.run import Experiment, Run, main
 from exp3_planning_efficiency.criteria import CRITERIA
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
@@ -27,8 +31,8 @@ from exp3_planning_efficiency.evaluate_planners import (
 )
 from exp3_planning_efficiency.figures import draw_figures
 from exp3_planning_efficiency.models import WorldModel
-from exp3_planning_efficiency.train_flat import train_flat_variants
-from exp3_planning_efficiency.train_helm import train_helm_variants
+from exp3_planning_efficiency.train_flat import flat_trainings
+from exp3_planning_efficiency.train_helm import helm_trainings
 
 Models = dict[str, WorldModel]
 
@@ -37,19 +41,13 @@ def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
     for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
         studied = position < run.config.study_environments
-        models = train_flat_variants(run, task) | train_helm_variants(run, task, studied)
+        models = run.train(flat_trainings(task), helm_trainings(task, run.config, studied))
         record_task(run.results, task)
-        for variant in models:
-            measured = run.measure(
-                measure_model,
-                f"{task.name}/model/{variant}",
-                task,
-                models,
-                variant,
-                upstream=[f"{task.name}/{variant}"],
-            )
-            record_model(run.results, task, variant, measured)
-        compare_planners(run, task, models, {variant: variant for variant in ("flat", "helm", "oracle")})
+        names = list(models)
+        steps = [(measure_model, f"{task.name}/model/{name}", task, models[name]) for name in names]
+        for name, measured in zip(names, run.measure_all(steps), strict=True):
+            record_model(run.results, task, name, measured)
+        compare_planners(run, task, {"flat": models["flat"], "helm": models["helm"], "oracle": None})
         record_pictures(run.results, task, run.config.study_horizon)
         if studied:
             ablate(run, task, models)
@@ -62,32 +60,26 @@ def ablate(run: Run, task: Task, models: Models) -> None:
     horizons = dict.fromkeys(ABLATION, (horizon,)) | dict.fromkeys(
         ("flat", "helm"), run.config.planning_horizons
     )
+    wanted = [(variant, label) for variant in ABLATION for label in ABLATION_PLANNERS]
     for mode in MODES:
-        measured = {
-            (variant, label): plan_with(run, task, models, variant, planner, mode, horizons[variant])
-            for variant in ABLATION
-            for label, planner in ABLATION_PLANNERS.items()
-        }
-        record_ablation(run.results, task, mode, horizon, measured)
+        found = plan_all(run, task, [
+            Plans(variant, models[variant], ABLATION_PLANNERS[label], mode, horizons[variant])
+            for variant, label in wanted
+        ])  # fmt: skip
+        record_ablation(run.results, task, mode, horizon, dict(zip(wanted, found, strict=True)))
 
 
 def sweep(run: Run, task: Task, models: Models) -> None:
     """Over budgets, strides and temperatures, on HELM's model."""
-    name, upstream = f"{task.name}/sweeps", [f"{task.name}/helm"]
-    record_sweeps(
-        run.results, task, run.measure(measure_sweeps, name, task, models, "helm", upstream=upstream)
-    )
+    measured = run.measure(measure_sweeps, f"{task.name}/sweeps", task, models["helm"])
+    record_sweeps(run.results, task, measured)
 
+
+EXPERIMENT = Experiment(
+    "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_environments,
+)  # fmt: skip
+execute = EXPERIMENT.execute
 
 if __name__ == "__main__":
-    raise SystemExit(
-        run_experiment(
-            "exp3_planning_efficiency",
-            Path(__file__).parent,
-            EXP3_PRESETS,
-            compute,
-            draw_figures,
-            CRITERIA,
-            check=check_environments,
-        )
-    )
+    raise SystemExit(main(EXPERIMENT, CONFIG))

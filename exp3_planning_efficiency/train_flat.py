@@ -10,23 +10,22 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP3_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.config import EXP3_PRESETS, Exp3Config
-from common.latent.training import fit_latent_model
+from common.config import Exp3Config
+from common.latent.training import fit_latent_model, weighted_sum
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
-
-
-@dataclass(frozen=True)
-class FlatVariant:
-    """There is one flat training; its siblings are in train_helm.py."""
 
 
 @reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
@@ -35,7 +34,7 @@ class FlatVariant:
 def train_flat(
     task: Task,
     *,
-    variant: FlatVariant,
+    variant: None,
     config: Exp3Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -45,7 +44,7 @@ def train_flat(
 
     Args:
         task: environment and walks.
-        variant: nothing to choose.
+        variant: none; its siblings are in train_helm.py.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -58,24 +57,25 @@ def train_flat(
     world_model_loss = WorldModelLoss(task, config, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        _, _, terms = world_model_loss(model, iteration, draws)
-        return {"loss": terms["reconstruction"] + terms["dynamics"], **terms}
+        *_, terms = world_model_loss(model, iteration, draws)
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_flat_variants(run: Run, task: Task) -> dict[str, WorldModel]:
-    """The flat model, by name."""
-    return run.train_variants(train_flat, task.name, task, variants={"flat": FlatVariant()})
+def flat_trainings(task: Task) -> Training:
+    """The flat model."""
+    return Training(train_flat, task.name, (task,), {"flat": None})
 
 
 def train_all(run: Run) -> None:
     """The flat model of every environment."""
     for name in run.config.environments:
-        train_flat_variants(run, make_task(name, run.config))
+        run.train(flat_trainings(make_task(name, run.config)))
 
 
 if __name__ == "__main__":
-    run_training(
-        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check_environments
+    alone = Experiment(
+        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check=check_environments
     )
+    raise SystemExit(main_training(alone, CONFIG))

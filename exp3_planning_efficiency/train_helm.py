@@ -10,13 +10,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP3_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.config import EXP3_PRESETS, Exp3Config
+from common.config import Exp3Config
 from common.latent.training import (
     PENALISED,
     fit_latent_model,
@@ -24,10 +29,11 @@ from common.latent.training import (
     jumpy_loss,
     penalty_noise,
     spectral_loss,
+    weighted_sum,
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from exp3_planning_efficiency.models import WorldModel, WorldModelLoss, make_model
 
 
@@ -80,37 +86,38 @@ def train_helm(
     world_model_loss = WorldModelLoss(task, config, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        batch, latents, terms = world_model_loss(model, iteration, draws)
+        batch, latents, predicted, terms = world_model_loss(model, iteration, draws)
         start, actions = latents[:, :PENALISED, 0], batch.actions[:, :PENALISED, : config.rollout_steps]
-        total = terms["reconstruction"] + terms["dynamics"]
         if variant.strides:
-            terms["jumpy"] = jumpy_loss(model, latents, batch)
-            total = total + terms["jumpy"]
+            terms["jumpy"] = (1.0, jumpy_loss(model, latents, batch))
         if variant.lambda_spectral:
             probes = penalty_noise(start, config.seeds, f"{task.name}/probes/{iteration}")[None]
-            terms["spectral"] = spectral_loss(model, start, actions[:, :, 0], probes)
-            total = total + variant.lambda_spectral * terms["spectral"]
+            penalty = spectral_loss(model, start, actions[:, :, 0], probes)
+            terms["spectral"] = (variant.lambda_spectral, penalty)
         if variant.lambda_hf:
             delta = penalty_noise(actions, config.seeds, f"{task.name}/delta/{iteration}")
-            terms["hf"] = hf_loss(model, start, actions, config.hf_noise_sigma * delta)
-            total = total + variant.lambda_hf * terms["hf"]
-        return {"loss": total, **terms}
+            ends = predicted[:, :PENALISED, -1]
+            penalty = hf_loss(model, start, ends, actions, config.hf_noise_sigma * delta)
+            terms["hf"] = (variant.lambda_hf, penalty)
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_helm_variants(run: Run, task: Task, with_ablation: bool) -> dict[str, WorldModel]:
-    """Full HELM and, where asked for, the ablation's variants, by name."""
-    return run.train_variants(train_helm, task.name, task, variants=helm_variants(run.config, with_ablation))
+def helm_trainings(task: Task, config: Exp3Config, with_ablation: bool) -> Training:
+    """Full HELM and, where asked for, the ablation's variants."""
+    return Training(train_helm, task.name, (task,), helm_variants(config, with_ablation))
 
 
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        train_helm_variants(run, make_task(name, run.config), position < run.config.study_environments)
+        studied = position < run.config.study_environments
+        run.train(helm_trainings(make_task(name, run.config), run.config, studied))
 
 
 if __name__ == "__main__":
-    run_training(
-        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check_environments
+    alone = Experiment(
+        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check=check_environments
     )
+    raise SystemExit(main_training(alone, CONFIG))

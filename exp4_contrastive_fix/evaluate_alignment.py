@@ -3,8 +3,6 @@
 Shapes: S seeds, N states, h metric.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
@@ -17,15 +15,12 @@ from exp4_contrastive_fix.models import AlignedModel
 
 @reads_settings(*TASK_FIELDS)
 def measure_alignment(
-    task: Task, models: Mapping[str, AlignedModel], variant: str, *, config: Exp4Config, device: torch.device
+    task: Task, model: AlignedModel, *, config: Exp4Config, device: torch.device
 ) -> dict[str, Tensor]:
     """`measure_model`, and `plane`: states on the first two principal axes of where distances are taken."""
-    model = models[variant]
     with torch.no_grad():
         points = model.embed(model.encoder(task.observations.to(device)))
-    return measure_model(task, models, variant, config=config, device=device) | {
-        "plane": principal_plane(points)
-    }
+    return measure_model(task, model, config=config, device=device) | {"plane": principal_plane(points)}
 
 
 def principal_plane(points: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from common.latent.comparison import Measured, record_paired, record_success
+from common.latent.comparison import Measured
+from common.minigrid.task import Task
 from common.run.results import Results
 
 # The models that are compared with all planners, by the variant that each is.
@@ -42,13 +43,13 @@ def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tens
 
 
 def record_pillars(
-    results: Results, prefix: str, found: Mapping[str, Measured], horizons: Sequence[int]
+    results: Results, task: Task, prefix: str, found: Mapping[str, Measured], horizons: Sequence[int]
 ) -> None:
     """`{prefix}/T=../..`: success at the corners and the effects, with 95% intervals over the same starts."""
     for horizon in horizons:
         here = f"T={horizon}"
         success = {corner: measured[f"{here}/success"] for corner, measured in found.items()}
         for corner, values in success.items():
-            record_success(results, f"{prefix}/{here}/{corner}", values)
+            results.add_rate(f"{prefix}/{here}/{corner}", values, task.all_starts)
         for effect, values in factorial_effects(**success).items():
-            record_paired(results, f"{prefix}/{here}/{effect}", values)
+            results.add_difference(f"{prefix}/{here}/{effect}", values, task.all_starts)

@@ -7,16 +7,21 @@ writes results/results.json, results/arrays.npz, plots/*.png and plots/exp4_epis
 every setting.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common.config import EXP4_PRESETS
-from common.latent.comparison import MODES, compare_planners, plan_with, record_pictures
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
+from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
 from common.latent.evaluation import record_model, record_task
 from common.minigrid.task import Task, check_environments, make_task
-from common.run.run import Run, run_experiment
+from common.run.run import Experiment, Run, main
 from exp4_contrastive_fix.criteria import CRITERIA
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
@@ -28,8 +33,8 @@ from exp4_contrastive_fix.evaluate_planners import (
 )
 from exp4_contrastive_fix.figures import draw_figures, shown_horizon
 from exp4_contrastive_fix.models import AlignedModel
-from exp4_contrastive_fix.train_flat import train_flat_variants
-from exp4_contrastive_fix.train_helm import train_helm_variants
+from exp4_contrastive_fix.train_flat import flat_trainings
+from exp4_contrastive_fix.train_helm import helm_trainings
 
 Models = dict[str, AlignedModel]
 
@@ -37,14 +42,14 @@ Models = dict[str, AlignedModel]
 def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
     for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
-        models = train_flat_variants(run, task) | train_helm_variants(run, task, position)
+        models = run.train(flat_trainings(task), helm_trainings(task, run.config, position))
         record_task(run.results, task)
-        for variant in models:
-            name = f"{task.name}/alignment/{variant}"
-            upstream = [f"{task.name}/{variant}"]
-            measured = run.measure(measure_alignment, name, task, models, variant, upstream=upstream)
-            record_model(run.results, task, variant, measured)
-        compare_planners(run, task, models, COMPARED | {"oracle": "oracle"})
+        names = list(models)
+        steps = [(measure_alignment, f"{task.name}/alignment/{name}", task, models[name]) for name in names]
+        for name, measured in zip(names, run.measure_all(steps), strict=True):
+            record_model(run.results, task, name, measured)
+        compared = {label: models[variant] for label, variant in COMPARED.items()}
+        compare_planners(run, task, compared | {"oracle": None})
         record_pictures(run.results, task, shown_horizon(run.config.planning_horizons))
         if position < run.config.pillar_environments:
             measure_pillars(run, task, models)
@@ -52,30 +57,27 @@ def compute(run: Run) -> None:
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:
     """The 2x2 of spectral regularity and metric alignment, for planners with and without search."""
-    compared, horizons = COMPARED.values(), run.config.pillar_horizons
-    for objective in run.config.pillar_objectives:
-        for planner in PILLAR_PLANNERS:
-            for mode in MODES:
-                found = {
-                    corner: plan_with(
-                        run, task, models, variant, planner, mode,
-                        run.config.planning_horizons if variant in compared else horizons,
-                    )
-                    for corner, variant in corners(objective).items()
-                }  # fmt: skip
-                prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}"
-                record_pillars(run.results, prefix, found, horizons)
+    config, compared = run.config, COMPARED.values()
+    for objective in config.pillar_objectives:
+        at = corners(objective)
+        horizons = {
+            variant: config.planning_horizons if variant in compared else config.pillar_horizons
+            for variant in at.values()
+        }
+        for planner, mode in itertools.product(PILLAR_PLANNERS, MODES):
+            found = plan_all(run, task, [
+                Plans(variant, models[variant], planner, mode, horizons[variant]) for variant in at.values()
+            ])  # fmt: skip
+            prefix = f"{DESIGNS[objective]}/{task.name}/{planner}/{mode}"
+            by_corner = dict(zip(at, found, strict=True))
+            record_pillars(run.results, task, prefix, by_corner, config.pillar_horizons)
 
+
+EXPERIMENT = Experiment(
+    "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_environments,
+)  # fmt: skip
+execute = EXPERIMENT.execute
 
 if __name__ == "__main__":
-    raise SystemExit(
-        run_experiment(
-            "exp4_contrastive_fix",
-            Path(__file__).parent,
-            EXP4_PRESETS,
-            compute,
-            draw_figures,
-            CRITERIA,
-            check=check_environments,
-        )
-    )
+    raise SystemExit(main(EXPERIMENT, CONFIG))

@@ -10,24 +10,29 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from common.config import EXP4_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  # before torch is imported
+
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.config import EXP4_PRESETS, Exp4Config
-from common.latent.training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
+from common.config import Exp4Config
+from common.latent.training import (
+    dynamics_loss,
+    fit_latent_model,
+    jumpy_loss,
+    reconstruction_loss,
+    weighted_sum,
+)
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Run, run_training
+from common.run.run import Experiment, Run, Training, main_training
 from exp4_contrastive_fix.dataset import BatchSampler
-from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model
-
-
-@dataclass(frozen=True)
-class FlatVariant:
-    """There is one baseline; its siblings are in train_helm.py."""
+from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model, predict
 
 
 @reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
@@ -36,7 +41,7 @@ class FlatVariant:
 def train_flat(
     task: Task,
     *,
-    variant: FlatVariant,
+    variant: None,
     config: Exp4Config,
     device: torch.device,
     checkpoint: Checkpoint | None = None,
@@ -46,7 +51,7 @@ def train_flat(
 
     Args:
         task: environment and walks.
-        variant: nothing to choose.
+        variant: none; its siblings are in train_helm.py.
         config: the fields named above.
         device: where to train.
         checkpoint: where to resume from and save to.
@@ -56,36 +61,39 @@ def train_flat(
         the ensemble [S members], and the training history (see common.training.fit).
     """
     model = make_model(task, config, OBJECTIVES["reconstruction"], (config.coarse_stride,)).to(device)
-    steps = config.rollout_steps
-    sampler = BatchSampler(task, max(steps, config.coarse_stride), config.pair_discount, device)
+    longest = max(config.rollout_steps, config.coarse_stride)
+    sampler = BatchSampler(task, longest, config.pair_discount, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        batch = sampler.draw(draws, config.batch_size)
-        latents = take(model.encoder(batch.observations), batch.states)
-        predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
+        ahead = predict(model, sampler.draw(draws, config.batch_size), config.rollout_steps)
+        batch, latents, predicted = ahead.batch, ahead.latents, ahead.predicted
+        step = iteration % config.rollout_steps  # the prediction that is decoded
         terms = {
-            "dynamics": dynamics_loss(predicted, latents),
-            "reconstruction": reconstruction_loss(
-                model.decoder, latents, predicted, batch, iteration % steps
+            "dynamics": (config.lambda_dynamics, dynamics_loss(predicted, latents)),
+            "reconstruction": (
+                1.0,
+                reconstruction_loss(model.decoder, latents, predicted, batch, step),
             ),
-            "jumpy": jumpy_loss(model, latents, batch),
+            "jumpy": (1.0, jumpy_loss(model, latents, batch)),
         }
-        total = config.lambda_dynamics * terms["dynamics"] + terms["reconstruction"] + terms["jumpy"]
-        return {"loss": total, **terms}
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 
 
-def train_flat_variants(run: Run, task: Task) -> dict[str, AlignedModel]:
+def flat_trainings(task: Task) -> Training:
     """The baseline, by the name of its objective."""
-    return run.train_variants(train_flat, task.name, task, variants={"reconstruction": FlatVariant()})
+    return Training(train_flat, task.name, (task,), {"reconstruction": None})
 
 
 def train_all(run: Run) -> None:
     """The baseline of every environment."""
     for name in run.config.environments:
-        train_flat_variants(run, make_task(name, run.config))
+        run.train(flat_trainings(make_task(name, run.config)))
 
 
 if __name__ == "__main__":
-    run_training("exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check_environments)
+    alone = Experiment(
+        "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check=check_environments
+    )
+    raise SystemExit(main_training(alone, CONFIG))

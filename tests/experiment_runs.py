@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common.latent.comparison import STARTS
-from common.run.cache import ROOT
-from common.run.results import load_arrays, load_results
+from common.run.files import ROOT
+from common.run.results import STARTS, load_arrays, load_results
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,24 @@ class TinyRun:
     figures: frozenset[str]
     least_side: int = 250  # of a figure [pixels]
 
+    def arguments(self, output, *more):
+        """Flags of the tiny run; its cache lies in the output folder too, so a test leaves nothing behind."""
+        return [
+            *self.flags,
+            "--output-dir",
+            str(output),
+            "--cache-dir",
+            str(Path(output) / "checkpoints"),
+            *more,
+        ]
+
     def command(self, output, *more, script="run_experiment.py"):
         """By the script's absolute path, from any folder."""
-        path = str(ROOT / self.experiment / script)
-        return [sys.executable, path, *self.flags, "--output-dir", str(output), *more]
+        return [sys.executable, str(ROOT / self.experiment / script), *self.arguments(output, *more)]
 
     def __call__(self, output, *more, script="run_experiment.py", code=0):
         """Run a script from inside the experiment's folder; `code` is the exit code that it must end with."""
-        command = [sys.executable, script, *self.flags, "--output-dir", str(output), *more]
+        command = [sys.executable, script, *self.arguments(output, *more)]
         folder = ROOT / self.experiment
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
         assert done.returncode == code, done.stderr

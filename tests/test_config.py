@@ -1,6 +1,9 @@
 """Configuration: presets are valid, bad values are refused with a message that says what is allowed."""
 
 import dataclasses
+import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -10,8 +13,14 @@ from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS
 from common.latent.evaluation import STEPS
 from common.run.cache import ConfigView
 from common.run.command_line import ConfigError, parse_command_line
+from common.run.files import ROOT
 
 ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS)
+SCRIPTS = sorted(
+    path
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("exp[0-9]_*/*.py"))
+    if path.name in ("reproduce.py", "pool_seeds.py", "run_experiment.py") or path.name.startswith("train_")
+)
 QUICK = tuple(presets["quick"] for presets in ALL_PRESETS)
 BOUNDED = [spec for spec in dataclasses.fields(Exp1Config) if spec.metadata]
 NUMBERS = [spec for spec in BOUNDED if spec.type in (int, float)]
@@ -138,6 +147,45 @@ def test_bad_flags_give_one_line_and_exit_code_2(args, words, capsys):
     assert captured.err.count("\n") == 1
     assert all(word in captured.err for word in words)
     assert not set("│╭╰─") & set(captured.err)
+
+
+PRONOUNS = {
+    "which", "its", "it", "their", "they", "them", "these", "those", "this", "that", "the same",
+    "in how many", "at these", "closed loop", "also", "first of",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("presets", ALL_PRESETS)
+def test_every_sentence_of_the_help_reads_alone(presets, capsys, monkeypatch):
+    """No section rule of the source, no word that points at the field above, none without an explanation."""
+    monkeypatch.setenv("COLUMNS", "2000")  # a line for each field
+    with pytest.raises(SystemExit) as exit_:
+        parse_command_line(presets, ["--help"])
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    lines = [re.split(r"\s{2,}", line.strip("│| ")) for line in printed.splitlines() if "(default: " in line]
+    assert len(lines) == len(dataclasses.fields(presets["quick"]))
+    for text in (line[-1] for line in lines):
+        start = text.lower()
+        assert "---" not in text
+        assert not any(re.match(rf"{word}\b", start) for word in PRONOUNS), text
+        assert "of their" not in start and "of its delta" not in start, text
+        assert len(text.partition("(default: ")[0].split()) >= 3, text
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_help_imports_nothing_heavy(script):
+    """Seconds, were they imported: torch, figures, environments."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(script)!r}, '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as exit_:\n    assert not exit_.code, exit_.code\n"
+        "heavy = {'torch', 'matplotlib', 'minigrid', 'cma', 'gymnasium', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "raise SystemExit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--help" in done.stdout, done.stderr
 
 
 def test_flags_are_laid_over_the_preset():

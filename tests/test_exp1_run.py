@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.results import load_results
 from tests.experiment_runs import TinyRun, assert_same_results, kill_at
 

@@ -9,7 +9,7 @@ import torch
 from common.config import Exp3Config
 from common.minigrid.task import make_task
 from exp3_planning_efficiency import evaluate_planners
-from exp3_planning_efficiency.train_flat import FlatVariant, train_flat
+from exp3_planning_efficiency.train_flat import train_flat
 from exp3_planning_efficiency.train_helm import HelmVariant, train_helm
 from tests.experiment_runs import (
     TinyRun,
@@ -178,7 +178,7 @@ def test_arms_train_on_the_same_windows():
         coarse_stride=8,
     )  # fmt: skip
     task, device = make_task("Empty-5x5", config), torch.device("cpu")
-    flat, _ = train_flat(task, variant=FlatVariant(), config=config, device=device)
+    flat, _ = train_flat(task, variant=None, config=config, device=device)
     variant = HelmVariant(lambda_spectral=1e-30, lambda_hf=1e-30)
     other, _ = train_helm(task, variant=variant, config=config, device=device)
     for name, value in flat.state_dict().items():

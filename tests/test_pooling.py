@@ -8,9 +8,8 @@ import sys
 import pytest
 import torch
 
-from common.latent.comparison import record_paired, record_success
 from common.report.pooling import pool
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.results import SCHEMA, Results, save_results
 
 SUCCESS = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) < 0.6
@@ -21,8 +20,10 @@ def run_of(seeds, size=100, **config):
     """What a run of some of the five seeds would save."""
     chosen = list(seeds)
     results = Results("exp4_contrastive_fix", chosen)
-    record_success(results, "env/success", SUCCESS[chosen])
-    record_paired(results, "env/difference", SUCCESS[chosen].double() - OTHER[chosen].double())
+    results.add_rate("env/success", SUCCESS[chosen], enumerated=False)
+    results.add_difference(
+        "env/difference", SUCCESS[chosen].double() - OTHER[chosen].double(), enumerated=False
+    )
     results.add("env/spearman", [0.1 * seed for seed in chosen])
     content = {
         "schema": SCHEMA, "experiment": results.experiment, "preset": "quick", "changed": [],

@@ -11,7 +11,7 @@ import pytest
 
 from common.report.documents import document_paths, reference_results, regenerate
 from common.report.html import Finished, render_html
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.results import SCHEMA, save_results, summarise
 
 PIXEL = base64.b64decode(
@@ -82,7 +82,7 @@ def test_the_report_holds_criteria_and_figures_of_a_run(tmp_path):
         [
             sys.executable, str(ROOT / "exp1_spectral_cliff" / "run_experiment.py"), "--systems", "linear",
             "--horizons", "5", "50", "--iterations", "20", "--num-error-states", "8", "--device", "cpu",
-            "--output-dir", str(folder),
+            "--output-dir", str(folder), "--cache-dir", str(folder / "checkpoints"),
         ],
         check=True, capture_output=True,
     )  # fmt: skip

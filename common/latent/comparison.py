@@ -6,6 +6,7 @@ Shapes: S seeds, E episodes, T horizon.
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,16 +14,15 @@ from torch import Tensor
 
 from common.config import MiniGridConfig
 from common.latent.model import LatentModel
-from common.latent.planner_evaluation import evaluate_planner, random_policy_success
+from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.latent.problems import LatentProblems, MakeProblem, OracleProblems
 from common.minigrid.task import TASK_FIELDS, Task
 from common.planners import PLANNERS, make_planner
 from common.planners.problem import Planner
 from common.run.cache import reads_settings
-from common.run.random import generator
+from common.run.random import generators
 from common.run.results import Results
 from common.run.run import Run
-from common.statistics import paired_interval, success_interval
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ PLANNING_FIELDS = (
     *TASK_FIELDS, "coarse_stride", "evaluations_per_step", "replan_horizon", "replan_execute",
     "open_temperature", "closed_temperature", "gumbel_tau", "gd_steps", "gd_lr", "coarse_share",
 )  # fmt: skip
-STARTS = "/starts"  # ends the names of arrays [S, E] that hold a metric start by start
 UNITS = {"spl": "1", "final_distance": "steps", "evaluations": "transitions"}  # beside success
 
 Measured = Mapping[str, Tensor]  # `T=../success` and its like at every horizon, each [S, E]
@@ -58,20 +57,17 @@ def configured_planner(name: str, config: MiniGridConfig, tau: float | None = No
     return make_planner(name, **settings.get(name, {}))
 
 
-def problems_of(
-    task: Task, models: Mapping[str, LatentModel], variant: str, stride: int, device: torch.device
-) -> MakeProblem:
-    """Planning problems in a trained model, or for the variant `oracle` in the true dynamics."""
-    if variant == "oracle":
+def problems_of(task: Task, model: LatentModel | None, stride: int, device: torch.device) -> MakeProblem:
+    """Planning problems in a trained model, or for None in the true dynamics."""
+    if model is None:
         return OracleProblems(task, stride, torch.device("cpu"))  # walks through a table
-    return LatentProblems(models[variant], task, stride, device)
+    return LatentProblems(model, task, stride, device)
 
 
 @reads_settings(*PLANNING_FIELDS)
 def measure_planner(
     task: Task,
-    models: Mapping[str, LatentModel],
-    variant: str,
+    model: LatentModel | None,
     planner: str,
     mode: str,
     horizons: Sequence[int],
@@ -81,18 +77,17 @@ def measure_planner(
 ) -> dict[str, Tensor]:
     """`T=../success` and its like at every horizon, each [S, E] (see evaluate_planner)."""
     began = time.monotonic()
-    found = evaluate_planner(
+    trial = Trial(
         task,
-        problems_of(task, models, variant, config.coarse_stride, device),
+        problems_of(task, model, config.coarse_stride, device),
         configured_planner(planner, config),
-        mode,
-        horizons,
         config,
-        lambda horizon: generator(config.seeds[0], f"{task.name}/{planner}/{mode}/T={horizon}"),
+        noise=lambda horizon: generators(config.seeds, f"{task.name}/{planner}/{mode}/T={horizon}"),
     )
+    found = evaluate_planner(trial, mode, horizons)
     success = " ".join(f"{horizon}:{value['success'].mean():.2f}" for horizon, value in found.items())
     spent = time.monotonic() - began
-    log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, variant, planner, mode, success, spent)
+    log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, planner, mode, success, spent)
     measured = {}
     for horizon, values in found.items():
         values["states"] = values["states"][:, _kept(task)].clone()
@@ -107,21 +102,30 @@ def _kept(task: Task) -> Tensor:
     return order[:KEPT_EPISODES]
 
 
-def plan_with(
-    run: Run,
-    task: Task,
-    models: Mapping[str, LatentModel],
-    variant: str,
-    planner: str,
-    mode: str,
-    horizons: Sequence[int],
-) -> Measured:
-    """`measure_planner` as a phase of the run, done once; `variant` is one of the models, or `oracle`."""
-    upstream = [f"{task.name}/{variant}"] if variant in models else []
-    name = f"{task.name}/planning/{variant}/{planner}/{mode}/T={','.join(map(str, horizons))}"
-    return run.measure(
-        measure_planner, name, task, models, variant, planner, mode, horizons, upstream=upstream
-    )
+@dataclass(frozen=True)
+class Plans:
+    """One planner on one model, in one mode, at some horizons; without a model, in the true dynamics."""
+
+    label: str  # the model's, in names and the log
+    model: LatentModel | None
+    planner: str
+    mode: str
+    horizons: Sequence[int]
+
+    @property
+    def name(self) -> str:
+        return f"{self.label}/{self.planner}/{self.mode}/T={','.join(map(str, self.horizons))}"
+
+
+def plan_all(run: Run, task: Task, wanted: Sequence[Plans]) -> list[Measured]:
+    """`measure_planner` for each, as cached steps of the run, side by side."""
+    return run.measure_all([
+        (
+            measure_planner, f"{task.name}/planning/{plans.name}",
+            task, plans.model, plans.planner, plans.mode, tuple(plans.horizons),
+        )
+        for plans in wanted
+    ])  # fmt: skip
 
 
 def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str, Tensor]]:
@@ -135,32 +139,29 @@ def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str,
     }
 
 
-def compare_planners(
-    run: Run,
-    task: Task,
-    models: Mapping[str, LatentModel],
-    variants: Mapping[str, str],
-) -> None:
-    """Every planner on every variant, open and closed loop, over all horizons; the controls and PAIRS beside.
+def compare_planners(run: Run, task: Task, models: Mapping[str, LatentModel | None]) -> None:
+    """Every planner on every model, open and closed loop, over all horizons; the controls and PAIRS beside.
 
     Args:
         run: whose results get the records.
         task: environment.
-        models: by variant.
-        variants: {the name that metrics give it: one of the models, or `oracle`}.
+        models: by the name that metrics give them; None for the true dynamics.
     """
     horizons = run.config.planning_horizons
     controls = control_policies(task, horizons)
     record_controls(run.results, task, controls, horizons)
-    for label, variant in variants.items():
+    for label, model in models.items():
+        wanted = [Plans(label, model, planner, mode, horizons) for mode in MODES for planner in PLANNERS]
+        found = dict(zip(wanted, plan_all(run, task, wanted), strict=True))
         for mode in MODES:
-            found = {name: plan_with(run, task, models, variant, name, mode, horizons) for name in PLANNERS}
-            for planner, measured in found.items():
-                record_planner(run.results, f"{task.name}/{label}/{planner}/{mode}", measured, horizons)
-            found |= controls
+            here = {plans.planner: measured for plans, measured in found.items() if plans.mode == mode}
+            for planner, measured in here.items():
+                prefix = f"{task.name}/{label}/{planner}/{mode}"
+                record_planner(run.results, task, prefix, measured, horizons)
+            here |= controls
             for first, second in PAIRS:
                 prefix = f"{task.name}/{label}/{first}_minus_{second}"
-                record_difference(run.results, prefix, mode, found[first], found[second], horizons)
+                record_difference(run.results, task, prefix, mode, here[first], here[second], horizons)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -168,26 +169,15 @@ def compare_planners(
 # ----------------------------------------------------------------------------------------------
 
 
-def record_success(results: Results, name: str, success: Tensor) -> None:
-    """A success rate [S, E] with Wilson's 95% interval; start by start, as bool, in `{name}/starts`."""
-    rates = success.double()
-    results.add(name, rates.mean(1), "1", success_interval(rates))
-    results.add_array(name + STARTS, success.bool())
-
-
-def record_paired(results: Results, name: str, difference: Tensor) -> None:
-    """A difference over the same starts [S, E] with its 95% interval; start by start in `{name}/starts`."""
-    results.add(name, difference.double().mean(1), "1", paired_interval(difference))
-    results.add_array(name + STARTS, difference.float())
-
-
-def record_planner(results: Results, prefix: str, measured: Measured, horizons: Sequence[int]) -> None:
+def record_planner(
+    results: Results, task: Task, prefix: str, measured: Measured, horizons: Sequence[int]
+) -> None:
     """`{prefix}/T=../success` and its like, with 95% intervals.
 
     Milliseconds are timings, which no rerun reproduces.
     """
     for here in (f"T={horizon}" for horizon in horizons):
-        record_success(results, f"{prefix}/{here}/success", measured[f"{here}/success"])
+        results.add_rate(f"{prefix}/{here}/success", measured[f"{here}/success"], task.all_starts)
         for name, unit in UNITS.items():
             results.add(f"{prefix}/{here}/{name}", measured[f"{here}/{name}"].mean(1), unit)
         results.timings[f"{prefix}/{here}/milliseconds"] = float(measured[f"{here}/milliseconds"])
@@ -195,11 +185,17 @@ def record_planner(results: Results, prefix: str, measured: Measured, horizons: 
 
 
 def record_difference(
-    results: Results, prefix: str, mode: str, first: Measured, second: Measured, horizons: Sequence[int]
+    results: Results,
+    task: Task,
+    prefix: str,
+    mode: str,
+    first: Measured,
+    second: Measured,
+    horizons: Sequence[int],
 ) -> None:
     """`{prefix}/{mode}/T=../success`: success of first - second over the same starts, with 95% intervals."""
     for here in (f"T={horizon}/success" for horizon in horizons):
-        record_paired(results, f"{prefix}/{mode}/{here}", first[here] - second[here])
+        results.add_difference(f"{prefix}/{mode}/{here}", first[here] - second[here], task.all_starts)
 
 
 def record_controls(

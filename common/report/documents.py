@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from common.report.html import VERDICTS, by_tier, minutes
-from common.run.cache import write_atomically
 from common.run.criteria import format_number, format_target
+from common.run.files import write_atomically
 
 INTERVALS = {"interval": "interval95", "seeds": "ci95"}  # style: field of a metric
 

@@ -1,7 +1,7 @@
 """The training seeds of several runs taken together, with intervals computed as one run's of all would be.
 
 What makes that possible: every success rate and every difference of two leaves its values start by start
-in arrays.npz (see common.latent.comparison.record_success). A planner's noise is drawn for all seeds of a
+in arrays.npz (see common.run.results.Results.add_rate). A planner's noise is drawn for all seeds of a
 run at once, so one run of all seeds would draw other plans; nothing else differs.
 """
 
@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.latent.comparison import STARTS, record_paired, record_success
-from common.run.results import SCHEMA, Results
+from common.run.results import SCHEMA, STARTS, Results
 
 # Settings that choose what a run measures, of which no number depends on another. In these, beside their
 # seeds, runs may differ: what all of them measured is pooled.
@@ -73,8 +72,8 @@ def _pool_metric(results: Results, name: str, runs: Sequence[SavedRun]) -> None:
     if len({array.shape[1] for array in kept}) > 1:
         raise ValueError(f"{name} was measured from different numbers of starts")
     starts = torch.from_numpy(np.concatenate(kept))
-    record = record_success if starts.dtype == torch.bool else record_paired
-    record(results, name, starts)
+    record = results.add_rate if starts.dtype == torch.bool else results.add_difference
+    record(name, starts, bool(entries[0].get("enumerated")))
 
 
 def _require_alike(contents: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> None:

@@ -1,45 +1,31 @@
-"""Files that let an interrupted run go on: atomic, fingerprinted, weights only.
+"""The cache: what lets an interrupted run go on. Files are atomic, checked, fingerprinted, weights only.
 
-A phase (one training, one measurement) is a function that says which configuration fields it reads:
+A cached step (one training, one measurement) is a function that says which settings it reads:
 
     @reads_settings("seeds", "hidden_dim", "iterations")
     def train_flat(system, config, ...): ...
 
-It is handed a view of the configuration that holds those fields and no others, so a field that it
-forgot to name is an error and not a stale result. The fingerprint of a phase is a hash of these
-fields, of the source of every project file that its module imports, of the phases it builds on, and of
-the versions of the packages that compute.
-Left out are common/config.py, whose values are in the fields, so that editing a default of one phase
-does not retrain another, and the files that organise a run but compute nothing of it.
+It is handed a view of the configuration that holds those settings and no others, so one that it forgot to
+name is an error and not a stale result. Its result is kept under a fingerprint (common/run/fingerprint.py).
 """
 
-import ast
-import hashlib
-import importlib.metadata
-import json
+import io
 import logging
-import os
-import pickle
-import tempfile
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
-log = logging.getLogger(__name__)
+from common.run.files import write_atomically
 
-ROOT = Path(__file__).resolve().parents[2]
-COMPUTING = ("torch", "numpy", "gymnasium", "minigrid", "cma")  # packages whose versions count
-NOT_FINGERPRINTED = {
-    "common/config.py", "common/run/command_line.py", "common/run/run.py", "common/run/results.py"
-}  # fmt: skip
+log = logging.getLogger(__name__)
 
 
 def reads_settings(*fields: str) -> Callable[[Callable], Callable]:
-    """Declare the configuration fields that a phase may read."""
+    """Declare the configuration fields that a cached step may read."""
 
     def declare(function: Callable) -> Callable:
         function.settings_read = fields
@@ -48,28 +34,32 @@ def reads_settings(*fields: str) -> Callable[[Callable], Callable]:
     return declare
 
 
-class ConfigView:
-    """The fields of a configuration that a phase declared; reading another is an error."""
+class ConfigView(Mapping[str, Any]):
+    """The fields of a configuration that a cached step declared; reading another is an error."""
 
     def __init__(self, config: Any, fields: Sequence[str]):
-        self._values = {field: getattr(config, field) for field in fields}
+        self._values = {field: getattr(config, field) for field in sorted(fields)}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "_values":
+        if name.startswith("_"):
             raise AttributeError(name)
         if name not in self._values:
-            raise AttributeError(
-                f"configuration field {name!r} is not declared in this phase's @reads_settings(...)"
-            )
+            raise AttributeError(f"setting {name!r} is not declared in this step's @reads_settings(...)")
         return self._values[name]
 
-    def items(self) -> list[tuple[str, Any]]:
-        return sorted(self._values.items())
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One phase's file. What was saved under another fingerprint is not loaded."""
+    """One cached step's file. What was saved under another fingerprint is not loaded."""
 
     path: Path
     fingerprint: str
@@ -77,83 +67,42 @@ class Checkpoint:
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write atomically; `payload` holds tensors and plain Python values."""
-        content = {"fingerprint": self.fingerprint, "payload": payload}
-        write_atomically(self.path, lambda file: torch.save(content, file))
+        content = io.BytesIO()  # written by us, so that a full disk is an OSError and no error of torch's
+        torch.save({"fingerprint": self.fingerprint, "payload": payload}, content)
+        write_atomically(self.path, lambda file: file.write(content.getbuffer()))
 
     def load(self) -> dict[str, Any] | None:
-        """The payload, or None where there is none for this fingerprint. No pickled code is executed."""
-        if not self.path.exists():
+        """The payload, or None where there is none for this fingerprint or the file is damaged.
+
+        Every part's checksum is verified first, which torch.load does not do; no pickled code is executed.
+        """
+        if not self.path.is_file():  # nor a pipe that nobody writes to
             return None
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            data = self.path.read_bytes()
+            with zipfile.ZipFile(io.BytesIO(data)) as parts:
+                if (damaged := parts.testzip()) is not None:
+                    raise ValueError(f"the checksum of {damaged} does not match")
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             matches = content["fingerprint"] == self.fingerprint
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
-            log.warning("%s is not a readable checkpoint (%s): starting anew", self.path.name, error)
+            payload = content["payload"] if matches else {}
+            if not isinstance(payload, dict):
+                raise TypeError("its payload is no mapping")
+        except Exception as error:  # a damaged file can fail in any way, and all mean the same
+            self.warn(error)
             return None
-        return content["payload"] if matches else None
+        return payload if matches else None
+
+    def warn(self, error: Exception) -> None:
+        """Say in a line that the file cannot be used."""
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        log.warning(
+            "%s is not a readable checkpoint (%s: %s): starting anew",
+            self.path.name,
+            type(error).__name__,
+            reason[:120],
+        )
 
     def discard(self) -> None:
+        """Delete the file, if there is one."""
         self.path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file so that it is at any moment either the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def fingerprint(view: ConfigView, source: str, upstream: Sequence[str] = ()) -> str:
-    """Hash of a phase's fields, its module's sources, the phases that it builds on and the packages."""
-    fields = {name: str(value) for name, value in view.items()}
-    sources = {name: _file_hash(ROOT / name) for name in imported_project_files(source)}
-    text = json.dumps([fields, sources, list(upstream), _versions()], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-@cache
-def _versions() -> list[str]:
-    return [importlib.metadata.version(name) for name in COMPUTING]
-
-
-@cache
-def _file_hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
-
-
-@cache
-def imported_project_files(source: str) -> tuple[str, ...]:
-    """A module's file and every project file it imports, directly or not, relative to the root."""
-    found: set[str] = set()
-    pending = [Path(source).resolve().relative_to(ROOT).as_posix()]
-    while pending:
-        name = pending.pop()
-        if name in found or name in NOT_FINGERPRINTED:
-            continue
-        found.add(name)
-        for module in imported_modules(ROOT / name):
-            path = Path(*module.split("."))
-            candidates = (path.with_suffix(".py"), path / "__init__.py")
-            pending += [file.as_posix() for file in candidates if (ROOT / file).is_file()]
-    return tuple(sorted(found))
-
-
-def imported_modules(path: Path) -> set[str]:
-    """Dotted names that a Python file imports: `from a.b import c` gives a.b and a.b.c."""
-    modules: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            modules.add(node.module)
-            modules.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return modules

@@ -1,19 +1,30 @@
-"""What a run says while it works: log lines, and bars on a terminal."""
+"""What a run says while it works: log lines, and bars on a terminal; and how it is told to stop."""
 
+import contextvars
 import logging
 import sys
+import threading
 import time
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
+# Set in a thread of `map_in_threads`: whether its siblings have failed, or the run was interrupted.
+STOP: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("STOP", default=None)
+
+
+class Stopped(Exception):
+    """The work beside failed or was interrupted; what is saved so far is enough."""
+
 
 def configure_logging() -> None:
     """Log to stderr, one timestamped line a message. Called by entry points only."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )
+    if sys.stderr is not None:
+        logging.basicConfig(
+            level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+        )
+        logging.raiseExceptions = False  # a closed or full stderr loses messages, not the run
 
 
 class Progress:
@@ -23,10 +34,17 @@ class Progress:
         self.total, self.label, self.every_s = total, label, every_s
         self.done = initial
         self.started = self.last_line = time.monotonic()
-        interactive = sys.stderr.isatty()
+        interactive = sys.stderr is not None and sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=initial, desc=label, leave=False) if interactive else None
 
     def update(self, note: str = "") -> None:
+        """One more is done.
+
+        Raises:
+            Stopped: in a thread whose siblings have failed.
+        """
+        if (stop := STOP.get()) is not None and stop.is_set():
+            raise Stopped(self.label)
         self.done += 1
         if self.bar is not None:
             self.bar.update()
@@ -37,6 +55,7 @@ class Progress:
             log.info("%s: %d/%d %s", self.label, self.done, self.total, note)
 
     def close(self, note: str = "") -> None:
+        """All is done."""
         if self.bar is not None:
             self.bar.close()
         log.info("%s: done in %.1f s %s", self.label, time.monotonic() - self.started, note)

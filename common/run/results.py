@@ -5,20 +5,25 @@ results.json is strict JSON with the keys
     schema, experiment, preset, config, provenance, seeds
     changed    the settings that differ from the preset's
     metrics    flat name -> {unit, values (one a seed), mean, min, max, ci95 from 5 seeds on};
-               interval95 where it comes from episodes; a value that is not finite is null, with a `reason`
+               interval95 over training seeds and starts where it comes from starts that seeds share, with
+               several seeds; of one seed starts95, over starts alone, on which no verdict hangs; a value
+               that is not finite is null, with a `reason`
     timings    what is not reproducible: seconds, megabytes
+    checksums  of this file's other parts and of arrays.npz, verified before they are read
     criteria   see common/run/criteria.py
 """
 
 import datetime
+import hashlib
 import importlib.metadata
+import io
 import json
 import math
 import platform
 import subprocess
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,16 +31,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.run.cache import ROOT, write_atomically
+from common.run.files import ROOT, write_atomically
+from common.statistics import (
+    crossed_interval,
+    mean_interval,
+    rate_interval,
+    starts_interval,
+    wilson_interval,
+)
 
 SCHEMA = 1
-
-# Two-sided 95% quantiles of Student's t for 4 .. 29 degrees of freedom (5 .. 30 numbers). More numbers have
-# the last, at most 4% too wide.
-_T_QUANTILES = (
-    2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
-)  # fmt: skip
+STARTS = "/starts"  # ends the names of arrays [S, E] that hold a metric start by start
+PARTS = {  # of a results.json, with their types
+    "experiment": str, "preset": str, "config": dict, "provenance": dict, "seeds": list, "metrics": dict,
+    "timings": dict, "criteria": list,
+}  # fmt: skip
 
 
 @dataclass
@@ -61,7 +71,7 @@ class Results:
             name: path-like, such as lorenz/flat/nrmse/T=50.
             values: one number a seed.
             unit: "1" for a pure number.
-            interval: 95% interval of the mean where it comes from more than the seeds (episodes, starts).
+            interval: 95% interval of the mean over more than the seeds.
 
         Raises:
             ValueError: the name is taken, or there is not one value a seed.
@@ -74,6 +84,32 @@ class Results:
         self.metrics[name] = summarise(numbers, unit)
         if interval is not None:
             self.metrics[name]["interval95"] = list(interval)
+
+    def add_rate(self, name: str, success: torch.Tensor, enumerated: bool) -> None:
+        """A success rate over starts that all seeds share, [S, E], with its interval; start by start as an
+        array.
+
+        Args:
+            name: of the metric; the array's is `{name}/starts`.
+            success: [S, E].
+            enumerated: whether these are all the starts there are.
+        """
+        rates = success.double()
+        self.add(name, rates.mean(1), interval=rate_interval(rates, enumerated))
+        if len(rates) == 1:
+            low, high = wilson_interval(float(rates.sum()), rates.shape[1])
+            self.metrics[name]["starts95"] = [low, high]
+        self.metrics[name]["enumerated"] = enumerated
+        self.add_array(name + STARTS, success.bool())
+
+    def add_difference(self, name: str, difference: torch.Tensor, enumerated: bool) -> None:
+        """`add_rate` of a difference over the same starts [S, E]."""
+        apart = difference.double()
+        self.add(name, apart.mean(1), interval=crossed_interval(apart, enumerated))
+        if len(apart) == 1:
+            self.metrics[name]["starts95"] = list(starts_interval(apart))
+        self.metrics[name]["enumerated"] = enumerated
+        self.add_array(name + STARTS, difference.float())
 
     def add_array(self, name: str, values: torch.Tensor | np.ndarray) -> None:
         """Record what a figure is drawn from."""
@@ -97,9 +133,7 @@ def summarise(numbers: Sequence[float], unit: str) -> dict[str, Any]:
     mean = math.fsum(finite) / len(finite)
     entry.update(mean=mean, min=min(finite), max=max(finite))
     if len(finite) >= 5:
-        deviation = math.sqrt(math.fsum((number - mean) ** 2 for number in finite) / (len(finite) - 1))
-        half = _T_QUANTILES[min(len(finite), 30) - 5] * deviation / math.sqrt(len(finite))
-        entry["ci95"] = [mean - half, mean + half]
+        entry["ci95"] = list(mean_interval(finite))
     return entry
 
 
@@ -133,10 +167,20 @@ def _rounded(value: Any) -> Any:
 
 
 def save_results(directory: Path, content: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays.npz, then results.json, each atomically."""
-    text = to_json(content)
-    write_atomically(directory / "arrays.npz", lambda file: np.savez_compressed(file, **arrays))
+    """Write arrays.npz, then results.json with the checksums of both, each atomically."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
+    sums = {"arrays.npz": hashlib.sha256(packed.getbuffer()).hexdigest()}
+    sums["results.json"] = checksum(content)
+    text = to_json(content | {"checksums": sums})
+    write_atomically(directory / "arrays.npz", lambda file: file.write(packed.getbuffer()))
     write_atomically(directory / "results.json", lambda file: file.write(text.encode()))
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Of everything in a results.json but its checksums."""
+    rest = {key: _rounded(value) for key, value in content.items() if key != "checksums"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def load_results(directory: Path) -> dict[str, Any]:
@@ -144,7 +188,7 @@ def load_results(directory: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not strict JSON of this schema.
+        ValueError: it is not strict JSON of this schema, lacks a part, or was changed after it was written.
     """
     path = directory / "results.json"
 
@@ -153,10 +197,15 @@ def load_results(directory: Path) -> dict[str, Any]:
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or "metrics" not in content:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a results.json of schema {SCHEMA}")
+    wrong = [key for key, kind in PARTS.items() if not isinstance(content.get(key), kind)]
+    if wrong:
+        raise ValueError(f"{path} has no {', '.join(wrong)}, or of another kind: no run wrote it")
+    if "checksums" in content and content["checksums"].get("results.json") != checksum(content):
+        raise ValueError(f"{path} was changed after the run wrote it: its checksum does not match")
     return content
 
 
@@ -168,15 +217,33 @@ def load_arrays(directory: Path) -> dict[str, np.ndarray]:
         ValueError: it is damaged, or no such file.
     """
     path = directory / "arrays.npz"
+    data = path.read_bytes()
+    expected = _saved_checksums(directory).get("arrays.npz")
+    if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+        raise ValueError(
+            f"{path} is not the one that results.json was written with: its checksum does not match"
+        )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{path} is not a readable archive of arrays") from error
 
 
+def _saved_checksums(directory: Path) -> Mapping[str, str]:
+    """Those of a results folder; none where an older run wrote it."""
+    try:
+        return json.loads((directory / "results.json").read_text(encoding="utf-8")).get("checksums", {})
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
-    """Versions, device, commit and date of a run."""
+    """Versions, device, commit and date of a run.
+
+    The processor and torch's vector width are part of it: results differ between widths in the last digits,
+    and a training carries that on.
+    """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "python": platform.python_version(),
@@ -185,15 +252,21 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "gymnasium": importlib.metadata.version("gymnasium"),
         "minigrid": importlib.metadata.version("minigrid"),
         "device": f"{device.type} ({name})",
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "git_commit": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "git_dirty": None
+        if (changes := _git("status", "--porcelain", "--untracked-files=no")) is None
+        else bool(changes),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
 def _git(*args: str) -> str | None:
-    """Output of a git command in the repository; None where there is no git or no repository."""
+    """Output of a git command in this repository; None without git, or in a copy within another one."""
+    if not (ROOT / ".git").exists():
+        return None
     try:
         done = subprocess.run(
             ["git", *args], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30
@@ -201,3 +274,12 @@ def _git(*args: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def _cpu_model() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,115 +1,227 @@
-"""A run of one experiment: its folders, its phases, what it saves and what it says at the end."""
+"""A run of one experiment: its folders, its cached steps, what it saves and what it says at the end."""
 
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import logging
-import os
+import random
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor, nn
 
 from common.config import RunConfig
-from common.run.cache import Checkpoint, ConfigView, fingerprint
-from common.run.command_line import ConfigError, exit_with_error, parse_command_line
+from common.run.cache import Checkpoint, ConfigView
+from common.run.command_line import ConfigError, flush_stdout, say
 from common.run.criteria import Criterion, evaluate, format_table
 from common.run.devices import map_in_threads, resolve_device, worker_count
+from common.run.files import locked, remove_litter
+from common.run.fingerprint import Measured, Sources, fingerprint, import_root, mark_trained
+from common.run.memory import require_memory
 from common.run.progress import configure_logging
 from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
-from common.training.ensembles import count_parameters
+from common.run.signals import Terminated, stoppable
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
 
+Draw = Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Iterable[Figure]]]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What every run_experiment.py says of itself.
+
+    `compute` fills a run's results. `draw` maps results.json and its arrays to {file name: figure, or the
+    frames of an animation}. `check` raises ValueError for a configuration that cannot run, before anything
+    is written; `memory` estimates the largest bytes that a setting asks for, by setting.
+    """
+
+    name: str
+    folder: Path
+    presets: Mapping[str, RunConfig]
+    compute: Callable[["Run"], None]
+    draw: Draw | None = None  # none: a training script's own
+    criteria: Sequence[Criterion] = ()
+    check: Callable[[RunConfig], None] | None = None
+    memory: Callable[[Any], Mapping[str, float]] | None = None
+
+    def execute(self, config: RunConfig) -> Results:
+        """Run the experiment in this process and save what it measured: no command line, no exit, no figures.
+
+        Raises:
+            ValueError: a configuration that cannot run.
+            FloatingPointError: a training diverged.
+            OSError: a file cannot be written, or another run holds the folder.
+        """
+        run = Run(self, config)
+        with run.held(), _own_random_numbers(config.seeds[0]):
+            self.compute(run)
+            run.set_earlier_results_aside()
+            run.save()
+        return run.results
+
+    def plot(self, config: RunConfig) -> dict[str, Any]:
+        """Draw every figure from the saved results, which are returned.
+
+        Raises:
+            FileNotFoundError: there are none.
+            ValueError: they are damaged, another experiment's, or lack what is drawn.
+        """
+        folders = Folders.of(self, config)
+        saved, arrays = load_results(folders.results), load_arrays(folders.results)
+        if saved["experiment"] != self.name:
+            raise ValueError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
+        folders.plots.mkdir(parents=True, exist_ok=True)
+        try:
+            with house_style():
+                for name, figure in (self.draw(saved, arrays) if self.draw else {}).items():
+                    save = save_figure if isinstance(figure, Figure) else save_animation
+                    save(figure, folders.plots / name)
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            if not config.replot:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{folders.results} lacks what the figures are drawn from ({reason})") from error
+        return saved
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a run writes, and where it keeps the results of cached steps."""
+
+    output: Path
+    cache: Path
+
+    @property
+    def results(self) -> Path:
+        return self.output / "results"
+
+    @property
+    def plots(self) -> Path:
+        return self.output / "plots"
+
+    @classmethod
+    def of(cls, experiment: Experiment, config: RunConfig) -> "Folders":
+        """The configuration's, or the experiment's own."""
+        output = (config.output_dir or experiment.folder).expanduser().resolve()
+        cache = (config.cache_dir or experiment.folder / "checkpoints").expanduser().resolve()
+        return cls(output, cache)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Trainings that share their inputs and differ in their variant: `{prefix}/{variant}` each.
+
+    `step(*inputs, variant=, config=, device=, checkpoint=, label=) -> (module, history)`. A variant is what
+    tells a training from its siblings: a number, a frozen dataclass.
+    """
+
+    step: Callable
+    prefix: str
+    inputs: tuple[Any, ...]
+    variants: Mapping[str, Any]
+
 
 class Run:
-    """Runs phases, reuses what an earlier run with the same fingerprint left, and keeps the results."""
+    """Does cached steps, reuses what has the same fingerprint, and keeps the results."""
 
-    def __init__(
-        self,
-        experiment: str,
-        config: RunConfig,
-        folder: Path,
-        preset: RunConfig,
-        criteria: Sequence[Criterion] = (),
-    ):
-        """`folder` is the experiment's own; config.output_dir replaces it for everything written."""
-        self.experiment, self.config, self.criteria = experiment, config, criteria
-        standard = preset.identity()
+    def __init__(self, experiment: Experiment, config: RunConfig):
+        """Raises ValueError for a configuration that cannot run; writes nothing."""
+        self.experiment, self.config = experiment, config
+        if experiment.check is not None:
+            experiment.check(config)
+        if experiment.memory is not None:
+            require_memory(experiment.memory(config), config)
+        standard = experiment.presets[config.preset].identity()
         self.changed = [name for name, value in config.identity().items() if value != standard[name]]
-        self.output_dir = (config.output_dir or folder).resolve()
-        self.results_dir = self.output_dir / "results"
-        self.plots_dir = self.output_dir / "plots"
-        self.checkpoints_dir = self.output_dir / "checkpoints"
+        self.folders = Folders.of(experiment, config)
         self.device = resolve_device(config.device)
-        self.results = Results(experiment, config.seeds)
-        self.fingerprints: dict[str, str] = {}
-        self.measured: dict[str, dict[str, torch.Tensor]] = {}  # by phase name, in this process
+        self.results = Results(experiment.name, config.seeds)
         self.provenance = provenance(self.device)  # of the code that runs, whatever is committed meanwhile
-        self.phase_seconds = 0.0  # of every phase so far, reused ones included
+        self.sources = Sources()
+        self.sources.add(import_root(experiment.folder / "run_experiment.py"))
+        self.step_seconds = 0.0  # of every step so far, reused ones included
+        self._measured: dict[str, Measured] = {}  # by fingerprint, in this process
 
-    # --- phases -----------------------------------------------------------------------------
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folders and hold the output's while the run writes.
 
-    def _prepare(self, phase: Callable, name: str, inputs: Sequence[str]) -> tuple[ConfigView, Checkpoint]:
-        view = ConfigView(self.config, phase.settings_read)
-        mark = fingerprint(view, phase.__code__.co_filename, [name, *inputs])
-        self.fingerprints[name] = mark
-        stem = name.replace("/", "-")
-        path = self.checkpoints_dir / f"{stem}-{mark[:10]}.pt"
+        Raises:
+            ConfigError: a folder cannot be made, such as where a file stands.
+            FolderInUse: another run holds the output's.
+        """
+        for folder in (self.folders.results, self.folders.plots, self.folders.cache):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                remove_litter(folder)
+            except OSError as error:
+                raise ConfigError(f"{folder} cannot be written to: {error.strerror}") from error
+        with locked(self.folders.results):
+            yield
+
+    # --- cached steps -----------------------------------------------------------------------
+
+    def _prepare(self, step: Callable, name: str, inputs: Sequence[Any]) -> tuple[ConfigView, Checkpoint]:
+        view = ConfigView(self.config, step.settings_read)
+        mark = fingerprint(step, view, inputs, self.sources)
+        path = self.folders.cache / f"{name.replace('/', '-')}-{mark[:10]}.pt"
         checkpoint = Checkpoint(path, mark, self.config.checkpoint_every)
         if self.config.fresh:
             checkpoint.discard()
         return view, checkpoint
 
-    def train_variants(
-        self, phase: Callable, prefix: str, *inputs: Any, variants: Mapping[str, Any], contents: str = ""
-    ) -> dict[str, Any]:
-        """Train every variant of a phase; small models on a cpu side by side, in threads.
+    def train(self, *trainings: Training) -> dict[str, nn.Module]:
+        """Train every variant of some trainings; small models on a cpu side by side, in threads.
 
-        Calls `phase(*inputs, variant=, config=, device=, checkpoint=, label=) -> (model, history)` for each.
-        An variant is what distinguishes a training from its siblings; its repr must tell all of it (a number,
-        a frozen dataclass), and `contents` what of the inputs neither the prefix nor the configuration tells.
-        Trainings share nothing, so the results do not depend on what runs beside.
+        They share nothing, so the results do not depend on what runs beside.
 
         Returns:
-            the trained modules by variant, their weights frozen.
+            the trained modules by variant, their weights frozen; each bears its step's fingerprint.
         """
-        told = [contents] if contents else []
-        prepared = {
-            variant: self._prepare(phase, f"{prefix}/{variant}", [repr(variants[variant]), *told])
-            for variant in variants
-        }
+        tasks = [(part, variant) for part in trainings for variant in part.variants]
+        prepared = [
+            self._prepare(part.step, f"{part.prefix}/{variant}", [*part.inputs, part.variants[variant]])
+            for part, variant in tasks
+        ]
 
-        def train(variant: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
-            view, checkpoint = prepared[variant]
-            return phase(
-                *inputs,
-                variant=variants[variant],
+        def train_one(index: int) -> tuple[nn.Module, dict[str, Tensor]]:
+            (part, variant), (view, checkpoint) = tasks[index], prepared[index]
+            return part.step(
+                *part.inputs,
+                variant=part.variants[variant],
                 config=view,
                 device=self.device,
                 checkpoint=checkpoint,
-                label=f"{prefix}/{variant}",
+                label=f"{part.prefix}/{variant}",
             )
 
-        trained = dict(zip(variants, map_in_threads(train, list(variants), self.device), strict=True))
-        for variant, (model, history) in trained.items():
-            self._record_training(f"{prefix}/{variant}", model, history)
-        seconds = [float(history["seconds"]) for _, history in trained.values()]
-        beside = worker_count(len(variants), self.device)
-        self.phase_seconds += max(*seconds, sum(seconds) / beside)  # wall clock when they ran side by side
-        return {variant: model.requires_grad_(False) for variant, (model, _) in trained.items()}
+        trained = map_in_threads(train_one, range(len(tasks)), self.device)
+        models = {}
+        for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
+            self._record_training(f"{part.prefix}/{variant}", model, history)
+            models[variant] = mark_trained(model.requires_grad_(False), checkpoint.fingerprint)
+        self._count_seconds([float(history["seconds"]) for _, history in trained])
+        return models
 
-    def _record_training(
-        self, name: str, model: torch.nn.Module, history: Mapping[str, torch.Tensor]
-    ) -> None:
-        seconds, parameters = float(history["seconds"]), count_parameters(model)
+    def _count_seconds(self, seconds: Sequence[float]) -> None:
+        """Wall clock of steps that ran side by side."""
+        if seconds:
+            beside = worker_count(len(seconds), self.device)
+            self.step_seconds += max(*seconds, sum(seconds) / beside, 0.0)
+
+    def _record_training(self, name: str, model: nn.Module, history: Mapping[str, Tensor]) -> None:
+        seconds, parameters = float(history["seconds"]), count_parameters(model, history["loss"].shape[-1])
         log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
         self.results.timings[f"{name}/train_seconds"] = seconds
         self.results.timings[f"{name}/parameters"] = parameters
@@ -123,32 +235,45 @@ class Run:
                 last = last.view(-1, len(self.config.seeds)).mean(0)
                 self.results.add(f"{name}/training/{term}", last, "mean over the last tenth")
 
-    def measure(
-        self, phase: Callable, name: str, *inputs: Any, upstream: Sequence[str] = ()
-    ) -> dict[str, torch.Tensor]:
-        """Run a measurement phase `phase(*inputs, config=, device=) -> {name: tensor}`, or load its result.
+    def measure(self, step: Callable, name: str, *inputs: Any) -> Measured:
+        """Do a measurement `step(*inputs, config=, device=) -> {name: tensor}`, or load its result.
 
-        `upstream` names the phases whose products are among the inputs. A phase asked for twice is done once.
+        What a result depends on is read from the inputs; the same step of the same inputs is done once.
         """
-        if name in self.measured:
-            return self.measured[name]
-        view, checkpoint = self._prepare(phase, name, [self.fingerprints[other] for other in upstream])
-        saved = checkpoint.load()
-        if saved is None:
-            began = time.monotonic()
-            arrays = phase(*inputs, config=view, device=self.device)
-            arrays = {key: value.cpu().clone() for key, value in arrays.items()}  # a view would save its base
-            saved = {"arrays": arrays, "seconds": time.monotonic() - began}
-            checkpoint.save(saved)
-            log.info("%s: measured in %.1f s", name, saved["seconds"])
-        self.results.timings[f"{name}/seconds"] = saved["seconds"]
-        self.phase_seconds += saved["seconds"]
-        self.measured[name] = saved["arrays"]
-        return saved["arrays"]
+        return self.measure_all([(step, name, *inputs)])[0]
+
+    def measure_all(self, steps: Sequence[tuple]) -> list[Measured]:
+        """`measure` for each of (step, name, *inputs), small ones on a cpu side by side, in threads."""
+        prepared = [self._prepare(step, name, inputs) for step, name, *inputs in steps]
+
+        def load_or_do(index: int) -> tuple[dict[str, Tensor], float]:
+            (step, name, *inputs), (view, checkpoint) = steps[index], prepared[index]
+            saved = _checked_measurement(checkpoint)
+            if saved is None:
+                began = time.monotonic()
+                arrays = step(*inputs, config=view, device=self.device)
+                arrays = {key: value.cpu().clone() for key, value in arrays.items()}  # a view saves its base
+                saved = arrays, time.monotonic() - began
+                checkpoint.save({"arrays": arrays, "seconds": saved[1]})
+                log.info("%s: measured in %.1f s", name, saved[1])
+            return saved
+
+        marks = [checkpoint.fingerprint for _, checkpoint in prepared]
+        new = [
+            index
+            for index, mark in enumerate(marks)
+            if mark not in self._measured and mark not in marks[:index]
+        ]
+        found = map_in_threads(load_or_do, new, self.device)
+        for index, (arrays, seconds) in zip(new, found, strict=True):
+            self.results.timings[f"{steps[index][1]}/seconds"] = seconds
+            self._measured[marks[index]] = Measured(arrays, marks[index])
+        self._count_seconds([seconds for _, seconds in found])
+        return [self._measured[mark] for mark in marks]
 
     @contextlib.contextmanager
     def having(self, **changes: Any) -> Iterator[None]:
-        """Phases begun within see the configuration with these fields changed, and bear its fingerprint."""
+        """Steps begun within see the configuration with these fields changed, and bear its fingerprint."""
         whole = self.config
         self.config = dataclasses.replace(whole, **changes)
         try:
@@ -160,35 +285,29 @@ class Run:
 
     def set_earlier_results_aside(self) -> None:
         """Move results and figures of a run with another configuration to results/earlier-DATE/."""
-        if not (self.results_dir / "results.json").exists():
+        results, plots = self.folders.results, self.folders.plots
+        if not (results / "results.json").exists():
             return
         try:
-            if load_results(self.results_dir)["config"] == _plain(self.config.identity()):
+            if load_results(results)["config"] == _plain(self.config.identity()):
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
-            log.warning("%s is unreadable: set aside", self.results_dir / "results.json")
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-        taken = len(list(self.results_dir.glob(f"earlier-{stamp}*")))
-        aside = self.results_dir / (f"earlier-{stamp}-{taken}" if taken else f"earlier-{stamp}")
-        aside.mkdir()
-        # results.json goes last: while it is there, an interrupted move is taken up again
-        kept = [
-            *self.plots_dir.glob("*.*"),
-            *self.results_dir.glob("*.npz"),
-            *self.results_dir.glob("*.json"),
-        ]
-        for path in kept:
+            log.warning("%s is unreadable: set aside", results / "results.json")
+        aside = _folder_for_earlier(results)
+        # results.json goes last: while it is there, an interrupted move is taken up again, to the same folder
+        for path in (*plots.glob("*.*"), *results.glob("*.npz"), results / "results.json"):
             shutil.move(path, aside / path.name)
         log.info("an earlier run's results (another configuration) are now in %s", aside)
 
     def save(self) -> None:
         """Write results.json and arrays.npz."""
         timings = dict(self.results.timings)
-        timings["phase_seconds"] = self.phase_seconds
+        timings["phase_seconds"] = self.step_seconds
         timings["peak_memory_mb"] = _peak_memory_mb(self.device)
+        self._say_what_is_not_finite()
         content = {
             "schema": SCHEMA,
-            "experiment": self.experiment,
+            "experiment": self.experiment.name,
             "preset": self.config.preset,
             "config": _plain(self.config.identity()),
             "changed": self.changed,
@@ -196,9 +315,68 @@ class Run:
             "seeds": list(self.config.seeds),
             "metrics": self.results.metrics,
             "timings": timings,
-            "criteria": evaluate(self.criteria, self.results.metrics),
+            "criteria": evaluate(self.experiment.criteria, self.results.metrics),
         }
-        save_results(self.results_dir, content, self.results.arrays)
+        save_results(self.folders.results, content, self.results.arrays)
+
+    def _say_what_is_not_finite(self) -> None:
+        odd = [name for name, entry in self.results.metrics.items() if entry["mean"] is None]
+        if odd:
+            log.warning(
+                "%d of %d metrics are not finite in every seed, such as %s: a model may have diverged"
+                " (a lower --learning-rate, more --iterations)",
+                len(odd), len(self.results.metrics), odd[0],
+            )  # fmt: skip
+
+
+def count_parameters(module: nn.Module, members: int = 1) -> int:
+    """Parameters of one member where a module holds `members` of them side by side; all of them for 1.
+
+    Raises:
+        ValueError: the parameters do not divide into so many members.
+    """
+    total = sum(parameter.numel() for parameter in module.parameters())
+    if members < 1 or total % members:
+        raise ValueError(f"members = {members}: must be at least 1 and divide the {total} parameters")
+    return total // members
+
+
+def _folder_for_earlier(results: Path) -> Path:
+    """results/earlier-DATE, named after when results.json was written."""
+    written = datetime.datetime.fromtimestamp((results / "results.json").stat().st_mtime, datetime.UTC)
+    stamp = written.strftime("earlier-%Y%m%d-%H%M%S")
+    for name in itertools.chain([stamp], (f"{stamp}-{number}" for number in itertools.count(1))):
+        if not (results / name / "results.json").exists():
+            (results / name).mkdir(exist_ok=True)
+            return results / name
+    raise AssertionError
+
+
+def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:
+    """A saved measurement; None where there is none, or what there is has another shape."""
+    saved = checkpoint.load()
+    if saved is None:
+        return None
+    try:
+        arrays, seconds = saved["arrays"], float(saved["seconds"])
+        if not all(isinstance(value, Tensor) for value in arrays.values()):
+            raise TypeError("a measurement holds tensors")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        checkpoint.warn(error)
+        return None
+    return arrays, seconds
+
+
+@contextlib.contextmanager
+def _own_random_numbers(seed: int) -> Iterator[None]:
+    """Seed the global generators for what is done within, and give the caller's back."""
+    python = random.getstate()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            seed_everything(seed)
+            yield
+    finally:
+        random.setstate(python)
 
 
 def _plain(value: Any) -> Any:
@@ -220,108 +398,87 @@ def _peak_memory_mb(device: torch.device) -> float | None:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def start_run(
-    experiment: str,
-    folder: Path,
-    presets: Mapping[str, RunConfig],
-    args: Sequence[str] | None = None,
-    check: Callable[[RunConfig], None] | None = None,
-    criteria: Sequence[Criterion] = (),
-) -> Run:
-    """Parse the command line and open the run; what is wrong with either ends the program (exit code 2).
-
-    `check` raises ValueError for what only the experiment can tell of its configuration; a replot has none
-    of its own.
-    """
-    config = parse_command_line(presets, args)
-    configure_logging()
-    try:
-        if check is not None and not config.replot:
-            check(config)
-        run = Run(experiment, config, folder, presets[config.preset], criteria)
-        if config.replot:
-            found = load_results(run.results_dir)["experiment"]
-            load_arrays(run.results_dir)
-            if found != experiment:
-                exit_with_error(f"--replot needs {experiment}'s results, and {run.results_dir} has {found}'s")
-        else:
-            run.results_dir.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:
-        exit_with_error(f"--replot needs the results of a run, and {run.results_dir} has none")
-    except (ValueError, OSError) as error:
-        exit_with_error(str(error))
-    seed_everything(config.seeds[0])
-    return run
+# ----------------------------------------------------------------------------------------------
+# Entry points
+# ----------------------------------------------------------------------------------------------
 
 
-def work(run: Run, compute: Callable[[Run], None]) -> None:
-    """compute(run); an interrupt or a training that diverged ends the program at once, with one line.
-
-    A training in another thread would be waited for at exit; checkpoints are atomic, so nothing is lost.
-    """
-    try:
-        compute(run)
-    except ConfigError as error:  # what shows only once the data are there
-        exit_with_error(str(error))
-    except KeyboardInterrupt:
-        log.warning("interrupted: the same command goes on from the last checkpoint")
-        os._exit(130)
-    except FloatingPointError as error:
-        log.error("%s", error)
-        os._exit(1)
-
-
-def run_training(
-    experiment: str,
-    folder: Path,
-    presets: Mapping[str, RunConfig],
-    train: Callable[[Run], None],
-    check: Callable[[RunConfig], None] | None = None,
-) -> None:
-    """What every train_*.py does on its own: leave the checkpoints that run_experiment.py reuses."""
-    run = start_run(experiment, folder, presets, check=check)
-    if run.config.replot:
-        exit_with_error("replot (--replot) = True: allowed: only with run_experiment.py")
-    work(run, train)
-    print(f"Checkpoints: {run.checkpoints_dir}")
-
-
-def run_experiment(
-    experiment: str,
-    folder: Path,
-    presets: Mapping[str, RunConfig],
-    compute: Callable[[Run], None],
-    draw: Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Iterable[Figure]]],
-    criteria: Sequence[Criterion],
-    args: Sequence[str] | None = None,
-    check: Callable[[RunConfig], None] | None = None,
-) -> int:
-    """What every run_experiment.py does: parse, compute, save, draw from what was saved, report.
-
-    Args:
-        experiment: its name, such as exp1_spectral_cliff.
-        folder: the experiment's folder.
-        presets: its configurations.
-        compute: fills run.results.
-        draw: (results.json, arrays) -> {file name: figure, or the frames of an animation}.
-        criteria: what it claims.
-        args: command line, by default the process's.
-        check: raises ValueError for a configuration that cannot run, before anything is written.
+def main(experiment: Experiment, config: RunConfig) -> int:
+    """What every run_experiment.py does with its command line: compute, save, draw, report.
 
     Returns:
-        exit code: 0, or with --strict 1 where a criterion failed.
+        exit code: 0; 1 where the run failed, or with --strict where a criterion failed; 2 for bad input; 130
+        after an interrupt. What went wrong is one line on stderr.
     """
-    run = start_run(experiment, folder, presets, args, check, criteria)
-    if not run.config.replot:
-        work(run, compute)
-        run.set_earlier_results_aside()
-        run.save()
-    saved = load_results(run.results_dir)
-    with house_style():
-        for name, figure in draw(saved, load_arrays(run.results_dir)).items():
-            save = save_figure if isinstance(figure, Figure) else save_animation
-            save(figure, run.plots_dir / name)
-    print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
-    print(f"\nFigures: {run.plots_dir}\nNumbers: {run.results_dir / 'results.json'}")
-    failed = any(criterion["passed"] is False for criterion in saved["criteria"])
-    return 1 if run.config.strict and failed else 0
+
+    def work() -> int:
+        if not config.replot:
+            experiment.execute(config)
+        saved = experiment.plot(config)
+        folders = Folders.of(experiment, config)
+        print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
+        print(f"\nFigures: {folders.plots}\nNumbers: {folders.results / 'results.json'}")
+        failed = any(criterion["passed"] is False for criterion in saved["criteria"])
+        return 1 if config.strict and failed else 0
+
+    return _reported(work, config)
+
+
+def main_training(experiment: Experiment, config: RunConfig) -> int:
+    """What every train_*.py does on its own: leave the checkpoints that run_experiment.py reuses."""
+
+    def work() -> int:
+        if config.replot:
+            raise ConfigError("replot (--replot) = True: allowed: only with run_experiment.py")
+        run = Run(experiment, config)
+        with run.held(), _own_random_numbers(config.seeds[0]):
+            experiment.compute(run)
+        print(f"Checkpoints: {run.folders.cache}")
+        return 0
+
+    return _reported(work, config)
+
+
+def _reported(work: Callable[[], int], config: RunConfig) -> int:
+    """work()'s exit code; an error that a user can mend becomes one line and its code."""
+    configure_logging()
+    try:
+        with stoppable():
+            code = work()
+            return flush_stdout() or code
+    except KeyboardInterrupt as interrupt:
+        terminated = isinstance(interrupt, Terminated)
+        say(f"{'terminated' if terminated else 'interrupted'}: {_how_to_go_on(config)}")
+        return 143 if terminated else 130
+    except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        message, code = _what_went_wrong(error, config)
+        say(f"{Path(sys.argv[0]).name}: error: {message}")
+        return code
+
+
+def _how_to_go_on(config: RunConfig) -> str:
+    if config.replot:
+        return "the same command draws the figures anew"
+    return f"the same command {'without --fresh ' if config.fresh else ''}goes on from the last checkpoint"
+
+
+def _what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
+    """An error's line and exit code: 2 for bad input, 1 for what came up. Raises what is a fault of ours."""
+    if isinstance(error, FileNotFoundError) and config.replot:
+        return f"--replot needs the results of a run: {error.filename} is not there", 2
+    if isinstance(error, OSError):
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        return named, getattr(error, "exit_code", 1)
+    if isinstance(error, ValueError):
+        return str(error), 2
+    if isinstance(error, FloatingPointError):
+        return f"{error}; a lower --learning-rate may help", 1
+    if _is_memory(error):
+        first = str(error).partition("\n")[0][:200]
+        return f"out of memory ({first}): try a smaller --batch-size or fewer --seeds", 1
+    raise error
+
+
+def _is_memory(error: Exception) -> bool:
+    words = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
