@@ -31,7 +31,7 @@ def corner(width, height):
     return torch.arange(4) + (width * height - 1) * 4
 
 
-def absorbing(next_state: Tensor, goals: Tensor) -> Tensor:
+def absorbing(next_state, goals):
     """The table with the goals' every action leading back to themselves, as an episode's end: [S, A]."""
     table = next_state.clone()
     table[goals] = goals[:, None]
