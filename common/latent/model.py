@@ -176,7 +176,7 @@ class _FrozenRollout(torch.autograd.Function):
 
 
 def _mixtures(actions: Tensor) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """For each step of [.., B, T, A]: z [.., B, d] and g [.., B, A, d] -> z + sum_k a_k g_k, in a new tensor."""
+    """For each step of [.., B, T, A]: (z [.., B, d], g [.., B, A, d]) -> z + sum_k a_k g_k, a new tensor."""
     rows = actions.numel() // (actions.shape[-1] * actions.shape[-2])
     if rows <= FEW_ROWS:
         shares = actions.movedim(-2, 0).reshape(actions.shape[-2], rows, 1, -1)  # [T, S B, 1, A]
@@ -204,15 +204,17 @@ def _rollout_of_plans(start: Tensor, choices: Tensor, layers: Sequence[nn.Module
     regroups the latents, the narrowest there is.
     """
     start, _, (first, second, last) = _without_a_single_member(start, start, layers)
-    count, width = start.shape[0], start.shape[1]
+    width, radius = start.shape[-1], _radius(start)
     blocks = list(zip(last[0].split(width, -1), last[1].split(width, -1), strict=True))
-    order = choices.T.argsort(-1)  # [T, B], rows by their action
-    sizes = F.one_hot(choices.T, len(blocks)).sum(1).tolist()  # [T, A]
-    place = order.argsort(-1)  # [T, B], where a row stands
-    regroup = torch.cat([order[:1], place[:-1].gather(1, order[1:])])  # in the step before
-    rolled = start.new_empty(len(order), count, width)
-    latent, radius = start, _radius(start)
-    for rows, moves, counts, here in zip(order, regroup, sizes, rolled, strict=True):
+    place, sizes = _grouped(choices.T, len(blocks))
+    order = torch.empty_like(place).scatter_(
+        1, place, torch.arange(len(start), device=place.device).expand_as(place)
+    )
+    regroup = torch.cat([order[:1], place[:-1].gather(1, order[1:])])  # where rows stood a step before
+    rolled = start.new_empty(*choices.shape, width)
+    latent = start
+    steps = zip(order, regroup, sizes.tolist(), rolled.unbind(1), strict=True)
+    for rows, moves, counts, here in steps:
         latent = latent.index_select(0, moves)
         hidden = F.silu(torch.addmm(first[0], latent, first[1]), inplace=True)
         hidden = F.silu(torch.addmm(second[0], hidden, second[1]), inplace=True)
@@ -220,7 +222,19 @@ def _rollout_of_plans(start: Tensor, choices: Tensor, layers: Sequence[nn.Module
         moved = torch.cat([torch.addmm(bias, own, weight) for own, (bias, weight) in parts]).add_(latent)
         latent = moved.mul_(_length(moved).reciprocal_().mul_(radius))
         here.index_copy_(0, rows, latent)
-    return rolled.movedim(0, 1)[None]
+    return rolled[None]
+
+
+def _grouped(choices: Tensor, num_actions: int) -> tuple[Tensor, Tensor]:
+    """Places that put a row's equal actions side by side, in their order; and how many there are of each.
+
+    [T, B] -> [T, B] int64, a permutation of each row, and [T, A].
+    """
+    taken = choices[:, None] == torch.arange(num_actions, device=choices.device)[:, None]  # [T, A, B]
+    so_far = taken.cumsum(-1)
+    sizes = so_far[..., -1]
+    first = sizes.cumsum(-1) - sizes  # [T, A], where a group begins
+    return so_far.gather(1, choices[:, None])[:, 0] - 1 + first.gather(1, choices), sizes
 
 
 def _choices(actions: Tensor) -> Tensor | None:
