@@ -1,5 +1,7 @@
 """Jacobians of a world model z' = f(z, a): of one step, and of a whole rollout at any horizon.
 
+This file needs torch alone and imports nothing of this repository: copy it into your own project.
+
 Shapes
     ...  leading dimensions (ensemble members, seeds); may be absent
     B    batch; a step must map each batch element on its own
@@ -16,19 +18,39 @@ so that ||dz_T/da||_F^2 = tr G_T: one forward pass gives the norms at EVERY hori
 [d, T d_a] Jacobian is never formed. G is the finite-horizon controllability Gramian of the
 linearisation (e.g. Kailath, Linear Systems, 1980, section 9.2). Both are carried in float64 with
 their exponents apart, so no horizon overflows.
+
+What a step must be
+    A step maps (states [..., B, d], actions [..., B, d_a]) to ONE tensor [..., B, d_out], each batch
+    element on its own and the same at every call: what it knows of time or context belongs in its
+    inputs. Call `.eval()` on a model with Dropout or BatchNorm before its Jacobians are measured.
+
+    A step may offer its Jacobians in closed form, as an attribute `jacobians`: a function
+    (states, actions) -> (df/dz [..., B, d_out, d], df/da [..., B, d_out, d_a]), differentiable with
+    respect to the model's weights. It is then used in place of autograd. A class offers those of its
+    method `step` by `step.jacobians = step_jacobians` in its body, so that a subclass with another
+    step does not inherit them.
 """
 
+import contextlib
+import functools
+import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
-
-from common.run.devices import measurement_device, to_float64
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., B, d_a]) -> [..., B, d_out]
+ClosedForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the same arguments -> df/dz, df/da
 
 LN10 = math.log(10.0)
+LONGEST_CHUNK = 50  # steps
+CHUNK_BYTES = 2**25  # of a chunk's step Jacobians, about
+WAITING_BYTES = 2**26  # of step Jacobians that wait to be multiplied, about
+CLOSED_FORM_ROWS = 2**12  # of a chunk's step Jacobians together: what a cache holds
 
 # ----------------------------------------------------------------------------------------------
 # One step
@@ -41,24 +63,62 @@ def jacobians(
     """Exact Jacobians of a map with respect to each input, by one reverse sweep an output dimension.
 
     Args:
-        function: takes the inputs; must map each batch element on its own (a sweep sums over the batch).
+        function: takes the inputs; must map each batch element on its own (a sweep sums over the batch),
+            so a model with BatchNorm needs `.eval()`.
         inputs: each [..., B, d_i].
-        create_graph: keep the graph, to differentiate a penalty on the Jacobians.
+        create_graph: keep the graph, to differentiate a penalty on the Jacobians. Attention is then
+            computed by plain products, because its fused kernels have no second derivative. (So has none
+            cuDNN's recurrent kernel: on CUDA wrap the call in `torch.backends.cudnn.flags(enabled=False)`.)
 
     Returns:
-        for each input [..., B, d_out, d_i]; zero where the map ignores it.
+        for each input [..., B, d_out, d_i]; zero where the map ignores it, and, with a warning, where its
+        output depends on no input by autograd (a look-up, a map under `torch.no_grad`).
+
+    Raises:
+        TypeError: the function does not return one tensor.
+        ValueError: it does not keep the batch; it has layers in training mode whose output is random or
+            mixes the batch, and create_graph is off; autograd is off (`torch.inference_mode`).
     """
+    if not create_graph:
+        _refuse_training_mode(function)
+    return _sweep(function, inputs, create_graph)[1]
+
+
+def _sweep(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], create_graph: bool = False
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The outputs [..., B, d_out], detached, and the Jacobians as `jacobians` returns them."""
+    inputs, outputs = _evaluate(function, inputs, create_graph)
+    if not outputs.requires_grad:
+        zeros = tuple(value.new_zeros(*outputs.shape, value.shape[-1]) for value in inputs)
+        return outputs, zeros
+    unit = torch.eye(outputs.shape[-1], dtype=outputs.dtype, device=outputs.device)
+    rows = [_pull_back(outputs, inputs, row.expand_as(outputs), create_graph) for row in unit]
+    return outputs.detach(), tuple(torch.stack(gradients, -2) for gradients in zip(*rows, strict=True))
+
+
+def _evaluate(
+    function: Callable[..., Tensor], inputs: tuple[Tensor, ...], create_graph: bool
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The inputs to differentiate by, and the map's output [..., B, d_out] with its graph."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("torch.inference_mode() has no autograd: leave it (torch.no_grad() is fine)")
     inputs = _require_gradients(inputs, create_graph)
-    with torch.enable_grad():
-        outputs = function(*inputs)
-        assert outputs.shape[:-1] == inputs[0].shape[:-1], "the map must keep the batch"
-        rows = [
-            torch.autograd.grad(
-                output.sum(), inputs, retain_graph=True, create_graph=create_graph, materialize_grads=True
-            )
-            for output in outputs.unbind(-1)
-        ]
-    return tuple(torch.stack(gradients, -2) for gradients in zip(*rows, strict=True))
+    kernels = sdpa_kernel(SDPBackend.MATH) if create_graph else contextlib.nullcontext()
+    with torch.enable_grad(), kernels:
+        outputs = function(*(value.clone() for value in inputs))  # clones: a step may work in place
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the step returned a {type(outputs).__name__}: it must return one tensor [..., B, d_out] "
+            "(an LSTM's pair as torch.cat((h, c), -1))"
+        )
+    if outputs.shape[:-1] != inputs[0].shape[:-1]:
+        raise ValueError(
+            f"the step made {tuple(outputs.shape)} of {tuple(inputs[0].shape)}: it must keep all but the last"
+        )
+    if not outputs.requires_grad:
+        warnings.warn("the step's output has no graph: its Jacobian counts as zero", stacklevel=4)
+    return inputs, outputs
 
 
 def _require_gradients(inputs: tuple[Tensor, ...], create_graph: bool) -> tuple[Tensor, ...]:
@@ -68,12 +128,46 @@ def _require_gradients(inputs: tuple[Tensor, ...], create_graph: bool) -> tuple[
     )
 
 
+def _refuse_training_mode(function: Callable) -> None:
+    """ValueError where a module that the function is, belongs to or names is random or mixes the batch."""
+    for module in (part for owner in _modules_of(function) for part in owner.modules() if part.training):
+        is_dropout = isinstance(module, nn.modules.dropout._DropoutNd)
+        rate = module.p if is_dropout else getattr(module, "dropout", 0.0)  # attention, recurrent layers
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) or (isinstance(rate, float) and rate > 0):
+            raise ValueError(f"{type(module).__name__} is in training mode: call .eval() on the model first")
+
+
+def _modules_of(function: Callable) -> list[nn.Module]:
+    if isinstance(function, functools.partial):
+        named = [function.func, *function.args, *function.keywords.values()]
+        return [module for value in named for module in _modules_of(value)]
+    owner = getattr(function, "__self__", function)
+    if isinstance(owner, nn.Module):
+        return [owner]
+    if inspect.isfunction(function):
+        variables = inspect.getclosurevars(function)
+        named = [*variables.nonlocals.values(), *variables.globals.values()]
+    else:
+        named = list(getattr(owner, "__dict__", {}).values())
+    return [value for value in named if isinstance(value, nn.Module)]
+
+
+def closed_form(step: Step) -> ClosedForm | None:
+    """The closed form of a step's Jacobians where the step offers one (module docstring), else None."""
+    offered = getattr(step, "jacobians", None)
+    return functools.partial(offered, step.__self__) if offered and inspect.ismethod(step) else offered
+
+
 def step_jacobians(
     step: Step, states: Tensor, actions: Tensor, create_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """df/dz [..., B, d_out, d] and df/da [..., B, d_out, d_a] of one step (see `jacobians`)."""
-    state_jacobian, action_jacobian = jacobians(step, states, actions, create_graph=create_graph)
-    return state_jacobian, action_jacobian
+    """df/dz [..., B, d_out, d] and df/da [..., B, d_out, d_a]: the step's closed form, else `jacobians`."""
+    offered = closed_form(step)
+    if offered is None:
+        state_jacobian, action_jacobian = jacobians(step, states, actions, create_graph=create_graph)
+        return state_jacobian, action_jacobian
+    with torch.set_grad_enabled(create_graph):
+        return offered(states, actions)
 
 
 def frobenius_norm(jacobians: Tensor) -> Tensor:
@@ -100,27 +194,28 @@ def step_squared_norms_stochastic(
         states: [..., B, d].
         actions: [..., B, d_a].
         probes: [P, ..., B, d_out], independent, zero mean, unit variance (normal or Rademacher).
-        create_graph: keep the graph, to differentiate a penalty.
+        create_graph: as in `jacobians`, whose errors are raised here too.
 
     Returns:
         two tensors [..., B], averaged over the P probes.
     """
-    states, actions = _require_gradients((states, actions), create_graph)
-    with torch.enable_grad():
-        outputs = step(states, actions)
-        sweeps = [
-            torch.autograd.grad(
-                outputs,
-                (states, actions),
-                probe,
-                retain_graph=True,
-                create_graph=create_graph,
-                materialize_grads=True,
-            )
-            for probe in probes
-        ]
+    if not create_graph:
+        _refuse_training_mode(step)
+    inputs, outputs = _evaluate(step, (states, actions), create_graph)
+    sweeps = [_pull_back(outputs, inputs, probe, create_graph) for probe in probes]
     state_grads, action_grads = (torch.stack(grads) for grads in zip(*sweeps, strict=True))
     return state_grads.square().sum(-1).mean(0), action_grads.square().sum(-1).mean(0)
+
+
+def _pull_back(
+    outputs: Tensor, inputs: tuple[Tensor, ...], adjoint: Tensor, create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """v^T J for each input, from v like the outputs; the graph is kept."""
+    if not outputs.requires_grad:
+        return tuple(torch.zeros_like(value) for value in inputs)
+    return torch.autograd.grad(
+        outputs, inputs, adjoint, retain_graph=True, create_graph=create_graph, materialize_grads=True
+    )
 
 
 # ----------------------------------------------------------------------------------------------
@@ -131,44 +226,76 @@ def step_squared_norms_stochastic(
 class JacobianAccumulator:
     """Carries M = dz_t/dz_0 and the Gramian G of dz_t/da along a rollout (module docstring).
 
-    Both are stored as mantissa times exp(log scale), float64. They are rescaled every
-    `RESCALE_EVERY` steps, which is safe for step Jacobians of norm up to 1e18.
+    Maps wait until norms are asked for (or there are many), and are multiplied from the last one back: the
+    adjoints L_t = A_K .. A_{t+1} give M = L_0 and G = sum_t L_t B_t B_t^T L_t^T with ONE product of d x d
+    matrices a step. All is float64 and rescaled every RESCALE_EVERY steps, mantissa and log scale apart,
+    which is safe for step Jacobians of norm up to 1e18.
     """
 
     RESCALE_EVERY = 8
+    MOST_WAITING = 64
 
     def __init__(self, batch_shape: Sequence[int], dim: int, device: torch.device | str = "cpu"):
-        self.device = device = measurement_device(torch.device(device))
-        self.state_map = torch.eye(dim, dtype=torch.float64, device=device).repeat(*batch_shape, 1, 1)
-        self.gramian = torch.zeros_like(self.state_map)
-        self.state_log_scale = torch.zeros(tuple(batch_shape), dtype=torch.float64, device=device)
-        self.gramian_log_scale = torch.zeros_like(self.state_log_scale)  # of G^(1/2)
-        self._since_rescale = 0
+        device = torch.device(device)
+        self.device = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
+        self.state_map = torch.eye(dim, dtype=torch.float64, device=self.device).repeat(*batch_shape, 1, 1)
+        self.state_log_scale = torch.zeros(tuple(batch_shape), dtype=torch.float64, device=self.device)
+        self.gramian: Tensor | None = None  # None: no action yet
+        self.gramian_log_scale = torch.full_like(self.state_log_scale, -math.inf)  # of G^(1/2)
+        self._waiting: list[tuple[Tensor, Tensor | None]] = []
 
     def push(self, state_jacobian: Tensor, action_jacobian: Tensor | None = None) -> None:
         """Append one map: A [..., B, d_out, d] and, where it takes an action, B [..., B, d_out, d_a]."""
-        jacobian = to_float64(state_jacobian.detach(), self.device)
-        self.state_map = jacobian @ self.state_map
-        self.gramian = jacobian @ self.gramian @ jacobian.mT
-        if action_jacobian is not None:
-            scaled = to_float64(action_jacobian.detach(), self.device)
-            scaled = scaled * torch.exp(-self.gramian_log_scale)[..., None, None]
-            self.gramian = self.gramian + scaled @ scaled.mT
-        self._since_rescale += 1
-        if self._since_rescale == self.RESCALE_EVERY:
-            self._rescale()
+        self._waiting.append(
+            (state_jacobian.detach(), None if action_jacobian is None else action_jacobian.detach())
+        )
+        if len(self._waiting) >= min(self.MOST_WAITING, 1 + WAITING_BYTES // (1 + state_jacobian.nbytes)):
+            self._absorb()
 
-    def _rescale(self) -> None:
-        """Move the mantissas' magnitude into the log scales; a zero mantissa stays as it is."""
-        self._since_rescale = 0
-        norm = _norm_or_one(self.state_map)
-        self.state_map = self.state_map / norm[..., None, None]
-        self.state_log_scale = self.state_log_scale + norm.log()
-        # The Gramian's scale never falls far below 1: the next B B^T must not overflow against it.
-        root = _norm_or_one(self.gramian).sqrt()
-        root = torch.maximum(root, torch.exp(-300.0 - self.gramian_log_scale))
-        self.gramian = self.gramian / root.square()[..., None, None]
-        self.gramian_log_scale = self.gramian_log_scale + root.log()
+    def _to_float64(self, value: Tensor) -> Tensor:
+        return value.to(self.device).to(torch.float64)  # moved first: mps can hold no float64
+
+    def _absorb(self) -> None:
+        """Multiply the waiting maps into M and G."""
+        maps, self._waiting = self._waiting, []
+        if not maps:
+            return
+        adjoint, log_scale = None, torch.zeros_like(self.state_log_scale)
+        parts, columns = [], []  # (L_t B_t of some steps, their log scale)
+        for count, (state_jacobian, action_jacobian) in enumerate(reversed(maps), start=1):
+            state_jacobian = self._to_float64(state_jacobian)
+            if action_jacobian is not None:
+                action_jacobian = self._to_float64(action_jacobian)
+                columns.append(action_jacobian if adjoint is None else adjoint @ action_jacobian)
+            adjoint = state_jacobian if adjoint is None else adjoint @ state_jacobian
+            if count % self.RESCALE_EVERY == 0 or count == len(maps):
+                if columns:
+                    parts.append(_rescale(torch.cat(columns, -1), log_scale))
+                columns = []
+                adjoint, log_scale = _rescale(adjoint, log_scale)
+        self._absorb_gramian(adjoint, log_scale, parts)
+        self.state_map, self.state_log_scale = _rescale(
+            adjoint @ self.state_map, self.state_log_scale + log_scale
+        )
+
+    def _absorb_gramian(
+        self, adjoint: Tensor, log_scale: Tensor, parts: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        """G <- L G L^T + sum of the parts' C C^T, each brought to the largest of their scales."""
+        carried_log_scale = self.gramian_log_scale + log_scale
+        scales = torch.stack([carried_log_scale, *(scale for _, scale in parts)])
+        top = scales.amax(0).clamp(min=-1e300)  # finite where all are zero
+        carried, *weights = torch.exp(scales - top)[..., None, None]
+        terms = []
+        if parts:
+            columns = torch.cat([weight * part for weight, (part, _) in zip(weights, parts, strict=True)], -1)
+            terms.append(columns @ columns.mT)
+        if self.gramian is not None:
+            terms.append((carried.square() * adjoint) @ self.gramian @ adjoint.mT)
+        if terms:
+            gramian = sum(terms[1:], terms[0])
+            norm = _norm_or_one(gramian)
+            self.gramian, self.gramian_log_scale = gramian / norm[..., None, None], top + 0.5 * norm.log()
 
     def log10_norms(self, readout: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """log10 of ||dz_t/dz_0||_F and of ||dz_t/da||_F, each [..., B]; -inf where a norm is zero.
@@ -177,46 +304,69 @@ class JacobianAccumulator:
             readout: Jacobian of a decoder applied to z_t, [..., B, d_out, d]; the norms are then
                 those of its output, and the rollout may go on in z.
         """
+        self._absorb()
         state_map, gramian = self.state_map, self.gramian
         if readout is not None:
-            readout = to_float64(readout.detach(), self.device)
-            state_map, gramian = readout @ state_map, readout @ gramian @ readout.mT
+            readout = self._to_float64(readout.detach())
+            state_map = readout @ state_map
         state = frobenius_norm(state_map).log() + self.state_log_scale
+        if gramian is None:
+            return state / LN10, self.gramian_log_scale
+        if readout is not None:
+            gramian = readout @ gramian @ readout.mT
         trace = gramian.diagonal(dim1=-2, dim2=-1).sum(-1).clamp(min=0.0)
-        action = 0.5 * trace.log() + self.gramian_log_scale
-        return state / LN10, action / LN10
+        return state / LN10, (0.5 * trace.log() + self.gramian_log_scale) / LN10
 
 
 def _norm_or_one(matrices: Tensor) -> Tensor:
     norm = frobenius_norm(matrices)
-    return torch.where(norm > 0, norm, torch.ones_like(norm))
+    return torch.where(norm == 0, torch.ones_like(norm), norm)
+
+
+def _rescale(matrices: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The same matrices of norm 1 and their log scale, which is -inf where they are zero."""
+    norm = frobenius_norm(matrices)
+    return matrices / _norm_or_one(matrices)[..., None, None], log_scale + norm.log()
 
 
 def accumulate_rollout(
-    accumulator: JacobianAccumulator, step: Step, state: Tensor, actions: Tensor, chunk: int = 50
+    accumulator: JacobianAccumulator, step: Step, state: Tensor, actions: Tensor, chunk: int | None = None
 ) -> Iterator[tuple[int, Tensor]]:
     """Roll a step out, pushing each step's Jacobians; yields (t, z_t) after step t = 1 .. T.
 
-    The step Jacobians of `chunk` consecutive steps are taken in one batch.
+    The step is called twice at every state: with [..., B, d] to roll out, and with the states of `chunk`
+    consecutive steps as ONE batch [..., chunk * B, d] for its Jacobians. So a step that holds a tensor for
+    each batch element (a context [B, d]) needs chunk=1, and one that counts its calls is refused: put the
+    time into its state or actions.
 
     Args:
         accumulator: its batch shape is [..., B].
         step: the model's transition.
         state: z_0 [..., B, d].
         actions: [..., B, T, d_a].
-        chunk: steps per batch of Jacobians; memory grows with chunk * B.
+        chunk: steps per batch of Jacobians; memory grows with chunk * B. None: LONGEST_CHUNK, or fewer where
+            their Jacobians are large.
+
+    Raises:
+        TypeError: the step does not return one tensor.
+        ValueError: a shape that does not fit; a chunk below 1; a step that does not map the batch [..., B, d]
+            to itself, that fails on chunk * B rows, that is random or counts its calls, or that has layers in
+            training mode (`jacobians`).
     """
+    _require_batch(state, actions)
+    if chunk is None:
+        chunk = _chunk_for(step, state, actions)
+    if chunk < 1:
+        raise ValueError(f"chunk = {chunk}: must be at least 1")
+    if closed_form(step) is None:
+        _refuse_training_mode(step)
     batch = state.shape[-2]
     action_list = actions.unbind(-2)
     for first in range(0, len(action_list), chunk):
         block = action_list[first : first + chunk]
-        states = [state]
-        with torch.no_grad():
-            for action in block:
-                states.append(step(states[-1], action))
-        state_jacobians, action_jacobians = step_jacobians(
-            step, torch.cat(states[:-1], -2), torch.cat(block, -2)
-        )  # [..., chunk * B, d, d], [..., chunk * B, d, d_a]
+        states = _roll(step, state, block)
+        # [..., chunk * B, d, d], [..., chunk * B, d, d_a]
+        state_jacobians, action_jacobians = _chunk_jacobians(step, states, block)
         pairs = zip(state_jacobians.split(batch, -3), action_jacobians.split(batch, -3), strict=True)
         for offset, (state_jacobian, action_jacobian) in enumerate(pairs, start=1):
             accumulator.push(state_jacobian, action_jacobian)
@@ -224,27 +374,99 @@ def accumulate_rollout(
         state = states[-1]
 
 
+def _require_batch(state: Tensor, actions: Tensor) -> None:
+    if state.dim() < 2:
+        raise ValueError(
+            f"state has shape {tuple(state.shape)}: must be [..., B, d]; a single state is state[None]"
+        )
+    if actions.dim() != state.dim() + 1 or actions.shape[:-2] != state.shape[:-1]:
+        raise ValueError(
+            f"actions have shape {tuple(actions.shape)}: must be [..., B, T, d_a] with the state's "
+            f"[..., B] = {tuple(state.shape[:-1])}"
+        )
+
+
+def _chunk_for(step: Step, state: Tensor, actions: Tensor) -> int:
+    """Steps whose Jacobians a cache, or about CHUNK_BYTES, can hold; at most LONGEST_CHUNK."""
+    if closed_form(step) is not None:
+        return max(1, min(LONGEST_CHUNK, CLOSED_FORM_ROWS // max(1, state.numel())))
+    a_step = state.numel() * (state.shape[-1] + actions.shape[-1]) * state.element_size()
+    return max(1, min(LONGEST_CHUNK, CHUNK_BYTES // max(1, a_step)))
+
+
+def _roll(step: Step, state: Tensor, actions: Sequence[Tensor]) -> list[Tensor]:
+    """z_0 .. z_T of a few steps, without a graph; a step that works in place gets clones."""
+    states = [state]
+    with torch.no_grad():
+        for action in actions:
+            after = step(states[-1].clone(), action.clone())
+            if not isinstance(after, Tensor) or after.shape != state.shape:
+                kind = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
+                raise (ValueError if isinstance(after, Tensor) else TypeError)(
+                    f"the step made {kind} of a state {tuple(state.shape)}: it must return the next state, "
+                    "one tensor of the same shape (an LSTM's pair as torch.cat((h, c), -1))"
+                )
+            states.append(after)
+    return states
+
+
+def _chunk_jacobians(
+    step: Step, states: Sequence[Tensor], actions: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """df/dz [..., K B, d, d] and df/da [..., K B, d, d_a] at K consecutive states, as one batch."""
+    inputs = torch.cat(states[:-1], -2), torch.cat(actions, -2)
+    if closed_form(step) is not None:
+        return step_jacobians(step, *inputs)
+    try:
+        outputs, (state_jacobian, action_jacobian) = _sweep(step, inputs)
+    except RuntimeError as error:
+        if len(actions) == 1:
+            raise
+        raise ValueError(
+            f"the step fails on chunk * B = {inputs[0].shape[-2]} rows (it holds a tensor for each batch "
+            f"element?), pass chunk=1: {str(error).splitlines()[0]}"
+        ) from error
+    _require_same(outputs, torch.cat(states[1:], -2), inputs[0])
+    return state_jacobian, action_jacobian
+
+
+def _require_same(again: Tensor, before: Tensor, inputs: Tensor) -> None:
+    """ValueError where a step gave other outputs in a second call, by more than rounding, for many rows.
+
+    (Not for a few: a step with a decision in it, as a codebook, may round to the other side.)
+    """
+    scale = torch.maximum(before.abs().amax(), inputs.abs().amax())
+    other = ((again - before).abs() > scale * torch.finfo(before.dtype).eps ** 0.5).any(-1)
+    if other.float().mean() > 0.25:
+        raise ValueError(
+            "the step gives other states for the same inputs in a second call: it is random, mixes the batch "
+            "(Dropout, BatchNorm: call .eval() first) or counts its calls (put the time into its inputs)"
+        )
+
+
 def rollout_jacobian_norms(
-    step: Step, state: Tensor, actions: Tensor, horizons: Sequence[int], chunk: int = 50
+    step: Step, state: Tensor, actions: Tensor, horizons: Iterable[int], chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """log10 Frobenius norms of dz_T/dz_0 and dz_T/da for every T in `horizons`, in one pass.
+
+    Exact, with one reverse sweep a state dimension: for states of some hundred dimensions see
+    `rollout_squared_norms_stochastic`.
 
     Args:
         step: the model's transition.
         state: z_0 [..., B, d].
         actions: [..., B, T_max, d_a] with T_max >= max(horizons).
         horizons: steps, in any order, each from 1 to T_max.
-        chunk: as in `accumulate_rollout`.
+        chunk: as in `accumulate_rollout`: the step sees chunk * B rows at a time.
 
     Returns:
         two float64 tensors [H, ..., B], in the order of `horizons`.
 
     Raises:
-        ValueError: a horizon outside 1 .. T_max.
+        TypeError, ValueError: a horizon outside 1 .. T_max; as `accumulate_rollout`.
     """
-    available = actions.shape[-2]
-    if not horizons or min(horizons) < 1 or max(horizons) > available:
-        raise ValueError(f"horizons {tuple(horizons)}: each must be from 1 to {available}, the actions given")
+    _require_batch(state, actions)
+    horizons = _whole_numbers(horizons, actions.shape[-2])
     accumulator = JacobianAccumulator(state.shape[:-1], state.shape[-1], state.device)
     norms = {}
     for t, _ in accumulate_rollout(accumulator, step, state, actions[..., : max(horizons), :], chunk):
@@ -254,13 +476,27 @@ def rollout_jacobian_norms(
     return torch.stack(state_norms), torch.stack(action_norms)
 
 
+def _whole_numbers(horizons: Iterable[int], available: int) -> list[int]:
+    """The horizons as ints, from any sequence or array of whole numbers."""
+    try:
+        numbers = [operator.index(horizon) for horizon in horizons]
+    except TypeError:
+        numbers = []
+    if not numbers or min(numbers) < 1 or max(numbers) > available:
+        said = " ".join(str(horizons).split())
+        raise ValueError(
+            f"horizons = {said}: must be whole numbers, each from 1 to {available}, the actions given"
+        )
+    return numbers
+
+
 def rollout_squared_norms_stochastic(
     step: Step, state: Tensor, actions: Tensor, probes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Natural log of unbiased estimates of ||dz_T/dz_0||_F^2 and ||dz_T/da||_F^2, for wide states.
 
     An adjoint sweep carries lambda_t = v^T dz_T/dz_t for each probe v instead of the d x d products;
-    the cost is one rollout and one reverse sweep a probe. lambda is rescaled at every step, so no
+    the cost is two rollouts and one reverse sweep a probe. lambda is rescaled at every step, so no
     horizon overflows. (exp of the result is unbiased; the log itself is not.)
 
     Args:
@@ -271,30 +507,28 @@ def rollout_squared_norms_stochastic(
 
     Returns:
         two tensors [..., B].
+
+    Raises:
+        TypeError, ValueError: as `accumulate_rollout`, but there is no chunk.
     """
-    states, action_list = [state], actions.unbind(-2)
-    with torch.no_grad():
-        for action in action_list:
-            states.append(step(states[-1], action))
-    log_state, log_action = [], []
-    for adjoint in probes:
-        log_scale = torch.zeros(adjoint.shape[:-1], dtype=adjoint.dtype, device=adjoint.device)
-        total = torch.full_like(log_scale, -math.inf)  # log of the sum over t of ||lambda_t B_t||^2
-        for previous, action in zip(reversed(states[:-1]), reversed(action_list), strict=True):
-            previous, action = _require_gradients((previous, action), create_graph=False)
-            with torch.enable_grad():
-                outputs = step(previous, action)
-            adjoint, to_action = torch.autograd.grad(
-                outputs, (previous, action), adjoint, materialize_grads=True
-            )
-            total = torch.logaddexp(total, to_action.square().sum(-1).log() + 2 * log_scale)
-            norm = adjoint.norm(dim=-1)
-            norm = torch.where(norm > 0, norm, torch.ones_like(norm))
-            adjoint, log_scale = adjoint / norm[..., None], log_scale + norm.log()
-        log_state.append(adjoint.square().sum(-1).log() + 2 * log_scale)
-        log_action.append(total)
+    _require_batch(state, actions)
+    _refuse_training_mode(step)
+    action_list = actions.unbind(-2)
+    states = _roll(step, state, action_list)
+    adjoints = list(probes)
+    log_scale = torch.zeros(probes.shape[:-1], dtype=probes.dtype, device=probes.device)  # [P, ..., B]
+    total = torch.full_like(log_scale, -math.inf)  # log of the sum over t of ||lambda_t B_t||^2
+    for previous, after, action in zip(
+        reversed(states[:-1]), reversed(states), reversed(action_list), strict=False
+    ):
+        inputs, outputs = _evaluate(step, (previous, action), create_graph=False)
+        _require_same(outputs.detach(), after, previous)
+        sweeps = [_pull_back(outputs, inputs, adjoint) for adjoint in adjoints]
+        moved, to_action = (torch.stack(gradients) for gradients in zip(*sweeps, strict=True))
+        total = torch.logaddexp(total, to_action.square().sum(-1).log() + 2 * log_scale)
+        norm = moved.norm(dim=-1)
+        norm = torch.where(norm > 0, norm, torch.ones_like(norm))
+        adjoints, log_scale = (moved / norm[..., None]).unbind(0), log_scale + norm.log()
+    log_state = torch.stack(list(adjoints)).square().sum(-1).log() + 2 * log_scale
     mean = math.log(len(probes))
-    return (
-        torch.logsumexp(torch.stack(log_state), 0) - mean,
-        torch.logsumexp(torch.stack(log_action), 0) - mean,
-    )
+    return torch.logsumexp(log_state, 0) - mean, torch.logsumexp(total, 0) - mean

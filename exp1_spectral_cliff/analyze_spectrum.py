@@ -28,7 +28,15 @@ from exp1_spectral_cliff.dataset import (
     Trajectories,
     linear_action_norm,
 )
-from exp1_spectral_cliff.models import Level, TrueLevel, cascade_levels, rollout, split_actions
+from exp1_spectral_cliff.models import (
+    Level,
+    TrueLevel,
+    cascade_levels,
+    last_latents,
+    rollout,
+    segments,
+    split_actions,
+)
 
 MOLLIFIED_LONGEST = 50  # beyond this the Monte-Carlo estimate needs more samples than it is worth
 FAR = 50  # horizons from here on count as far
@@ -38,28 +46,35 @@ FAR = 50  # horizons from here on count as far
 # ----------------------------------------------------------------------------------------------
 
 
-def hierarchies(
-    system: System, models: Mapping[str, nn.Module], device: torch.device
-) -> dict[str, list[Level]]:
-    """The levels of each variant, finest first, in float64 on the measurement device.
+def compositions(models: Mapping[str, nn.Module]) -> dict[str, tuple[str, ...]]:
+    """The models that each variant is rolled out with, by name, finest first; none for the true system.
 
     A HELM variant covers what its stride does not divide with the flat model's steps. `helm_blind` is HELM
     started from another trajectory's state: its error is what HELM knows from the actions alone.
     """
-    exact = {name: to_float64(copy.deepcopy(model), device) for name, model in models.items()}
-    variants: dict[str, list[Level]] = {"true": [TrueLevel(system)]}
-    for name, model in exact.items():
-        variants[name] = [model] if model.stride == 1 else [exact["flat"], model]
-    if "helm" in exact:
-        variants["cascade"] = [exact["flat"], exact["helm"], exact["helm_coarse"]]
+    variants: dict[str, tuple[str, ...]] = {"true": ()}
+    for name, model in models.items():
+        variants[name] = (name,) if model.stride == 1 else ("flat", name)
+    if "helm_coarse" in models:
+        variants["cascade"] = ("flat", "helm", "helm_coarse")
         variants["helm_blind"] = variants["helm"]
     return variants
 
 
 def variant_names(models: Mapping[str, nn.Module]) -> list[str]:
-    """The variants that `hierarchies` makes of these models."""
-    extra = ["cascade", "helm_blind"] if "helm" in models else []
-    return ["true", *models, *extra]
+    """The variants whose spectra are measured."""
+    return list(compositions(models))
+
+
+def hierarchy(
+    system: System, models: Mapping[str, nn.Module], variant: str, device: torch.device
+) -> list[Level]:
+    """The levels of a variant, finest first: frozen copies in float64 on the measurement device."""
+    names = compositions(models)[variant]
+    if not names:
+        return [TrueLevel(system)]
+    place = measurement_device(device)
+    return [to_float64(copy.deepcopy(models[name]), place).requires_grad_(False) for name in names]
 
 
 def levels_at(variant: str, levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
@@ -74,13 +89,8 @@ def levels_at(variant: str, levels: Sequence[Level], horizon: int, switch: Seque
 
 def rollout_norms(levels: Sequence[Level], states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """log10 ||ds_T/ds_0||_F and ||ds_T/da||_F of a hierarchy: [S, B, d], [S, B, T, d_a] -> two [S, B]."""
-    accumulator = JacobianAccumulator(states.shape[:-1], states.shape[-1], states.device)
-    for level, blocks in split_actions(levels, actions):
-        accumulator.push(*jacobians(level.encode, states))
-        *_, (_, latents) = accumulate_rollout(accumulator, level.step, level.encode(states), blocks)
-        accumulator.push(*jacobians(level.decode, latents))
-        states = level.decode(latents)
-    return accumulator.log10_norms()
+    horizon = actions.shape[2]
+    return pass_norms(levels, states, actions, [horizon])[horizon]
 
 
 def prediction_error(predicted: Tensor, true: Tensor) -> Tensor:
@@ -105,54 +115,77 @@ def measure_spectrum(
         log10_jacobian_state, log10_jacobian_action [H, S, B] and, but for the true system, nrmse [H, S].
     """
     device = measurement_device(device)
-    levels = hierarchies(system, models, device)[variant]
-    data = data.to(device)
+    levels, data = hierarchy(system, models, variant, device), data.to(device)
     starts = data.states[:, :, 0]
     if variant == "helm_blind":
         starts = starts.roll(1, dims=1)
-    few = config.num_jacobian_states
-    if len(levels) == 1:  # one pass serves every horizon
-        norms = _single_level_norms(levels[0], starts[:, :few], data.actions[:, :few], config.horizons)
-    else:
-        pairs = [
-            rollout_norms(
-                levels_at(variant, levels, horizon, config.cascade_switch),
-                starts[:, :few],
-                data.actions[:, :few, :horizon],
-            )
-            for horizon in config.horizons
-        ]
-        norms = tuple(torch.stack(values) for values in zip(*pairs, strict=True))
-    measured = {"log10_jacobian_state": norms[0], "log10_jacobian_action": norms[1]}
-    if variant != "true":
-        many = config.num_error_states
-        with torch.no_grad():
-            measured["nrmse"] = torch.stack([
-                prediction_error(
-                    rollout(
-                        levels_at(variant, levels, horizon, config.cascade_switch),
-                        starts[:, :many],
-                        data.actions[:, :many, :horizon],
-                    ),
-                    data.states[:, :many, horizon],
-                )
-                for horizon in config.horizons
-            ])  # fmt: skip
+    few, many = config.num_jacobian_states, config.num_error_states
+    norms, errors = {}, {}
+    for used, horizons in shared_passes(variant, levels, config.horizons, config.cascade_switch):
+        norms |= pass_norms(used, starts[:, :few], data.actions[:, :few], horizons)
+        if variant != "true":
+            for horizon, predicted in pass_states(used, starts[:, :many], data.actions[:, :many], horizons):
+                errors[horizon] = prediction_error(predicted, data.states[:, :many, horizon])
+    state, action = zip(*(norms[horizon] for horizon in config.horizons), strict=True)
+    measured = {"log10_jacobian_state": torch.stack(state), "log10_jacobian_action": torch.stack(action)}
+    if errors:
+        measured["nrmse"] = torch.stack([errors[horizon] for horizon in config.horizons])
     return measured
 
 
-def _single_level_norms(
-    level: Level, states: Tensor, actions: Tensor, horizons: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """`rollout_norms` of one level of stride 1 at every horizon, in one pass: two [H, S, B]."""
+def shared_passes(
+    variant: str, levels: Sequence[Level], horizons: Sequence[int], switch: Sequence[int]
+) -> list[tuple[Sequence[Level], list[int]]]:
+    """Groups of horizons that one rollout passes through, each with the levels that it uses.
+
+    Two horizons share a rollout where they differ only in how many steps the last level takes: with strides
+    1 and 4 the horizons 5, 9 and 401 are one flat step and then 1, 2 and 100 macro steps.
+    """
+    groups: dict[object, tuple[Sequence[Level], list[int]]] = {}
+    for horizon in horizons:
+        used = levels_at(variant, levels, horizon, switch)
+        *before, (last, _) = segments(used, horizon)
+        key = (*((id(level), count) for level, count in before), id(last))
+        groups.setdefault(key, (used, []))[1].append(horizon)
+    return list(groups.values())
+
+
+def pass_norms(
+    levels: Sequence[Level], states: Tensor, actions: Tensor, horizons: Sequence[int]
+) -> dict[int, tuple[Tensor, Tensor]]:
+    """`rollout_norms` at horizons that share a pass (see `shared_passes`), by horizon: two [S, B] each."""
+    norms, longest = {}, max(horizons)
     accumulator = JacobianAccumulator(states.shape[:-1], states.shape[-1], states.device)
+    *before, last = split_actions(levels, actions[:, :, :longest])
+    for level, blocks in before:
+        accumulator.push(*jacobians(level.encode, states))
+        *_, (_, latents) = accumulate_rollout(accumulator, level.step, level.encode(states), blocks)
+        accumulator.push(*jacobians(level.decode, latents))
+        states = level.decode(latents)
+    level, blocks = last
     accumulator.push(*jacobians(level.encode, states))
-    norms = {}
-    steps = accumulate_rollout(accumulator, level.step, level.encode(states), actions)
-    for t, latents in steps:
-        if t in horizons:
-            norms[t] = accumulator.log10_norms(*jacobians(level.decode, latents))
-    return tuple(torch.stack(values) for values in zip(*(norms[t] for t in horizons), strict=True))
+    first = longest - level.stride * blocks.shape[2]  # steps before the last level's
+    for count, latents in accumulate_rollout(accumulator, level.step, level.encode(states), blocks):
+        if (horizon := first + count * level.stride) in horizons:
+            norms[horizon] = accumulator.log10_norms(*jacobians(level.decode, latents))
+    return norms
+
+
+@torch.no_grad()
+def pass_states(
+    levels: Sequence[Level], states: Tensor, actions: Tensor, horizons: Sequence[int]
+) -> list[tuple[int, Tensor]]:
+    """Predicted states at horizons that share a pass, (horizon, [S, B, d])."""
+    found, longest = [], max(horizons)
+    *before, (level, blocks) = split_actions(levels, actions[:, :, :longest])
+    for finer, part in before:
+        states = finer.decode(last_latents(finer, finer.encode(states), part))
+    latents, horizon = level.encode(states), longest - level.stride * blocks.shape[2]
+    for block in blocks.unbind(2):
+        latents, horizon = level.step(latents, block), horizon + level.stride
+        if horizon in horizons:
+            found.append((horizon, level.decode(latents)))
+    return found
 
 
 def growth_rate(log10_norms: Tensor, horizons: Sequence[int]) -> Tensor:
@@ -322,7 +355,6 @@ def measure_gradient_agreement(
         for flat, spectral and helm: [H, S], the mean over the start states.
     """
     device = measurement_device(device)
-    variants = hierarchies(system, models, device)
     data = data.to(device)
     few = config.num_jacobian_states
     starts, actions = data.states[:, :few, 0], data.actions[:, :few]
@@ -332,11 +364,11 @@ def measure_gradient_agreement(
     action_noise = config.gradient_noise * _normals(actions.shape[1:], draws).to(device)
     cosines = {}
     for variant in ("flat", "spectral", "helm"):
-        rows = []
+        rows, levels = [], hierarchy(system, models, variant, device)
         for horizon in config.gradient_horizons:
-            here = action_gradient(variants[variant], starts, actions[:, :, :horizon], goals)
+            here = action_gradient(levels, starts, actions[:, :, :horizon], goals)
             there = action_gradient(
-                variants[variant], starts + start_noise, (actions + action_noise)[:, :, :horizon], goals
+                levels, starts + start_noise, (actions + action_noise)[:, :, :horizon], goals
             )
             rows.append(F.cosine_similarity(here.flatten(2), there.flatten(2), dim=-1, eps=0.0).mean(-1))
         cosines[variant] = torch.stack(rows)
@@ -361,17 +393,14 @@ def sample_rollouts(
 ) -> dict[str, Tensor]:
     """One open-loop rollout of the first seed: true, flat and helm, each [T + 1, d] (helm every N steps)."""
     device = measurement_device(device)
-    variants, data = hierarchies(system, models, device), data.to(device)
+    data = data.to(device)
     length = min(SHOWN_STEPS, data.actions.shape[2])
     start, actions = data.states[:, :1, 0], data.actions[:, :1, :length]
     shown = {"true": data.states[0, 0, : length + 1]}
-    with torch.no_grad():
-        for variant, stride in (("flat", 1), ("helm", models["helm"].stride)):
-            states = [
-                rollout(variants[variant], start, actions[:, :, :t])
-                for t in range(stride, length + 1, stride)
-            ]
-            shown[variant] = torch.stack([start, *states])[:, 0, 0]
+    for variant, stride in (("flat", 1), ("helm", models["helm"].stride)):
+        levels, times = hierarchy(system, models, variant, device), range(stride, length + 1, stride)
+        states = [state for _, state in pass_states(levels, start, actions, times)] if times else []
+        shown[variant] = torch.stack([start, *states])[:, 0, 0]
     shown["stride"] = torch.tensor(models["helm"].stride)
     return shown
 

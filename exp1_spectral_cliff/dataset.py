@@ -26,21 +26,23 @@ LONGEST_HOLD = 8  # a control is held for 1 .. 8 steps
 
 
 def _lorenz_derivative(state: Tensor, force: Tensor) -> Tensor:
-    x, y, z = state.unbind(-1)
-    return torch.stack((SIGMA * (y - x) + force, x * (RHO - z) - y, x * y - BETA * z), -1)
+    """[3, ...], [...] -> [3, ...]; coordinates lead, so that each is contiguous."""
+    x, y, z = state.unbind(0)
+    return torch.stack((SIGMA * (y - x) + force, x * (RHO - z) - y, x * y - BETA * z))
 
 
 def _runge_kutta(state: Tensor, force: Tensor, dt: float) -> Tensor:
-    """Classical fourth-order Runge-Kutta over dt, in equal inner steps of at most INNER_STEP."""
+    """Classical fourth-order Runge-Kutta over dt, in equal inner steps of at most INNER_STEP: [..., 3]."""
     inner_steps = math.ceil(dt / INNER_STEP - 1e-9)
     h = dt / inner_steps
+    state = state.movedim(-1, 0).contiguous()
     for _ in range(inner_steps):
         k1 = _lorenz_derivative(state, force)
         k2 = _lorenz_derivative(state + 0.5 * h * k1, force)
         k3 = _lorenz_derivative(state + 0.5 * h * k2, force)
         k4 = _lorenz_derivative(state + h * k3, force)
         state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return state
+    return state.movedim(0, -1).contiguous()
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from common.run.devices import measurement_device
 from common.run.progress import Progress
 from common.run.random import generators
 from common.run.results import Results
-from exp1_spectral_cliff.analyze_spectrum import hierarchies
+from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import System, rollout_true, simulate
 from exp1_spectral_cliff.models import Level, rollout, rollout_steps
 
@@ -96,13 +96,19 @@ def descend(
 
 
 def plan_in_stages(
-    stages: Sequence[Sequence[Level]], starts: Tensor, goals: Tensor, plan: Tensor, steps: int, rate: float
+    stages: Sequence[Sequence[Level]],
+    starts: Tensor,
+    goals: Tensor,
+    plan: Tensor,
+    steps: int,
+    rate: float,
+    optimiser: type[torch.optim.Optimizer] = torch.optim.Adam,
 ) -> list[Tensor]:
     """`descend` through one model after another, the steps shared equally; all plans on the way."""
     plans = [plan]
     for index, levels in enumerate(stages):
         share = steps * (index + 1) // len(stages) - steps * index // len(stages)
-        plans += descend(levels, starts, goals, plans[-1], share, rate)[1:]
+        plans += descend(levels, starts, goals, plans[-1], share, rate, optimiser)[1:]
     return plans
 
 
@@ -117,22 +123,34 @@ def curve_points(steps: int) -> list[int]:
 
 
 def control(
-    system: System, stages: Sequence[Sequence[Level]], problems: Problems, config: Exp1Config
+    system: System,
+    stages: Sequence[Sequence[Level]],
+    problems: Problems,
+    first_plan: Tensor,
+    config: Exp1Config,
 ) -> Tensor:
     """Closed loop: plan the whole rest, execute T / replans true steps, plan again from where that led.
 
-    The first plan takes gd_steps gradient steps, the later ones, warm-started, half as many.
+    The later plans, warm-started, take half of gd_steps gradient steps.
+
+    Args:
+        system: in which plans are executed.
+        stages: the models that are planned through in turn.
+        problems: starts and goals.
+        first_plan: the open-loop plan (before tanh), with which the closed loop begins, [S, P, T, d_a].
+        config: replans, gd_steps, gd_lr.
 
     Returns:
         the true final distance [S, P].
     """
-    state, plan, horizon = problems.starts, problems.initial, problems.initial.shape[2]
+    state, plan, horizon = problems.starts, first_plan, first_plan.shape[2]
+    steps = max(1, config.gd_steps // 2)
     for index in range(config.replans):
         length = horizon * (index + 1) // config.replans - horizon * index // config.replans
         if length == 0:
             continue
-        steps = config.gd_steps if index == 0 else max(1, config.gd_steps // 2)
-        plan = plan_in_stages(stages, state, problems.goals, plan, steps, config.gd_lr)[-1]
+        if plan.shape[2] < horizon:
+            plan = plan_in_stages(stages, state, problems.goals, plan, steps, config.gd_lr)[-1]
         state = rollout_true(system, state, torch.tanh(plan[:, :, :length]))[..., -1, :]
         plan = plan[:, :, length:]
     return (state - problems.goals).norm(dim=-1)
@@ -160,8 +178,7 @@ def measure_planning(
         (all problems are planned in one batch, which the milliseconds share).
     """
     device = measurement_device(device)
-    variants = hierarchies(system, models, device)
-    stages = [variants[name] for name in PLANNERS.get(planner, ())]
+    stages = [hierarchy(system, models, name, device) for name in PLANNERS.get(planner, ())]
     measured: dict[str, list[Tensor]] = {}
     progress = Progress(len(config.planning_horizons), f"{system.name}/planning/{planner}")
     for horizon in config.planning_horizons:
@@ -190,11 +207,11 @@ def _plan_one_horizon(
     repeats = (1, len(points), 1)
     curve = true_distance(system, starts.repeat(repeats), goals.repeat(repeats), chosen)
     curve = curve.unflatten(1, (len(points), -1)).transpose(0, 1)  # [C, S, P]
-    sgd = descend(stages[0], starts, goals, initial, config.gd_steps, config.gd_lr, torch.optim.SGD)[-1]
+    plain = plan_in_stages(stages, starts, goals, initial, config.gd_steps, config.gd_lr, torch.optim.SGD)
     return {
         "open": curve[-1],
-        "closed": control(system, stages, problems, config),
-        "sgd": true_distance(system, starts, goals, torch.tanh(sgd)),
+        "closed": control(system, stages, problems, plans[-1], config),
+        "sgd": true_distance(system, starts, goals, torch.tanh(plain[-1])),
         "curve": curve,
         "milliseconds": torch.tensor(milliseconds, dtype=torch.float64),
         "evaluations": torch.tensor(plan_evaluations(stages, initial.shape[2], config.gd_steps)),

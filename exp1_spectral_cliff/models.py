@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from common.run.random import generators
 from common.training.ensembles import EnsembleLinear, EnsembleMLP
 from exp1_spectral_cliff.dataset import System
+from exp1_spectral_cliff.rollouts import residual_rollout
 
 
 class Level(Protocol):
@@ -31,6 +32,9 @@ class Level(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """[S, B, D] -> [S, B, d]."""
+
+    # A level may also have roll(latents, blocks), the latents after every step as one differentiable
+    # operation: [S, B, D], [S, B, K, N d_a] -> [S, K, B, D].
 
 
 class _StateSpaceLevel:
@@ -52,6 +56,12 @@ class TrueLevel(_StateSpaceLevel):
         self.step = system.step
 
 
+def _residual_jacobians(network: EnsembleMLP, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+    """Of z + network(z, a) with respect to z [S, B, D, D] and to a [S, B, D, N d_a]."""
+    both, width = network.jacobian(torch.cat((latents, blocks), -1)), latents.shape[-1]
+    return both[..., :width] + torch.eye(width).to(latents), both[..., width:]
+
+
 class FlatModel(_StateSpaceLevel, nn.Module):
     """Residual one-step model s' = s + MLP(s, a)."""
 
@@ -61,6 +71,16 @@ class FlatModel(_StateSpaceLevel, nn.Module):
 
     def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
         return latents + self.network(torch.cat((latents, blocks), -1))
+
+    def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """ds'/ds [S, B, d, d] and ds'/da [S, B, d, d_a] in closed form (see common/jacobian_utils.py)."""
+        return _residual_jacobians(self.network, latents, blocks)
+
+    step.jacobians = step_jacobians
+
+    def roll(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """Latents after every step (see rollouts.py): [S, B, D], [S, B, K, d_a] -> [S, K, B, D]."""
+        return residual_rollout(self.network, latents, blocks, bounded=False)
 
 
 class LinearModel(_StateSpaceLevel, nn.Module):
@@ -72,6 +92,13 @@ class LinearModel(_StateSpaceLevel, nn.Module):
 
     def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
         return self.map(torch.cat((latents, blocks), -1))
+
+    def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """W and B, the same everywhere: [S, B, d, d], [S, B, d, d_a]."""
+        both = self.map.weight.mT[:, None].expand(-1, latents.shape[1], -1, -1)
+        return both[..., : latents.shape[-1]], both[..., latents.shape[-1] :]
+
+    step.jacobians = step_jacobians
 
 
 class HelmModel(nn.Module):
@@ -104,6 +131,20 @@ class HelmModel(nn.Module):
     def step(self, latents: Tensor, blocks: Tensor) -> Tensor:
         return self._bound(latents + self.network(torch.cat((latents, blocks), -1)))
 
+    def step_jacobians(self, latents: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """dz'/dz [S, B, D, D] and dz'/da [S, B, D, N d_a] in closed form, 1 - z'^2 times the inner ones."""
+        state_jacobian, action_jacobian = _residual_jacobians(self.network, latents, blocks)
+        if not self.bounded:
+            return state_jacobian, action_jacobian
+        slope = 1 - self.step(latents, blocks).square().unsqueeze(-1)
+        return slope * state_jacobian, slope * action_jacobian
+
+    step.jacobians = step_jacobians
+
+    def roll(self, latents: Tensor, blocks: Tensor) -> Tensor:
+        """Latents after every step (see rollouts.py): [S, B, D], [S, B, K, N d_a] -> [S, K, B, D]."""
+        return residual_rollout(self.network, latents, blocks, self.bounded)
+
     def decode(self, latents: Tensor) -> Tensor:
         return self.decoder(latents)
 
@@ -119,6 +160,9 @@ def segments(levels: Sequence[Level], horizon: int) -> list[tuple[Level, int]]:
     The coarsest level takes floor(T / N) macro steps, the next one the rest, down to the finest, whose
     stride is 1; no horizon is refused. Finer segments are rolled first, while the state is still a
     true one: what a macro model decodes late in a rollout is an average, off the finer model's data.
+
+    With the strides 1, 4 and 16 the horizon 39 is 3 * 1 + 1 * 4 + 2 * 16: three flat steps, then one
+    macro step of four, then two of sixteen, [(flat, 3), (helm, 1), (helm_coarse, 2)].
     """
     assert min(level.stride for level in levels) == 1, "a hierarchy needs a level of stride 1"
     parts = []
@@ -143,11 +187,17 @@ def split_actions(levels: Sequence[Level], actions: Tensor) -> list[tuple[Level,
 def rollout(levels: Sequence[Level], states: Tensor, actions: Tensor) -> Tensor:
     """The predicted state s_T: [S, B, d], [S, B, T, d_a] -> [S, B, d]."""
     for level, blocks in split_actions(levels, actions):
-        latents = level.encode(states)
-        for block in blocks.unbind(-2):
-            latents = level.step(latents, block)
-        states = level.decode(latents)
+        states = level.decode(last_latents(level, level.encode(states), blocks))
     return states
+
+
+def last_latents(level: Level, latents: Tensor, blocks: Tensor) -> Tensor:
+    """Of K steps: [S, B, D], [S, B, K, N d_a] -> [S, B, D]."""
+    if blocks.requires_grad and hasattr(level, "roll"):
+        return level.roll(latents, blocks)[:, -1]
+    for block in blocks.unbind(-2):
+        latents = level.step(latents, block)
+    return latents
 
 
 def rollout_steps(levels: Sequence[Level], horizon: int) -> int:
@@ -157,6 +207,9 @@ def rollout_steps(levels: Sequence[Level], horizon: int) -> int:
 
 def cascade_levels(levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
     """The levels a cascade uses at a horizon: the finest up to switch[0], one more beyond each switch.
+
+    With the switches (20, 400) it rolls out T = 20 with the flat model alone, T = 400 with flat and helm,
+    T = 401 with all three levels.
 
     Args:
         levels: finest first.

@@ -37,6 +37,7 @@ from exp1_spectral_cliff.dataset import (
 from exp1_spectral_cliff.models import HelmModel
 
 CLIP_NORM = 1.0
+LEAST_STEPS_ROLLED = 4  # rollouts of fewer macro steps are differentiated step by step
 SMALLEST_BATCH = 64  # rollouts of many macro steps shrink the batch, not below this (or what was asked)
 
 
@@ -109,14 +110,10 @@ def train_helm(
         states, actions = draw_windows(data, draws, batch, count * variant.stride, variant.stride)
         start = states[:, :, 0] + variant.sigma * _normal_like(states[:, :, 0], draws)
         actions = actions + variant.sigma * _normal_like(actions, draws)
-        latents, errors = model.encode(start), []
-        for k, block in enumerate(
-            actions.unflatten(2, (count, variant.stride)).flatten(3).unbind(2), start=1
-        ):
-            latents = model.step(latents, block)
-            errors.append((model.decode(latents) - states[:, :, k]).square().sum(-1).mean(-1))  # [S]
-        errors = torch.stack(errors)
-        return {"loss": errors.mean(0), "first": errors[0], "last": errors[-1]}
+        blocks = actions.unflatten(2, (count, variant.stride)).flatten(3)
+        predicted = model.decode(all_latents(model, model.encode(start), blocks))  # [S, K, B, d]
+        errors = (predicted - states[:, :, 1:].transpose(1, 2)).square().sum(-1).mean(-1)  # [S, K]
+        return {"loss": errors.mean(1), "first": errors[:, 0], "last": errors[:, -1]}
 
     history = fit(
         model,
@@ -130,6 +127,20 @@ def train_helm(
         checkpoint=checkpoint,
     )
     return model, history
+
+
+def all_latents(model: HelmModel, latents: Tensor, blocks: Tensor) -> Tensor:
+    """Latents after every step: [S, B, D], [S, B, K, N d_a] -> [S, K, B, D].
+
+    Of short rollouts autograd differentiates the steps one by one, which costs less than what `roll` sets up.
+    """
+    if blocks.shape[2] >= LEAST_STEPS_ROLLED:
+        return model.roll(latents, blocks)
+    found = []
+    for block in blocks.unbind(2):
+        latents = model.step(latents, block)
+        found.append(latents)
+    return torch.stack(found, 1)
 
 
 def _normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:

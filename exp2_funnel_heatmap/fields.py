@@ -15,7 +15,7 @@ from torch import Tensor
 from exp2_funnel_heatmap.energy_functions import Energy
 from exp2_funnel_heatmap.models import EnergyModel
 
-CHUNK = 1 << 16  # points evaluated at once, over all members
+CHUNK = 1 << 13  # points evaluated at once, over all members
 
 
 class Field(Protocol):

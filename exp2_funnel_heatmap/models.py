@@ -3,6 +3,7 @@
 Shapes: S members, B points, d coordinates.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -81,9 +82,11 @@ class EnergyModel(nn.Module):
         return self.mean + self.std * self.standardised(points)
 
     def member(self, index: int) -> Callable[[Tensor], Tensor]:
-        """One member's energy alone: [1, B, d] -> [1, B]."""
-        state = {name: value[index : index + 1] for name, value in self.state_dict().items()}
-        return lambda points: torch.func.functional_call(self, state, (points,))
+        """One member's energy alone, a copy: [1, B, d] -> [1, B]."""
+        single = copy.deepcopy(self).requires_grad_(False)
+        for value in (*single.parameters(), *single.buffers()):
+            value.data = value.data[index : index + 1]
+        return single
 
     def gradient(self, points: Tensor) -> Tensor:
         """dE/da: [S, B, d] -> [S, B, d]."""

@@ -34,6 +34,7 @@ from exp2_funnel_heatmap.models import EnergyModel, Variant
 
 LONGEST_STEP = 0.05  # of a descent [length]; the shortest ripple period is 0.56
 STOP = 1e-4  # a descent ends at a step shorter than this [length]
+SIFTED_EVERY = 20  # steps of a descent after which those that have stopped are put aside
 SMALLEST_SHRINK = 1e-2  # by which steps are divided; a constant energy has shrink 0
 EVALUATION_POINTS = 10_000
 
@@ -63,15 +64,30 @@ class Descent:
         return following, length(following - points)
 
     def run(self, field: Field, starts: Tensor) -> Tensor:
-        """Where the descents from [S, B, d] end: [S, B, d]. Those that have stopped stay where they are."""
-        points, moving = starts, torch.ones_like(starts[..., 0], dtype=torch.bool)
-        for index in range(self.steps):
+        """Where the descents from [S, B, d] end: [S, B, d]. Those that have stopped stay where they are.
+
+        Every SIFTED_EVERY steps the stopped ones are put aside: most stop early.
+        """
+        ends = starts.clone()
+        index = torch.arange(starts.shape[1], device=starts.device).expand(
+            starts.shape[:2]
+        )  # [S, N] of [S, B]
+        moving = torch.ones_like(index, dtype=torch.bool)
+        points = starts
+        for step in range(self.steps):
             following, moved = self.advance(field, points)
             points = torch.where(moving[..., None], following, points)
-            moving &= moved >= STOP
-            if index % 20 == 19 and not moving.any():
-                break
-        return points
+            moving = moving & (moved >= STOP)
+            if step % SIFTED_EVERY == SIFTED_EVERY - 1:
+                ends.scatter_(1, index[..., None].expand_as(points), points)
+                most = int(moving.sum(1).max())
+                if most == 0:
+                    return ends
+                # each member's moving ones first; where it has fewer than another, stopped ones fill up
+                kept = moving.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+                index, moving = index.gather(1, kept), moving.gather(1, kept)
+                points = points.gather(1, kept[..., None].expand(-1, -1, points.shape[-1]))
+        return ends.scatter_(1, index[..., None].expand_as(points), points)
 
     def trace(self, field: Field, starts: Tensor) -> Tensor:
         """All points of the descents, [S, B, steps + 1, d]."""

@@ -16,12 +16,12 @@ from common.latent.comparison import (
     configured_planner,
     problems_of,
 )
-from common.latent.planner_evaluation import evaluate_planner
+from common.latent.planner_evaluation import Trial, evaluate_planner
 from common.minigrid.task import Task
 from common.planners import PLANNERS
 from common.run.cache import reads_settings
 from common.run.progress import Progress
-from common.run.random import generator
+from common.run.random import generators
 from common.run.results import Results
 from exp3_planning_efficiency.models import WorldModel
 
@@ -78,16 +78,15 @@ def _plan_at(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """evaluate_planner, open loop at the study horizon; the same noise at every setting."""
-    return evaluate_planner(
+    trial = Trial(
         task,
         problems_of(task, model, setting.stride, device),
         configured_planner(planner, config, setting.tau),
-        "open",
-        [config.study_horizon],
         config,
-        lambda _: generator(config.seeds[0], f"{task.name}/sweeps/{planner}"),
-        setting.budget,
-    )[config.study_horizon]
+        noise=lambda _: generators(config.seeds, f"{task.name}/sweeps/{planner}"),
+        evaluations_per_step=setting.budget,
+    )
+    return evaluate_planner(trial, "open", [config.study_horizon])[config.study_horizon]
 
 
 def record_ablation(

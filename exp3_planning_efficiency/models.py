@@ -10,7 +10,8 @@ from torch import Tensor
 
 from common.config import Exp3Config
 from common.latent.model import LatentModel
-from common.latent.training import Windows, dynamics_loss, reconstruction_loss, take
+from common.latent.observations import take
+from common.latent.training import Windows, dynamics_loss, reconstruction_loss
 from common.minigrid.task import Task
 from common.training.ensembles import EnsembleMLP
 from exp3_planning_efficiency.dataset import BatchSampler
@@ -47,14 +48,14 @@ class WorldModelLoss:
 
     def __call__(
         self, model: WorldModel, iteration: int, draws: Sequence[torch.Generator]
-    ) -> tuple[Windows, Tensor, dict[str, Tensor]]:
-        """A batch, its latents [S, B, K' + 1, d] with K' >= K, and the two terms [S]."""
+    ) -> tuple[Windows, Tensor, Tensor, dict[str, tuple[float, Tensor]]]:
+        """A batch, latents [S, B, K' + 1, d] with K' >= K, predictions [S, B, K, d], weights and terms."""
         batch = self.sampler.draw(draws)
         latents = take(model.encoder(batch.observations), batch.states)
         predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, : self.steps])
         shown = iteration % self.steps  # the prediction that is decoded
         terms = {
-            "dynamics": dynamics_loss(predicted, latents),
-            "reconstruction": reconstruction_loss(model.decoder, latents, predicted, batch, shown),
+            "dynamics": (1.0, dynamics_loss(predicted, latents)),
+            "reconstruction": (1.0, reconstruction_loss(model.decoder, latents, predicted, batch, shown)),
         }
-        return batch, latents, terms
+        return batch, latents, predicted, terms

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from common.config import Exp3Config
 from common.latent.memory import memory_needed
-from common.latent.training import fit_latent_model
+from common.latent.training import fit_latent_model, weighted_sum
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
@@ -58,8 +58,8 @@ def train_flat(
     world_model_loss = WorldModelLoss(task, config, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        _, _, terms = world_model_loss(model, iteration, draws)
-        return {"loss": terms["reconstruction"] + terms["dynamics"], **terms}
+        *_, terms = world_model_loss(model, iteration, draws)
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 

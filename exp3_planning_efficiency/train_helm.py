@@ -30,6 +30,7 @@ from common.latent.training import (
     jumpy_loss,
     penalty_noise,
     spectral_loss,
+    weighted_sum,
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
@@ -86,21 +87,20 @@ def train_helm(
     world_model_loss = WorldModelLoss(task, config, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        batch, latents, terms = world_model_loss(model, iteration, draws)
+        batch, latents, predicted, terms = world_model_loss(model, iteration, draws)
         start, actions = latents[:, :PENALISED, 0], batch.actions[:, :PENALISED, : config.rollout_steps]
-        total = terms["reconstruction"] + terms["dynamics"]
         if variant.strides:
-            terms["jumpy"] = jumpy_loss(model, latents, batch)
-            total = total + terms["jumpy"]
+            terms["jumpy"] = (1.0, jumpy_loss(model, latents, batch))
         if variant.lambda_spectral:
             probes = penalty_noise(start, config.seeds, f"{task.name}/probes/{iteration}")[None]
-            terms["spectral"] = spectral_loss(model, start, actions[:, :, 0], probes)
-            total = total + variant.lambda_spectral * terms["spectral"]
+            penalty = spectral_loss(model, start, actions[:, :, 0], probes)
+            terms["spectral"] = (variant.lambda_spectral, penalty)
         if variant.lambda_hf:
             delta = penalty_noise(actions, config.seeds, f"{task.name}/delta/{iteration}")
-            terms["hf"] = hf_loss(model, start, actions, config.hf_noise_sigma * delta)
-            total = total + variant.lambda_hf * terms["hf"]
-        return {"loss": total, **terms}
+            ends = predicted[:, :PENALISED, -1]
+            penalty = hf_loss(model, start, ends, actions, config.hf_noise_sigma * delta)
+            terms["hf"] = (variant.lambda_hf, penalty)
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 

@@ -1,6 +1,6 @@
-"""Training batches of experiment 4: windows and pairs of random walks, each different state encoded once.
+"""Training batches of experiment 4: windows and pairs of random walks, no state encoded twice.
 
-Shapes: S seeds, B windows, K steps, A actions, U different states in a batch, F features, W walks.
+Shapes: S seeds, B windows, K steps, A actions, U states listed in a batch, F features, W walks.
 """
 
 import math
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from common.latent.training import Windows, WindowSampler
+from common.latent.observations import observations, take
+from common.latent.training import Windows, WindowSampler, list_states
 from common.minigrid.task import Task
 
 
@@ -22,7 +23,7 @@ class Batch(Windows):
     pairs: Tensor  # [S, B, 2] int64: a state, and one that the same walk came to later on
     gap: Tensor  # [S, B] float: after how many steps
     targets: Tensor  # [S, B] int64: states that the walks visited, each as likely as any other
-    own: Tensor  # [S, U] bool: the states that the seed itself drew; no member learns of another's
+    own: Tensor  # [S, U] bool: which of the list the seed drew, each state once
 
 
 class BatchSampler:
@@ -30,47 +31,49 @@ class BatchSampler:
 
     def __init__(self, task: Task, steps: int, discount: float, device: torch.device):
         """`discount`: P(gap > k) = discount^k, as far as the walk goes."""
-        self.task, self.discount, self.device = task, discount, device
-        self.windows = WindowSampler(task, steps)
-        self.begins = [walk.valid.nonzero() for walk in task.walks]
-        self.lengths = [walk.valid.sum(1) for walk in task.walks]  # [W], steps before an episode's end
-        self.visited = [torch.unique(walk.states) for walk in task.walks]
+        self.discount, self.device = discount, device
+        self.observations = observations(task.observations.to(device))
+        self.windows = WindowSampler(task, steps, device)
+        lengths = torch.stack([walk.valid.sum(1) for walk in task.walks])  # [S, W], before an episode's end
+        self.lengths = lengths.to(device)
+        self.running = [int(steps) for steps in lengths.sum(1)]  # states to begin in, of each seed
+        self.begins = pad_sequence([walk.valid.nonzero() for walk in task.walks], True).to(device)
+        visited = [torch.unique(walk.states) for walk in task.walks]
+        self.visits = [len(states) for states in visited]
+        self.visited = pad_sequence(visited, True).to(device)  # [S, at most N]
 
     def draw(self, draws: Sequence[torch.Generator], count: int) -> Batch:
         """`count` B windows, pairs and targets a seed."""
         states, actions = self.windows.draw(draws, count)
         pairs, gap = self.draw_pairs(draws, count)
-        targets = [
-            visited[torch.randint(len(visited), (count,), generator=draw)]
-            for visited, draw in zip(self.visited, draws, strict=True)
+        chosen = [
+            torch.randint(visits, (count,), generator=draw)
+            for visits, draw in zip(self.visits, draws, strict=True)
         ]
-        drawn = torch.cat([states, pairs, torch.stack(targets)[..., None]], -1)  # [S, B, K + 4]
-        different, positions = torch.unique(drawn, return_inverse=True)
-        own = torch.zeros(len(drawn), len(different), dtype=torch.bool).scatter_(
-            1, positions.flatten(1), True
-        )
-        one_hot = F.one_hot(actions, self.task.world.num_actions).float()
-        parts = positions.to(self.device).split([states.shape[-1], 2, 1], -1)
+        targets = self.visited.gather(1, torch.stack(chosen).to(self.device))
+        drawn = torch.cat([states, pairs, targets[..., None]], -1)  # [S, B, K + 4]
+        listed, positions, own = list_states(self.observations, drawn)
+        of_windows, of_pairs, of_targets = positions.split([states.shape[-1], 2, 1], -1)
         return Batch(
-            observations=self.task.observations[:, different].to(self.device),
-            states=parts[0],
-            actions=one_hot.to(self.device),
-            pairs=parts[1],
-            gap=gap.to(self.device),
-            targets=parts[2].squeeze(-1),
-            own=own.to(self.device),
+            observations=listed,
+            states=of_windows,
+            choices=actions,
+            actions=self.windows.one_hot[actions],
+            pairs=of_pairs,
+            gap=gap,
+            targets=of_targets.squeeze(-1),
+            own=own,
         )
 
     def draw_pairs(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
         """`count` B pairs a seed: states [S, B, 2] as indices, and their gaps [S, B]."""
-        pairs, gaps = [], []
-        for walk, begins, lengths, draw in zip(
-            self.task.walks, self.begins, self.lengths, draws, strict=True
-        ):
-            index, time = begins[torch.randint(len(begins), (count,), generator=draw)].unbind(1)
+        chosen, wished = [], []
+        for running, draw in zip(self.running, draws, strict=True):
+            chosen.append(torch.randint(running, (count,), generator=draw))
             uniform = torch.rand(count, generator=draw).clamp(min=1e-12)
-            wished = 1 + (uniform.log() / math.log(self.discount)).floor().long()
-            gap = torch.minimum(wished, lengths[index] - time)
-            pairs.append(walk.states[index[:, None], torch.stack([time, time + gap], 1)])
-            gaps.append(gap.float())
-        return torch.stack(pairs), torch.stack(gaps)
+            wished.append(1 + (uniform.log() / math.log(self.discount)).floor().long())
+        chosen, wished = torch.stack(chosen).to(self.device), torch.stack(wished).to(self.device)
+        walk, begin = take(self.begins, chosen).unbind(-1)  # [S, B]
+        gap = torch.minimum(wished, self.lengths.gather(1, walk) - begin)
+        when = torch.stack([begin, begin + gap], -1)
+        return self.windows.states[self.windows.members, walk[..., None], when], gap.float()

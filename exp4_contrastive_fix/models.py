@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.config import Exp4Config
 from common.latent.model import LatentModel, squared_distances
-from common.latent.training import take
+from common.latent.observations import take
 from common.minigrid.task import Task
 from common.training.ensembles import EnsembleMLP
 from exp4_contrastive_fix.dataset import Batch
@@ -128,21 +128,37 @@ def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Se
     )
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """A batch, and what the model makes of it."""
+
+    batch: Batch
+    encoded: Tensor  # [S, U, d], latents of the states listed in the batch
+    latents: Tensor  # [S, B, K' + 1, d], those of the windows
+    predicted: Tensor  # [S, B, K, d], from each window's first latent and actions, K <= K'
+
+
+def predict(model: AlignedModel, batch: Batch, steps: int) -> Prediction:
+    """Encode the batch, and predict `steps` K steps of its windows."""
+    encoded = model.encoder(batch.observations)
+    latents = take(encoded, batch.states)
+    return Prediction(
+        batch, encoded, latents, model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
+    )
+
+
 # ----------------------------------------------------------------------------------------------
 # Losses, each averaged over a batch: [S]
 # ----------------------------------------------------------------------------------------------
 
 
-def contrast_loss(
-    objective: Objective, encoded: Tensor, predicted: Tensor, batch: Batch, step: int, temperature: float
-) -> Tensor:
+def contrast_loss(objective: Objective, ahead: Prediction, step: int, temperature: float) -> Tensor:
     """InfoNCE whose keys are the batch's different states, each once.
 
     No state is thus positive and negative of one query; for "next" and "later" the query's own state is among
-    the negatives.
-
-    encoded [S, U, d]; of predicted [S, B, K, d] the latents after `step` steps and one are queries.
+    the negatives. For "predicted" the queries are the latents predicted for `step` + 1.
     """
+    batch, encoded, predicted = ahead.batch, ahead.encoded, ahead.predicted
     if objective.contrast == "predicted":
         queries, positives = predicted[:, :, step], batch.states[:, :, step + 1]
     elif objective.contrast == "next":
@@ -152,8 +168,10 @@ def contrast_loss(
     return info_nce(queries, encoded, positives, temperature, batch.own).mean(-1)
 
 
-def qrl_loss(model: AlignedModel, encoded: Tensor, batch: Batch, config: Exp4Config) -> dict[str, Tensor]:
-    """`metric`, the Lagrangian of quasimetric RL; `violation` of d(s, s') <= 1 and `weight` as records.
+def qrl_loss(
+    model: AlignedModel, encoded: Tensor, batch: Batch, config: Exp4Config
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The Lagrangian of quasimetric RL; as records the `violation` of d(s, s') <= 1 and its `weight`.
 
     Targets are pushed away from states of running episodes (a pair's first), not from ended ones: nothing is
     reached from those, and pushing everything away from them takes what the head needs near the goal.
@@ -167,7 +185,7 @@ def qrl_loss(model: AlignedModel, encoded: Tensor, batch: Batch, config: Exp4Con
     spread = qrl_spread(apart, config.qrl_offset, config.qrl_beta).mean((1, 2))
     log_weight = LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * model.dual[:, 0])
     metric = lagrangian(spread, violation, log_weight, config.qrl_tolerance)
-    return {"metric": metric, "violation": violation, "weight": log_weight.exp()}
+    return metric, {"violation": violation, "weight": log_weight.exp()}
 
 
 def temporal_distance_loss(model: AlignedModel, encoded: Tensor, batch: Batch, expectile: float) -> Tensor:

@@ -17,17 +17,39 @@ def info_nce(
         queries: [..., B, d]; normalised here, as the keys are.
         keys: [..., K, d]; each query's negatives are all keys but its own.
         positives: [..., B] int64, the position of each query's key.
-        temperature: of the softmax.
-        allowed: [..., K] bool, the keys that may be negatives; all where None.
+        temperature: of the softmax, above 0.
+        allowed: bool, the keys that may be negatives: [..., K], or [..., B, K] for each query its own; all
+            where None. A query's own key counts whatever it says.
 
     Returns:
         the cross-entropy of each query [..., B]; log K where the keys are indistinguishable.
+
+    Raises:
+        ValueError: a mask that is neither bool nor of those shapes, a temperature that is not above 0.
     """
+    if not temperature > 0:
+        raise ValueError(f"temperature = {temperature}: must be above 0")
     logits = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).mT / temperature
     if allowed is not None:
-        logits = logits.masked_fill(~allowed[..., None, :], -torch.inf)
+        logits = logits.masked_fill(~_with_positives(allowed, positives, logits.shape), -torch.inf)
     chosen = logits.log_softmax(-1).gather(-1, positives[..., None])
     return -chosen.squeeze(-1)
+
+
+def _with_positives(allowed: Tensor, positives: Tensor, shape: torch.Size) -> Tensor:
+    """The mask of each query [..., B, K], its own key in it."""
+    each = allowed if allowed.dim() == len(shape) else allowed[..., None, :]
+    if allowed.dtype != torch.bool or each.dim() > len(shape) or not _expands(each.shape, shape):
+        raise ValueError(
+            f"allowed is {allowed.dtype} {tuple(allowed.shape)}: must be torch.bool, [..., K] or [..., B, K] "
+            f"with [..., B, K] = {tuple(shape)}"
+        )
+    return each.expand(shape).scatter(-1, positives[..., None], True)
+
+
+def _expands(shape: torch.Size, to: torch.Size) -> bool:
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return all(size in (1, wanted) for size, wanted in pairs)
 
 
 def qrl_spread(distances: Tensor, offset: float, beta: float) -> Tensor:
@@ -60,7 +82,8 @@ def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
     With error = observed - predicted and an expectile below 1/2 the prediction tends to the smallest values
     that were observed (Newey & Powell, 1987), here the shortest of the ways that a walk took.
     """
-    return torch.where(errors < 0, 1 - expectile, expectile) * errors.square()
+    squares = errors.square()  # times numbers, which take the dtype of the errors
+    return torch.where(errors < 0, (1 - expectile) * squares, expectile * squares)
 
 
 def straightening(latents: Tensor) -> Tensor:

@@ -22,12 +22,18 @@ from torch import Tensor
 
 from common.config import Exp4Config
 from common.latent.memory import memory_needed
-from common.latent.training import dynamics_loss, fit_latent_model, jumpy_loss, reconstruction_loss, take
+from common.latent.training import (
+    dynamics_loss,
+    fit_latent_model,
+    jumpy_loss,
+    reconstruction_loss,
+    weighted_sum,
+)
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
 from exp4_contrastive_fix.dataset import BatchSampler
-from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model
+from exp4_contrastive_fix.models import OBJECTIVES, AlignedModel, make_model, predict
 
 
 @reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
@@ -56,22 +62,22 @@ def train_flat(
         the ensemble [S members], and the training history (see common.training.fit).
     """
     model = make_model(task, config, OBJECTIVES["reconstruction"], (config.coarse_stride,)).to(device)
-    steps = config.rollout_steps
-    sampler = BatchSampler(task, max(steps, config.coarse_stride), config.pair_discount, device)
+    longest = max(config.rollout_steps, config.coarse_stride)
+    sampler = BatchSampler(task, longest, config.pair_discount, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        batch = sampler.draw(draws, config.batch_size)
-        latents = take(model.encoder(batch.observations), batch.states)
-        predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
+        ahead = predict(model, sampler.draw(draws, config.batch_size), config.rollout_steps)
+        batch, latents, predicted = ahead.batch, ahead.latents, ahead.predicted
+        step = iteration % config.rollout_steps  # the prediction that is decoded
         terms = {
-            "dynamics": dynamics_loss(predicted, latents),
-            "reconstruction": reconstruction_loss(
-                model.decoder, latents, predicted, batch, iteration % steps
+            "dynamics": (config.lambda_dynamics, dynamics_loss(predicted, latents)),
+            "reconstruction": (
+                1.0,
+                reconstruction_loss(model.decoder, latents, predicted, batch, step),
             ),
-            "jumpy": jumpy_loss(model, latents, batch),
+            "jumpy": (1.0, jumpy_loss(model, latents, batch)),
         }
-        total = config.lambda_dynamics * terms["dynamics"] + terms["reconstruction"] + terms["jumpy"]
-        return {"loss": total, **terms}
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 

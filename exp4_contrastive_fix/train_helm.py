@@ -32,21 +32,26 @@ from common.latent.training import (
     penalty_noise,
     reconstruction_loss,
     spectral_loss,
-    take,
+    weighted_sum,
 )
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp4_contrastive_fix.dataset import Batch, BatchSampler
+from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import (
     OBJECTIVES,
     AlignedModel,
+    Objective,
+    Prediction,
     contrast_loss,
     make_model,
+    predict,
     qrl_loss,
     straight_loss,
     temporal_distance_loss,
 )
+
+Terms = dict[str, tuple[float, Tensor]]  # weight and term [S], side by side; a weight of 0: a record
 
 
 @dataclass(frozen=True)
@@ -82,63 +87,47 @@ def helm_variants(config: Exp4Config, position: int) -> dict[str, HelmVariant]:
     return variants
 
 
-class _Loss:
-    """The terms of a variant's loss on a batch."""
+def objective_terms(
+    model: AlignedModel, objective: Objective, ahead: Prediction, step: int, config: Exp4Config
+) -> Terms:
+    """Weight and term [S] of each part of an objective; `step` is the prediction that is decoded."""
+    batch, encoded, latents, predicted = ahead.batch, ahead.encoded, ahead.latents, ahead.predicted
+    terms: Terms = {}
+    if objective.reconstruction:
+        term = reconstruction_loss(model.decoder, latents, predicted, batch, step)
+        terms["reconstruction"] = (1.0, term)
+    if objective.contrast:
+        terms["contrast"] = (1.0, contrast_loss(objective, ahead, step, config.nce_temperature))
+    if objective.metric == "qrl":
+        term, records = qrl_loss(model, encoded, batch, config)
+        terms["metric"] = (1.0, term)
+        terms |= {name: (0.0, record) for name, record in records.items()}
+    if objective.metric == "temporal":
+        terms["metric"] = (1.0, temporal_distance_loss(model, encoded, batch, config.expectile))
+    if objective.straight:
+        terms["straight"] = (config.lambda_straight, straight_loss(encoded, batch))
+    return terms
 
-    def __init__(self, model: AlignedModel, task: Task, variant: HelmVariant, config: Exp4Config):
-        self.model, self.name, self.variant, self.config = model, task.name, variant, config
-        self.objective = OBJECTIVES[variant.objective]
 
-    def terms(self, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        """Each [S]; what the weights of `weights` are for, and records beside."""
-        model, objective, config = self.model, self.objective, self.config
-        steps = config.rollout_steps
-        step = iteration % steps
-        encoded = model.encoder(batch.observations)
-        latents = take(encoded, batch.states)
-        predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, :steps])
-        terms = {"dynamics": dynamics_loss(predicted, latents)}
-        if objective.reconstruction:
-            terms["reconstruction"] = reconstruction_loss(model.decoder, latents, predicted, batch, step)
-        if objective.contrast:
-            terms["contrast"] = contrast_loss(
-                objective, encoded, predicted, batch, step, config.nce_temperature
-            )
-        if objective.metric == "qrl":
-            terms |= qrl_loss(model, encoded, batch, config)
-        if objective.metric == "temporal":
-            terms["metric"] = temporal_distance_loss(model, encoded, batch, config.expectile)
-        if objective.straight:
-            terms["straight"] = straight_loss(encoded, batch)
-        return terms | self._penalties(latents, batch, iteration)
-
-    def _penalties(self, latents: Tensor, batch: Batch, iteration: int) -> dict[str, Tensor]:
-        terms, seeds = {}, self.config.seeds
-        start = latents[:, :PENALISED, 0]
-        actions = batch.actions[:, :PENALISED, : self.config.rollout_steps]
-        if self.variant.strides:
-            terms["jumpy"] = jumpy_loss(self.model, latents, batch)
-        if self.variant.lambda_spectral:
-            probes = penalty_noise(start, seeds, f"{self.name}/probes/{iteration}")[None]
-            terms["spectral"] = spectral_loss(self.model, start, actions[:, :, 0], probes)
-        if self.variant.lambda_hf:
-            delta = penalty_noise(actions, seeds, f"{self.name}/delta/{iteration}")
-            terms["hf"] = hf_loss(self.model, start, actions, self.config.hf_noise_sigma * delta)
-        return terms
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Of the terms that are minimised; those not named are records."""
-        return {
-            "dynamics": self.config.lambda_dynamics,
-            "reconstruction": 1.0,
-            "contrast": 1.0,
-            "metric": 1.0,
-            "straight": self.config.lambda_straight,
-            "jumpy": 1.0,
-            "spectral": self.variant.lambda_spectral,
-            "hf": self.variant.lambda_hf,
-        }
+def penalty_terms(
+    model: AlignedModel, variant: HelmVariant, ahead: Prediction, stream: str, config: Exp4Config
+) -> Terms:
+    """Weight and term [S] of each penalty and of the jumpy levels; `stream` names the noise."""
+    start, actions = (
+        ahead.latents[:, :PENALISED, 0],
+        ahead.batch.actions[:, :PENALISED, : config.rollout_steps],
+    )
+    terms: Terms = {}
+    if variant.strides:
+        terms["jumpy"] = (1.0, jumpy_loss(model, ahead.latents, ahead.batch))
+    if variant.lambda_spectral:
+        probes = penalty_noise(start, config.seeds, stream.format("probes"))[None]
+        terms["spectral"] = (variant.lambda_spectral, spectral_loss(model, start, actions[:, :, 0], probes))
+    if variant.lambda_hf:
+        noise = config.hf_noise_sigma * penalty_noise(actions, config.seeds, stream.format("delta"))
+        ends = ahead.predicted[:, :PENALISED, -1]
+        terms["hf"] = (variant.lambda_hf, hf_loss(model, start, ends, actions, noise))
+    return terms
 
 
 @reads_settings(*DATA_FIELDS, "d_latent", "hidden_dim", "transition", "batch_size", "iterations",
@@ -167,17 +156,18 @@ def train_helm(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    model = make_model(task, config, OBJECTIVES[variant.objective], variant.strides).to(device)
-    sampler = BatchSampler(
-        task, max(config.rollout_steps, config.coarse_stride), config.pair_discount, device
-    )
-    parts = _Loss(model, task, variant, config)
+    objective = OBJECTIVES[variant.objective]
+    model = make_model(task, config, objective, variant.strides).to(device)
+    longest = max(config.rollout_steps, config.coarse_stride)
+    sampler = BatchSampler(task, longest, config.pair_discount, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        batch = sampler.draw(draws, config.batch_size)
-        terms = parts.terms(batch, iteration)
-        total = sum(weight * terms[name] for name, weight in parts.weights.items() if name in terms)
-        return {"loss": total, **terms}
+        ahead = predict(model, sampler.draw(draws, config.batch_size), config.rollout_steps)
+        step = iteration % config.rollout_steps  # the prediction that is decoded
+        terms = {"dynamics": (config.lambda_dynamics, dynamics_loss(ahead.predicted, ahead.latents))}
+        terms |= objective_terms(model, objective, ahead, step, config)
+        terms |= penalty_terms(model, variant, ahead, f"{task.name}/{{}}/{iteration}", config)
+        return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)
 

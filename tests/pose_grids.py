@@ -3,7 +3,7 @@
 import torch
 
 from common.minigrid.walks import distances_to
-from common.planners.table_model import TableModel, absorbing
+from common.planners.table_model import TableModel
 
 HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # MiniGrid's: right, down, left, up
 LEFT, RIGHT, FORWARD = range(3)
@@ -29,6 +29,13 @@ def pose_grid(width, height, walls=()):
 def corner(width, height):
     """The four poses in the far corner."""
     return torch.arange(4) + (width * height - 1) * 4
+
+
+def absorbing(next_state, goals):
+    """The table with the goals' every action leading back to themselves, as an episode's end: [S, A]."""
+    table = next_state.clone()
+    table[goals] = goals[:, None]
+    return table
 
 
 def room(size, **options):

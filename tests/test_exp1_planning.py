@@ -5,18 +5,26 @@ import torch
 
 from common.config import Exp1Config
 from exp1_spectral_cliff import evaluate_planning
+from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import make_system, rollout_true
 from exp1_spectral_cliff.evaluate_planning import (
     control,
     curve_points,
     descend,
     make_problems,
+    measure_planning,
     plan_in_stages,
 )
-from exp1_spectral_cliff.models import TrueLevel
+from exp1_spectral_cliff.models import FlatModel, HelmModel, TrueLevel
 
 CONFIG = Exp1Config(num_problems=6, gd_steps=40, planning_horizons=(8,))
 SYSTEM = make_system("lorenz")
+CPU = torch.device("cpu")
+
+
+def _models():
+    flat = FlatModel((0,), SYSTEM.d_state, SYSTEM.d_action, 16, "flat")
+    return {"flat": flat, "helm": HelmModel((0,), SYSTEM.d_state, SYSTEM.d_action, 8, 16, 4, True, "helm")}
 
 
 class Integrator:
@@ -69,7 +77,7 @@ def test_planning_through_the_true_system_beats_random_and_replanning_beats_open
     distance = evaluate_planning.true_distance
     random = distance(SYSTEM, problems.starts, problems.goals, problems.random_actions)
     planned = distance(SYSTEM, problems.starts, problems.goals, torch.tanh(plan))
-    closed = control(SYSTEM, [level], problems, CONFIG)
+    closed = control(SYSTEM, [level], problems, plan, CONFIG)
     assert planned.median() < 0.5 * random.median()
     assert closed.median() <= planned.median()
 
@@ -78,7 +86,43 @@ def test_closed_loop_executes_every_step_once():
     problems = make_problems(SYSTEM, 8, CONFIG)
     for replans in (1, 3, 20):  # more plans than steps as well
         config = Exp1Config(num_problems=6, gd_steps=1, replans=replans)
-        assert control(SYSTEM, [[TrueLevel(SYSTEM)]], problems, config).shape == (1, 6)
+        assert control(SYSTEM, [[TrueLevel(SYSTEM)]], problems, problems.initial, config).shape == (1, 6)
+
+
+def test_the_closed_loop_begins_with_the_open_loops_plan():
+    """One plan an episode is the open loop; with two, the first half is executed as planned."""
+    config = Exp1Config(num_problems=2, gd_steps=3, replans=1, planning_horizons=(8,))
+    measured = measure_planning(SYSTEM, _models(), "helm_refined", config=config, device=CPU)
+    torch.testing.assert_close(measured["closed"], measured["open"], rtol=0, atol=0)
+    twice = Exp1Config(num_problems=2, gd_steps=3, replans=2, planning_horizons=(8,))
+    problems, level = make_problems(SYSTEM, 8, twice), [TrueLevel(SYSTEM)]
+    planned_from = []
+
+    def watched(stages, starts, *rest):
+        planned_from.append(starts)
+        return plan_in_stages(stages, starts, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate_planning, "plan_in_stages", watched)
+        control(SYSTEM, [level], problems, problems.initial, twice)
+    halfway = rollout_true(SYSTEM, problems.starts, torch.tanh(problems.initial[:, :, :4]))[..., -1, :]
+    assert len(planned_from) == 1 and torch.equal(planned_from[0], halfway)
+
+
+def test_every_stage_descends_whatever_the_optimiser():
+    """helm_refined ends on the flat model with Adam and with plain gradient descent alike."""
+    config = Exp1Config(num_problems=2, gd_steps=6, planning_horizons=(8,))
+    models, problems = _models(), make_problems(SYSTEM, 8, config)
+    stages = [hierarchy(SYSTEM, models, name, CPU) for name in ("helm", "flat")]
+    measured = measure_planning(SYSTEM, models, "helm_refined", config=config, device=CPU)
+    for key, optimiser in (("open", torch.optim.Adam), ("sgd", torch.optim.SGD)):
+        plan = problems.initial
+        for levels in stages:
+            plan = descend(levels, problems.starts, problems.goals, plan, 3, config.gd_lr, optimiser)[-1]
+        expected = evaluate_planning.true_distance(SYSTEM, problems.starts, problems.goals, torch.tanh(plan))
+        torch.testing.assert_close(measured[key][0], expected, rtol=0, atol=0)
+        alone = measure_planning(SYSTEM, models, "helm", config=config, device=CPU)
+        assert not torch.equal(measured[key], alone[key])
 
 
 def test_curve_points_end_with_the_last_step():

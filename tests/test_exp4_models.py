@@ -60,8 +60,8 @@ def test_qrl_pushes_targets_away_from_running_episodes_alone(task):
     batch = sampler.draw(generators((0, 1), "test"), 200)
 
     def spread(batch):
-        terms = qrl_loss(model, model.encoder(batch.observations), batch, tiny())
-        return terms["metric"] - terms["weight"] * (terms["violation"] - tiny().qrl_tolerance)
+        metric, records = qrl_loss(model, model.encoder(batch.observations), batch, tiny())
+        return metric - records["weight"] * (records["violation"] - tiny().qrl_tolerance)
 
     ended = dataclasses.replace(batch, states=batch.states[:, :, -1:].expand(-1, -1, 5))
     torch.testing.assert_close(spread(ended), spread(batch))

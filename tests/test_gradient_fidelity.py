@@ -75,10 +75,34 @@ def test_no_gradient_gives_zero_and_no_change_gives_nan():
     assert constant.isnan().all()
 
 
-def test_it_agrees_with_a_loop_over_swaps():
-    def bent(actions):
-        return torch.sin(3 * linear(actions)) + linear(actions).square()
+def bent(actions):
+    return torch.sin(3 * linear(actions)) + linear(actions).square()
 
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-8, 1e8, 1e30])
+def test_it_does_not_depend_on_the_unit_of_energy(unit):
+    plain = gradient_fidelity(problem(bent), random_plans())
+    assert plain.isfinite().all() and (plain.abs() < 0.99).any()
+    scaled = gradient_fidelity(problem(lambda actions: unit * bent(actions)), random_plans())
+    torch.testing.assert_close(scaled, plain, rtol=0, atol=1e-5)
+    constant = gradient_fidelity(problem(lambda actions: unit * (7 + 0 * linear(actions))), random_plans())
+    assert constant.isnan().all()
+
+
+def test_rounding_alone_foretells_nothing():
+    """Energies of about 1e4 that differ in their last bits."""
+    nearly = gradient_fidelity(problem(lambda actions: 1e4 + 1e-5 * linear(actions)), random_plans())
+    assert nearly.isnan().all()
+
+
+def test_plans_of_another_shape_and_energies_without_gradient_are_refused():
+    with pytest.raises(ValueError, match="plans must be"):
+        gradient_fidelity(problem(linear), random_plans()[:, 1:])
+    with pytest.raises(ValueError, match="no gradient"):
+        gradient_fidelity(problem(lambda actions: linear(actions).detach()), random_plans())
+
+
+def test_it_agrees_with_a_loop_over_swaps():
     plans = random_plans()
     found = gradient_fidelity(problem(bent), plans)
     for row, plan in enumerate(plans):

@@ -27,6 +27,23 @@ def test_there_are_experiments():
     assert "exp1_spectral_cliff" in EXPERIMENTS
 
 
+# Rooms of common/, each with those whose files it may import beside its own.
+ROOMS = {
+    "config": {"run.command_line"},
+    "jacobian_utils": set(),
+    "regularizers": {"jacobian_utils"},
+    "statistics": set(),
+    "viz_utils": {"run.files"},
+    "planners": set(),
+    "minigrid": set(),
+    "run": {"config", "statistics", "viz_utils"},
+    "training": {"run", "jacobian_utils"},
+    "latent": {"config", "jacobian_utils", "minigrid", "planners", "regularizers", "run", "statistics",
+               "training", "viz_utils"},
+    "report": {"run"},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_imports_flow_one_way(path):
     folder = path.relative_to(ROOT).parts[0]
@@ -35,6 +52,27 @@ def test_imports_flow_one_way(path):
         assert not used, "common knows no experiment"
     elif folder in EXPERIMENTS:
         assert used <= {folder}, "an experiment imports no other experiment"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "common").rglob("*.py")), ids=lambda path: path.name)
+def test_rooms_of_common_import_downwards(path):
+    room = path.relative_to(ROOT / "common").with_suffix("").parts[0]
+    if room == "__init__":
+        return
+    allowed = {f"common.{name}" for name in (*ROOMS[room], room)}
+    for module in imported_modules(path):
+        if module.startswith("common."):
+            within = any(module == name or module.startswith(f"{name}.") for name in allowed)
+            parent = any(name.startswith(f"{module}.") for name in allowed)
+            assert within or parent, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_nothing_shared_names_an_experiment():
+    """But for the settings' own file, which has a dataclass of each."""
+    for path in (ROOT / "common").rglob("*.py"):
+        if path != ROOT / "common" / "config.py":
+            found = re.findall(r"exp[0-9]_\w+", path.read_text(encoding="utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
 LAYERS = (("energy_", "objectives"), "dataset", "models", "train_", "analyze_", "run_experiment")

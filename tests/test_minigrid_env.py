@@ -18,6 +18,7 @@ from common.minigrid.walks import (
     all_distances,
     collect_walks,
     coverage,
+    distances_from,
     distances_to,
     follow,
     visited_goal_states,
@@ -287,6 +288,36 @@ def test_all_distances_are_breadth_first_search(world):
     for start in range(0, world.num_states, 7):
         naive = naive_distances(world.next_state, start)
         assert table[start].tolist() == [naive.get(state, -1) for state in range(world.num_states)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_distances_from_a_sample_are_rows_of_a_naive_search(seed):
+    """On random graphs of 1 to 400 states, with dead ends, repeated sources and more than one block."""
+    draw = generator(seed, "graph")
+    states, actions = (int(torch.randint(1, most, (), generator=draw)) for most in (400, 4))
+    next_state = torch.randint(states, (states, actions), generator=draw)
+    ends = torch.rand(states, generator=draw) < 0.3
+    next_state[ends] = torch.arange(states)[ends, None]
+    sources = torch.randint(states, (300,), generator=draw)
+    table = distances_from(next_state, sources)
+    assert table.shape == (300, states)
+    for row, source in list(zip(table, sources.tolist(), strict=True))[::7]:
+        naive = naive_distances(next_state, source)
+        assert row.tolist() == [naive.get(state, -1) for state in range(states)]
+    assert torch.equal(table, all_distances(next_state)[sources])
+
+
+def test_distances_longer_than_int16_holds():
+    states = 33_000  # in a row
+    chain = torch.arange(1, states + 1).clamp(max=states - 1)[:, None]
+    assert distances_from(chain, torch.tensor([0, states - 1]))[:, -1].tolist() == [states - 1, 0]
+
+
+@pytest.mark.parametrize("sources", [[-1], [0, 3]])
+def test_sources_that_are_no_states_are_refused(sources):
+    with pytest.raises(ValueError, match=r"sources = .*: allowed: indices of states, 0 to 2"):
+        distances_from(torch.zeros(3, 1, dtype=torch.int64), torch.tensor(sources))
+    assert distances_from(torch.zeros(3, 1, dtype=torch.int64), torch.tensor([], dtype=int)).shape == (0, 3)
 
 
 def test_distances_to_are_the_least_over_the_targets(world):

@@ -1,5 +1,7 @@
 """The evaluation harness: exact controls, intervals, budgets, problems of several members in one batch."""
 
+import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,12 +10,13 @@ import torch
 
 from common.config import Exp3Config
 from common.latent.model import LatentModel
-from common.latent.planner_evaluation import evaluate_planner, random_policy_success
+from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.latent.problems import LatentProblems, OracleProblems
 from common.minigrid.task import make_task
-from common.planners import make_planner
+from common.planners import PLANNERS, make_planner
 from common.planners.candidates import one_hot
 from common.planners.problem import BudgetExceeded, Plan
+from common.run.random import generators
 from common.statistics import paired_interval, success_interval, wilson_interval
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20, evaluations_per_step=64)
@@ -36,8 +39,13 @@ def noise(_=None):
     return torch.Generator().manual_seed(0)
 
 
+def generators_of_seeds(_=None):
+    return generators(CONFIG.seeds, "planning")
+
+
 def evaluate(task, problems, planner, mode, horizon, **options):
-    return evaluate_planner(task, problems, planner, mode, [horizon], CONFIG, noise, **options)[horizon]
+    trial = Trial(task, problems, planner, CONFIG, generators_of_seeds, **options)
+    return evaluate_planner(trial, mode, [horizon])[horizon]
 
 
 def test_random_success_is_what_random_walks_show(task):
@@ -90,7 +98,8 @@ def test_on_the_oracle_no_planner_beats_the_shortest_path_and_shooting_reaches_g
 def test_shorter_closed_loops_are_the_beginning_of_longer_ones(task):
     problems, planner = OracleProblems(task, 4, CPU), make_planner("random_shooting")
     horizons = [5, 12, 14, 20]
-    together = evaluate_planner(task, problems, planner, "closed", horizons, CONFIG, noise)
+    trial = Trial(task, problems, planner, CONFIG, generators_of_seeds)
+    together = evaluate_planner(trial, "closed", horizons)
     for horizon in horizons:
         alone = evaluate(task, problems, planner, "closed", horizon)
         for name in ("success", "spl", "final_distance", "evaluations", "steps", "states"):
@@ -131,9 +140,10 @@ def test_a_planner_that_overspends_is_stopped_and_one_that_lies_is_told(task, mo
             evaluate(task, problems, Greedy(tell=5), "open", 5)
 
 
-def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(task, model):
+@pytest.mark.parametrize("together", [False, True])
+def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(task, model, together):
     """Energies of an uneven batch equal those of each problem alone, fine and jumpy, with their gradients."""
-    make = LatentProblems(model, task, 4, CPU)
+    make = LatentProblems(model, task, 4, CPU, together)
     states = torch.tensor([[0, 3], [1, 5], [1, 9], [1, 2]])
     plans = torch.rand(4, 2, 9, 3, generator=noise()).softmax(-1)
     together = make(states, 9, 10**6, "softmin")
@@ -151,7 +161,8 @@ def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(t
     start, chosen = make.latents[0, 3][None, None], plans[None, :1, 0]
     single = model.transition.rollout(start.expand(2, -1, -1), chosen.expand(2, -1, -1, -1))
     expected = model.energy(single, make.goals)[0, 0]  # member 0
-    torch.testing.assert_close(make._energies(states, model.transition.rollout)(plans)[0, 0], expected)
+    over_time = make._energies(states, lambda part, *plan: part.transition.rollout(*plan))(plans)
+    torch.testing.assert_close(over_time[0, 0], expected)
 
 
 def test_rollouts_in_pieces_are_the_same(task, model, monkeypatch):
@@ -176,6 +187,8 @@ def reachable(problem):
             held += [cell.cell_contents for cell in item.__closure__]
         if hasattr(item, "__self__"):
             held.append(item.__self__)
+        if isinstance(item, functools.partial):
+            held += [item.func, *item.args, *item.keywords.values()]
         if hasattr(item, "__dict__"):
             held += list(vars(item).values())
         if isinstance(item, dict):
@@ -202,10 +215,76 @@ def test_a_planner_has_no_way_to_the_environment(task, model):
     states = torch.tensor([[0, 3]])
     assert not leaks(make(states, 5, 100, "softmin"), task)
     for planted in ({"task": task}, task.world.next_state.clone(), task.distance.clone().double()):
-        make.hidden = planted
+        make._blocks[0].hidden = planted
         assert leaks(make(states, 5, 100, "softmin"), task), "a leak must be seen"
 
 
 def test_success_intervals_count_starts_not_seeds():
     success = torch.tensor([[1.0, 0.0, 1.0, 1.0]]).expand(3, -1)
     assert success_interval(success) == wilson_interval(3, 4)
+
+
+# ----------------------------------------------------------------------------------------------
+# A seed's plans are its own
+# ----------------------------------------------------------------------------------------------
+
+
+def planned_among(seeds, planner, mode, transition):
+    """What evaluation finds for seed 0 among these seeds, every tensor [E, ...]."""
+    config = dataclasses.replace(CONFIG, seeds=seeds, evaluations_per_step=24, num_episodes=5)
+    task = make_task("Empty-5x5", config)
+    features = task.observations.shape[-1]
+    made = LatentModel(seeds, features, 3, d_latent=8, hidden_dim=16, transition=transition, strides=(4,))
+    trial = Trial(
+        task, LatentProblems(made.requires_grad_(False), task, 4, CPU), make_planner(planner), config,
+        noise=lambda horizon: generators(seeds, f"planning/{horizon}"),
+    )  # fmt: skip
+    found = evaluate_planner(trial, mode, [5, 15])
+    return [
+        value[seeds.index(0)]
+        for of_horizon in found.values()
+        for name, value in of_horizon.items()
+        if name != "milliseconds"
+    ]
+
+
+@pytest.mark.parametrize("transition", ["action_linear", "concat"])
+@pytest.mark.parametrize("mode", ["open", "closed"])
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_seed_0_is_seed_0_in_any_company(planner, mode, transition):
+    """To the bit: alone, first of three, between others; in closed loop their episodes end at other times."""
+    alone = planned_among((0,), planner, mode, transition)
+    for company in ((0, 1, 2), (2, 0, 1)):
+        for own, beside in zip(alone, planned_among(company, planner, mode, transition), strict=True):
+            assert torch.equal(own, beside), company
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 5), (1, 2, 8), (2, 2, 2)])
+def test_energies_of_a_member_are_the_same_to_the_bit_in_any_company(counts):
+    """Where rounding would tell a padded batch of products from a member's own."""
+    task = make_task("Empty-5x5", dataclasses.replace(CONFIG, seeds=(0, 1, 2)))
+    made = LatentModel((0, 1, 2), task.observations.shape[-1], 3, d_latent=8, hidden_dim=16,
+                       transition="action_linear", strides=(4,))  # fmt: skip
+    make = LatentProblems(made.requires_grad_(False), task, 4, CPU)
+    rows = [(member, 2 * place + member) for member, count in enumerate(counts) for place in range(count)]
+    states = torch.tensor(rows)
+    plans = torch.rand(len(rows), 1, 8, 3, generator=noise()).softmax(-1).requires_grad_()
+    for rollout in ("rollout", "coarse_rollout"):
+        together = getattr(make(states, 8, 10**6, "softmin"), rollout)(plans)
+        (slopes,) = torch.autograd.grad(together.sum(), plans)
+        for member in states[:, 0].unique():
+            own = states[:, 0] == member
+            mine = plans.detach()[own].requires_grad_()
+            alone = getattr(make(states[own], 8, 10**6, "softmin"), rollout)(mine)
+            assert torch.equal(alone, together[own])
+            assert torch.equal(torch.autograd.grad(alone.sum(), mine)[0], slopes[own])
+
+
+def test_states_out_of_order_are_refused(task, model):
+    with pytest.raises(ValueError, match="ordered by member"):
+        LatentProblems(model, task, 4, CPU)(torch.tensor([[1, 3], [0, 5]]), 4, 100, "softmin")
+
+
+def test_another_mode_is_refused(task):
+    with pytest.raises(ValueError, match="mode"):
+        evaluate(task, OracleProblems(task, 4, CPU), make_planner("cem"), "half-open", 4)

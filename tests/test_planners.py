@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from common.planners import PLANNERS, make_planner
 from common.planners.adapter import CostModel
-from common.planners.candidates import BestPlans, gumbel_noise, one_hot, sample_actions
+from common.planners.candidates import BestPlans, Noise, gumbel_noise, one_hot, sample_actions
 from common.planners.control import NO_ACTION, execute_open_loop, receding_horizon
-from common.planners.problem import BudgetExceeded, PlanningProblem
+from common.planners.problem import BudgetExceeded, NoFinitePlan, PlanningProblem
 from common.planners.straight_through import Chain
 from common.planners.table_model import TableModel
 from tests.pose_grids import FORWARD, RIGHT, room
@@ -253,21 +253,14 @@ def test_problems_do_not_see_each_other(name, how):
 
 
 @pytest.mark.parametrize(("name", "how"), VARIANTS)
-def test_permuted_problems_with_permuted_noise_give_permuted_plans(name, how, monkeypatch):
+def test_permuted_problems_with_permuted_noise_give_permuted_plans(name, how):
     planner, order = make_planner(name, **how), torch.tensor([2, 0, 3, 1])
 
-    def planned(starts):
-        return planner(SMALL.problem(starts, 9, 2880, over_time=planner.over_time), generator())
+    def planned(places):
+        noise = Noise([generator(int(place)) for place in places], torch.arange(4))
+        return planner(SMALL.problem(STARTS[places], 9, 2880, over_time=planner.over_time), noise)
 
-    plan = planned(STARTS)
-    for draw in ("rand", "randn"):
-        original = getattr(torch, draw)
-        monkeypatch.setattr(torch, draw, lambda *shape, draw=original, **how: draw(*shape, **how)[order])
-    exponential = torch.Tensor.exponential_
-    monkeypatch.setattr(
-        torch.Tensor, "exponential_", lambda values, **how: values.copy_(exponential(values, **how)[order])
-    )
-    permuted = planned(STARTS[order])
+    plan, permuted = planned(torch.arange(4)), planned(order)
     assert torch.equal(permuted.actions, plan.actions[order])
     torch.testing.assert_close(permuted.energy, plan.energy[order])
 
@@ -633,3 +626,233 @@ def test_a_foreign_gradient_solver_pays_for_its_backward_passes():
     for _ in range(5):
         CostModel(problem).get_cost({}, actions).sum().backward()
     assert actions.grad.abs().sum() > 0 and problem.evaluations == 5 * 3 * 6
+
+
+# ----------------------------------------------------------------------------------------------
+# Models and settings that users come with
+# ----------------------------------------------------------------------------------------------
+
+GRADIENT_PLANNERS = ("flat_gradient", "verified_gradient", "helm")
+
+
+def small_problem(energies, name="cem", num_problems=3, horizon=6, **options):
+    return PlanningProblem(
+        energies, num_problems=num_problems, horizon=horizon, num_actions=3, budget=320 * horizon,
+        **{"energy_scale": torch.full((num_problems,), 5.0), "over_time": PLANNERS[name].over_time} | options,
+    )  # fmt: skip
+
+
+def counting(actions):
+    """5 less the times that action 1 was taken so far."""
+    return 5 - actions[..., 1].cumsum(-1)
+
+
+def overflowing(actions):
+    """States that are multiplied by 1e3 at each action 2: inf * 0 is NaN. Action 1 goes to the goal."""
+    matrices = torch.stack([torch.eye(2), 0.8 * torch.eye(2), 1e3 * torch.eye(2)])
+    state, energies = torch.ones(*actions.shape[:2], 2), []
+    for action in actions.unbind(2):
+        state = (action[..., None] * (matrices @ state[..., None, :, None])[..., 0]).sum(-2)
+        energies.append(state.square().sum(-1))
+    return torch.stack(energies, -1)
+
+
+@pytest.mark.parametrize("name", VERIFYING)
+def test_plans_that_overflow_are_passed_over(name):
+    problem = small_problem(overflowing, name, num_problems=32, horizon=30)
+    plan = make_planner(name)(problem, generator())
+    assert plan.energy.isfinite().all() and plan.history[-1].isfinite().all()
+    assert (plan.actions != 0).any(1).all()
+    fresh = small_problem(overflowing, name, num_problems=32, horizon=30)
+    torch.testing.assert_close(fresh.rollout(one_hot(plan.actions, 3)[:, None])[:, 0], plan.energy)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", PLANNERS)
+def test_problems_without_a_finite_plan_are_named(name, bad):
+    def energies(actions):
+        wrong = torch.tensor([False, True, False])[:, None, None]
+        return torch.where(wrong, bad + 0 * actions[..., 1], counting(actions))
+
+    with pytest.raises(NoFinitePlan, match=r"1 of 3 problems \(1\)") as raised:
+        make_planner(name)(small_problem(energies, name), generator())
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", GRADIENT_PLANNERS)
+def test_gradient_entries_that_are_not_finite_are_skipped(name):
+    """The others still lead to the goal: the gradient by action 2 is NaN at every step."""
+
+    def energies(actions):
+        if actions.requires_grad:
+            actions = actions * 1.0
+            actions.register_hook(lambda gradient: gradient * torch.tensor([1.0, 1.0, torch.nan]))
+        return counting(actions)
+
+    plan = make_planner(name)(small_problem(energies, name), generator())
+    assert plan.actions.eq(1).all() and plan.energy.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e25, 1e37])
+@pytest.mark.parametrize("name", ["verified_gradient", "helm"])
+def test_huge_gradients_do_no_harm(name, size):
+    """Squares of such gradients overflow."""
+    problem = small_problem(lambda actions: size * counting(actions), name)
+    plan = make_planner(name)(problem, generator())
+    assert plan.energy.isfinite().all() and plan.actions.eq(1).float().mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["verified_gradient", "helm", "cem", "coarse_cem"])
+def test_an_infinite_energy_forbids_an_action(name):
+    def energies(actions):
+        return torch.where(actions[..., 2].cumsum(-1) > 0.5, torch.inf, 5 - actions[..., 1].cumsum(-1))
+
+    plan = make_planner(name)(small_problem(energies, name), generator())
+    assert plan.energy.isfinite().all() and not (plan.actions == 2).any()
+    assert plan.actions.eq(1).float().mean() > 0.8
+
+
+OUT_OF_RANGE = {
+    "flat_gradient": {"gd_steps": (0, -1), "gd_lr": (0.0, -1.0, torch.inf, torch.nan),
+                      "tau": (0.0, -1.0, torch.inf, torch.nan)},
+    "verified_gradient": {"travel": (0.0, -1.0, torch.nan), "betas": ((0.5,), (1.0, 0.9), (0.5, -0.1)),
+                          "tau": (0.0, -1.0, torch.nan), "init_sigma": (-0.1, torch.inf),
+                          "gradient_samples": (0,), "hard_samples": (-1,), "pull_back": ("none",)},
+    "helm": {"coarse": ("none",), "coarse_share": (1.0, -0.1, torch.nan), "carry": (torch.nan, torch.inf)},
+    "cem": {"population": (0, -3), "elites": (0,), "smoothing": (1.5, -0.1, torch.nan),
+            "momentum": (1.0, 2.0, -0.1), "coarse_share": (1.0, 1.5)},
+    "coarse_cem": {"coarse_share": (1.0, 1.5, -1.0)},
+    "random_shooting": {"chunk": (0, -5)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_every_hyperparameter_is_checked(name):
+    """One line that names it and its value; each field of each planner has a value that is refused."""
+    planner = PLANNERS[name]
+    inherited = {"helm": OUT_OF_RANGE["verified_gradient"], "coarse_cem": OUT_OF_RANGE["cem"]}.get(name, {})
+    wrong = inherited | OUT_OF_RANGE[name]
+    assert {field.name for field in dataclasses.fields(planner)} == set(wrong)
+    for field, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError) as raised:
+                make_planner(name, **{field: value})
+            message = str(raised.value)
+            assert message.startswith(f"{field} = {value!r}") and "\n" not in message
+
+
+def test_energies_of_another_shape_are_told_in_a_line():
+    for energies in (lambda a: a[..., 1].sum(-1), lambda a: a[..., 1:], lambda a: a[:, :1, :, 1]):
+        with pytest.raises(ValueError, match="one number a step") as raised:
+            make_planner("cem")(small_problem(energies), generator())
+        assert "\n" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"actions must be \[B, N, T, A\]"):
+        small_problem(counting).rollout(torch.zeros(3, 2, 6, 4))
+    with pytest.raises(ValueError, match="energy_scale must be one number a problem"):
+        small_problem(counting, energy_scale=torch.ones(2))
+    with pytest.raises(ValueError, match="energy_scale must be finite"):
+        small_problem(counting, energy_scale=torch.tensor([1.0, torch.nan, 1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_model_of_another_dtype_casts_inside_or_is_told_so(name, dtype):
+    layer = torch.nn.Linear(3, 1).to(dtype)
+    with pytest.raises(TypeError, match="cast them inside") as raised:
+        make_planner(name)(small_problem(lambda a: layer(a)[..., 0].cumsum(-1), name), generator())
+    assert "\n" not in str(raised.value)
+    problem = small_problem(lambda a: layer(a.to(dtype))[..., 0].cumsum(-1), name)
+    plan = make_planner(name)(problem, generator())
+    assert plan.energy.isfinite().all() and plan.evaluations == problem.evaluations
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_another_default_dtype_changes_nothing(name):
+    def plan():
+        return make_planner(name)(small_problem(counting, name, stride=2), generator())
+
+    expected = plan()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = plan()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found.actions, expected.actions) and torch.equal(found.energy, expected.energy)
+    assert found.history.dtype == expected.history.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_another_default_device_changes_nothing(name):
+    """`meta` stands in for a GPU: nothing that is made there has values."""
+
+    def plan():
+        return make_planner(name)(small_problem(counting, name, energy_scale=scale), generator())
+
+    scale = torch.full((3,), 5.0)
+    expected = plan()
+    with torch.device("meta"):
+        found = plan()
+    assert torch.equal(found.actions, expected.actions) and torch.equal(found.energy, expected.energy)
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_inference_mode_works_or_is_told_in_a_line(name):
+    with torch.inference_mode():
+        problem = small_problem(counting, name)
+        if name in GRADIENT_PLANNERS:
+            with pytest.raises(ValueError, match="inference_mode") as raised:
+                make_planner(name)(problem, generator())
+            assert "\n" not in str(raised.value)
+        else:
+            assert make_planner(name)(problem, generator()).energy.isfinite().all()
+
+
+@pytest.mark.parametrize("name", GRADIENT_PLANNERS)
+def test_energies_without_a_gradient_are_told_in_a_line(name):
+    with pytest.raises(ValueError, match="no gradient") as raised:
+        make_planner(name)(small_problem(lambda a: counting(a.detach()), name), generator())
+    assert "\n" not in str(raised.value)
+
+
+# ----------------------------------------------------------------------------------------------
+# Noise
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "how"), VARIANTS)
+def test_a_groups_plans_depend_on_its_own_generator_and_problems_alone(name, how):
+    planner = make_planner(name, **how)
+
+    def planned(groups):  # {seed: starts} in this order
+        counts = [len(own) for own in groups.values()]
+        starts = torch.tensor([start for own in groups.values() for start in own])
+        members = torch.arange(len(groups)).repeat_interleave(torch.tensor(counts))
+        noise = Noise([generator(seed) for seed in groups], members)
+        plan = planner(SMALL.problem(starts, 9, 2880, over_time=planner.over_time), noise)
+        return dict(zip(groups, plan.actions.split(counts), strict=True))
+
+    alone = planned({5: [0, 10]})[5]
+    assert torch.equal(planned({5: [0, 10], 6: [37], 7: [90, 1, 2]})[5], alone)
+    assert torch.equal(planned({7: [90, 1, 2], 5: [0, 10]})[5], alone)
+    assert torch.equal(planned({7: [], 5: [0, 10]})[5], alone)
+    assert not torch.equal(planned({6: [0, 10]})[6], alone)
+
+
+def test_a_single_group_is_the_generator_itself():
+    one = Noise.of(generator(3), 4)
+    assert torch.equal(one.uniform((4, 5), torch.device("cpu")), torch.rand(4, 5, generator=generator(3)))
+    assert torch.equal(Noise.of(generator(3), 4).normal((4, 5), torch.device("cpu")),
+                       torch.randn(4, 5, generator=generator(3)))  # fmt: skip
+
+
+def test_noise_that_makes_no_sense_is_refused():
+    one = [generator()]
+    for wrong in (torch.tensor([0, 1]), torch.tensor([-1]), torch.zeros(2, 2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match="groups"):
+            Noise(one, wrong)
+    with pytest.raises(ValueError, match="ascending"):
+        Noise(one * 2, torch.tensor([1, 0]))
+    with pytest.raises(TypeError, match="Generator"):
+        make_planner("cem")(small_problem(counting), 7)
+    with pytest.raises(ValueError, match="noise of 2 problems"):
+        make_planner("cem")(small_problem(counting), Noise(one, torch.zeros(2, dtype=torch.int64)))

@@ -46,14 +46,78 @@ def test_a_metric_has_one_value_a_seed_and_is_recorded_once():
         results.add("a", [1.0, 2.0])
 
 
+def whole(found):
+    """A results.json with these metrics."""
+    return {
+        "schema": SCHEMA, "experiment": "e", "preset": "quick", "config": {}, "provenance": {}, "seeds": [0],
+        "metrics": found, "timings": {}, "criteria": [],
+    }  # fmt: skip
+
+
+def change_metrics(folder):
+    text = (folder / "results.json").read_text()
+    (folder / "results.json").write_text(text.replace("1.5", "2.5"))
+
+
+def change_arrays(folder):
+    other = {"x/y": np.arange(4.0)}
+    np.savez_compressed(folder / "arrays.npz", **other)
+
+
+def flip_a_bit(folder):
+    data = bytearray((folder / "arrays.npz").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "arrays.npz").write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("change", [change_metrics, change_arrays, flip_a_bit])
+def test_what_was_changed_after_the_run_is_refused(tmp_path, change):
+    save_results(tmp_path, whole({"a": summarise([1.5], "1")}), {"x/y": np.arange(3.0)})
+    change(tmp_path)
+    with pytest.raises(ValueError, match=r"(results\.json|arrays\.npz).*checksum does not match"):
+        load_results(tmp_path)
+        load_arrays(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["experiment", "config", "seeds", "metrics", "criteria", "timings"])
+def test_results_that_lack_a_part_are_refused_with_their_path(tmp_path, missing):
+    content = whole({})
+    del content[missing]
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"results.json has no {missing}"):
+        load_results(tmp_path)
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"[" * 100_000, b"{", b"[]", b""])
+def test_what_is_no_results_file_is_refused_with_its_path(tmp_path, text):
+    (tmp_path / "results.json").write_bytes(text)
+    with pytest.raises(ValueError, match=r"results\.json is not"):
+        load_results(tmp_path)
+
+
+def test_a_rate_has_an_interval_over_seeds_and_starts_and_one_seed_none():
+    success = torch.rand(3, 40, generator=torch.Generator().manual_seed(0)) < 0.4
+    several, one = Results("e", (0, 1, 2)), Results("e", (0,))
+    several.add_rate("m", success, enumerated=False)
+    one.add_rate("m", success[:1], enumerated=False)
+    low, high = several.metrics["m"]["interval95"]
+    assert low < several.metrics["m"]["mean"] < high
+    assert "interval95" not in one.metrics["m"] and len(one.metrics["m"]["starts95"]) == 2
+    np.testing.assert_array_equal(several.arrays["m/starts"], success.numpy())
+    claim = Criterion("i", "beyond", "c", "m", ">", 0.0, bound="low")
+    row = evaluate([claim], one.metrics)[0]
+    assert row["passed"] is None and row["absent"] == "not measured with one seed"
+    assert evaluate([claim], several.metrics)[0]["passed"] is True
+
+
 def test_round_trip_and_refusal_of_nan(tmp_path):
-    content = {"schema": SCHEMA, "metrics": {"a": summarise([1.5], "1")}}
+    content = whole({"a": summarise([1.5], "1")})
     save_results(tmp_path, content, {"x/y": np.arange(3.0)})
-    assert load_results(tmp_path) == content
+    assert {key: value for key, value in load_results(tmp_path).items() if key != "checksums"} == content
     assert load_arrays(tmp_path)["x/y"].tolist() == [0.0, 1.0, 2.0]
     with pytest.raises(ValueError):
         save_results(tmp_path, {"schema": SCHEMA, "a": math.nan}, {})
-    assert load_results(tmp_path) == content, "a refused save leaves the old file"
+    assert load_results(tmp_path)["metrics"] == content["metrics"], "a refused save leaves the old file"
     (tmp_path / "results.json").write_text('{"schema": 1, "a": NaN}')
     with pytest.raises(ValueError, match="NaN"):
         load_results(tmp_path)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.minigrid.walks import distances_to
-from common.planners.table_model import TableModel, absorbing
-from tests.pose_grids import FORWARD, LEFT, RIGHT, corner, pose_grid, room
+from common.planners.table_model import TableModel
+from tests.pose_grids import FORWARD, LEFT, RIGHT, absorbing, corner, pose_grid, room
 
 
 def random_table(states, num_actions, seed):

@@ -63,6 +63,24 @@ def test_a_jumpy_rollout_is_its_macro_steps_and_leaves_the_remainder_out():
     torch.testing.assert_close(jumpy.rollout(start, macro), expected)
 
 
+@pytest.mark.parametrize("rows", [5, 100])
+def test_a_macro_step_of_choices_is_that_of_one_hot_actions(rows):
+    """With fewer rows than macro actions, and more: values and gradients."""
+    jumpy = JumpyTransition(SEEDS, D, 3 * A, 16).double()
+    start = latents(2, rows).double()
+    choices = torch.randint(A, (2, rows, 3), generator=torch.Generator().manual_seed(2))
+    expected = jumpy(start, F.one_hot(choices, A).double().flatten(-2))
+    found = jumpy.of_choices(start, choices)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    inputs = list(jumpy.parameters())
+    for one, other in zip(
+        torch.autograd.grad(found.square().sin().sum(), inputs),
+        torch.autograd.grad(expected.square().sin().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 def test_the_action_linear_transition_mixes_displacements_linearly_before_the_projection():
     step = TRANSITIONS["action_linear"](SEEDS, D, A, 16)
     start, mixture = latents(2, 4), actions(2, 4)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from common.minigrid.table import GridWorld
 
+COMPARED_NUMBERS = 2**24  # distances between predictions and states that are in memory at once
+
 
 def random_rollouts(
     world: GridWorld, count: int, steps: int, generator: torch.Generator
@@ -27,6 +29,13 @@ def random_rollouts(
     for action in actions.unbind(1):
         states.append(world.next_state[states[-1], action])
     return torch.stack(states, 1), actions
+
+
+def alike(observations: Tensor) -> Tensor:
+    """A number for each row of [N, F] uint8, equal for equal rows: [N] int64."""
+    known: dict[bytes, int] = {}
+    rows = observations.cpu().contiguous().numpy()
+    return torch.tensor([known.setdefault(row.tobytes(), len(known)) for row in rows])
 
 
 def prediction_accuracy(
@@ -58,9 +67,15 @@ def prediction_accuracy(
     classes = torch.arange(latents.shape[1], device=latents.device) if classes is None else classes
     found = {}
     for steps in after:
-        nearest = torch.cdist(predicted[:, :, steps - 1], latents).argmin(-1)
+        nearest = _nearest(predicted[:, :, steps - 1], latents)
         found[steps] = (classes[nearest] == classes[states[:, steps]]).cpu().double().mean(1)
     return found
+
+
+def _nearest(points: Tensor, latents: Tensor) -> Tensor:
+    """Which of the latents [S, N, d] each point [S, M, d] is nearest to: [S, M]."""
+    at_once = max(32, COMPARED_NUMBERS // latents[..., 0].numel())
+    return torch.cat([torch.cdist(some, latents).argmin(-1) for some in points.split(at_once, 1)], 1)
 
 
 def greedy_success(world: GridWorld, choice: Tensor, starts: Tensor) -> Tensor:

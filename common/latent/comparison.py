@@ -14,13 +14,13 @@ from torch import Tensor
 
 from common.config import MiniGridConfig
 from common.latent.model import LatentModel
-from common.latent.planner_evaluation import evaluate_planner, random_policy_success
+from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.latent.problems import LatentProblems, MakeProblem, OracleProblems
 from common.minigrid.task import TASK_FIELDS, Task
 from common.planners import PLANNERS, make_planner
 from common.planners.problem import Planner
 from common.run.cache import reads_settings
-from common.run.random import generator
+from common.run.random import generators
 from common.run.results import Results
 from common.run.run import Run
 
@@ -77,15 +77,14 @@ def measure_planner(
 ) -> dict[str, Tensor]:
     """`T=../success` and its like at every horizon, each [S, E] (see evaluate_planner)."""
     began = time.monotonic()
-    found = evaluate_planner(
+    trial = Trial(
         task,
         problems_of(task, model, config.coarse_stride, device),
         configured_planner(planner, config),
-        mode,
-        horizons,
         config,
-        lambda horizon: generator(config.seeds[0], f"{task.name}/{planner}/{mode}/T={horizon}"),
+        noise=lambda horizon: generators(config.seeds, f"{task.name}/{planner}/{mode}/T={horizon}"),
     )
+    found = evaluate_planner(trial, mode, horizons)
     success = " ".join(f"{horizon}:{value['success'].mean():.2f}" for horizon, value in found.items())
     spent = time.monotonic() - began
     log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, planner, mode, success, spent)

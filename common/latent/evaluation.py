@@ -1,7 +1,7 @@
 """What a latent model knows before any planning: predictions, distance, descent, gradients, Jacobian.
 
-Shapes: S seeds, N states, M sampled rollouts, P pairs of states, d latent, h metric, G goals, T steps,
-A actions.
+Shapes: S seeds, N states, K source states with J target states each, M sampled rollouts, d latent, h metric,
+G goals, T steps, A actions.
 """
 
 import copy
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from common.config import MiniGridConfig
 from common.jacobian_utils import rollout_jacobian_norms
-from common.latent.alignment import greedy_success, prediction_accuracy, random_rollouts
+from common.latent.alignment import alike, greedy_success, prediction_accuracy, random_rollouts
 from common.latent.model import LatentModel
 from common.latent.problems import LatentProblems
 from common.minigrid.task import TASK_FIELDS, Task, data_coverage
-from common.minigrid.walks import all_distances
+from common.minigrid.walks import distances_from
 from common.planners.gradient_fidelity import fidelity_budget, gradient_fidelity
 from common.run.cache import reads_settings
 from common.run.devices import measurement_device, to_float64
@@ -27,14 +27,17 @@ from common.statistics import spearman
 
 STEPS = (1, 10, 50)  # at which predictions are judged; the last is the configuration's JUDGED_STEPS
 ROLLOUTS = 512
+JACOBIAN = f"jacobian_{max(STEPS)}"
 JACOBIAN_STATES = 64
 FIDELITY_PLANS = 64
 FIDELITY_HORIZONS = (5, 10, 20, 50)
 FIDELITY_HORIZON = 20  # of `gradient_fidelity` without T
 PAIRS = 3000  # of states, in the scatter
 RANKED_PAIRS = 2_000_000  # of states, in the rank correlation at most
+RANKED_SOURCES = 1000  # states that these pairs begin in, where there are more pairs
 PICTURE_TILE = 16  # side of a cell in the saved picture [pixels]
-ARRAYS = ("pairs", "energy", "plane")  # what figures are drawn from, no metrics
+# What figures are drawn from, no metrics.
+ARRAYS = ("pairs/latent", "pairs/steps", "energy", "plane")
 
 
 @reads_settings(*TASK_FIELDS)
@@ -50,7 +53,7 @@ def measure_model(
     accuracy_T: the prediction after T random actions is nearest to the true state, among all.
     jumpy_accuracy/stride=..: the same after one macro step.
     spearman: rank correlation of the model's and the true distance over all ordered pairs of states with a
-        way between them; over RANKED_PAIRS random ones where there are more.
+        way between them; over RANKED_PAIRS random ones, from RANKED_SOURCES states, where there are more.
     greedy: fraction of starts from which one-step descent of the energy, as the model predicts it, arrives.
     gradient_fidelity: see common/planners/gradient_fidelity.py; mean over random plans.
     jacobian_50: geometric mean of ||dz_50/dz_0||_F over states and random actions.
@@ -60,20 +63,23 @@ def measure_model(
     latents = problems.latents
     states, actions = random_rollouts(world, ROLLOUTS, max(STEPS), generator(0, "evaluation/rollouts"))
     with torch.no_grad():
-        between = all_pairs(model, latents).cpu()
-        measured = _accuracies(task, model, latents, states.to(device), actions.to(device))
+        measured = _distances(task, model, latents)
+        measured |= _accuracies(task, model, latents, states.to(device), actions.to(device))
         choice = one_step_descent(model, latents, problems.goals, world.num_actions).cpu()
     measured["greedy"] = greedy_success(world, choice, task.starts)
-    measured |= _distances(task, between)
     measured |= _fidelities(problems, states, actions)
-    measured["jacobian_50"] = _jacobian(model, latents, states, actions, world.num_actions)
+    measured[JACOBIAN] = _jacobian(model, latents, states, actions, world.num_actions)
     return measured | {"energy": problems.energy}
 
 
-def all_pairs(model: LatentModel, latents: Tensor) -> Tensor:
-    """The model's distance from every state to every other: [S, N, d] -> [S, N, N]."""
+def distances_between(model: LatentModel, latents: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """The model's distance from each source to its targets: [S, N, d], [K], [K, J] -> [S, K, J]."""
     points = model.embed(latents)
-    return torch.stack([model.distance(points, goal[:, None]) for goal in points.unbind(1)], -1)
+    rows = [
+        model.distance(points[:, source, None], points[:, others])
+        for source, others in zip(sources, targets, strict=True)
+    ]
+    return torch.stack(rows, 1)
 
 
 def one_step_descent(model: LatentModel, latents: Tensor, goals: Tensor, num_actions: int) -> Tensor:
@@ -86,12 +92,28 @@ def one_step_descent(model: LatentModel, latents: Tensor, goals: Tensor, num_act
     return torch.stack(after, -1).argmin(-1)
 
 
-def _distances(task: Task, between: Tensor) -> dict[str, Tensor]:
-    """Spearman, and pairs for the scatter; `between` [S, N, N]."""
-    true = all_distances(task.world.next_state)
-    pairs = (true > 0).nonzero()  # (from, to) with a way between them
+def sample_pairs(states: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sources [K] and for each its targets [K, J], among which are at most RANKED_PAIRS pairs with a way.
+
+    All where N (N - 1) are no more; else the pairs of RANKED_SOURCES random sources, with as many random
+    targets each as RANKED_PAIRS allows: the true distances of N^2 pairs would take hours and gigabytes.
+    """
+    everything = torch.arange(states)
+    if states * (states - 1) <= RANKED_PAIRS:
+        return everything, everything.expand(states, -1)
+    sources = torch.randperm(states, generator=draw)[:RANKED_SOURCES]
+    count = RANKED_PAIRS // len(sources)
+    return sources, torch.stack([torch.randperm(states, generator=draw)[:count] for _ in sources])
+
+
+def _distances(task: Task, model: LatentModel, latents: Tensor) -> dict[str, Tensor]:
+    """Spearman, and pairs for the scatter."""
+    sources, targets = sample_pairs(task.world.num_states, generator(0, "evaluation/sources"))
+    true = distances_from(task.world.next_state, sources).gather(1, targets)
+    between = distances_between(model, latents, sources.to(latents.device), targets.to(latents.device)).cpu()
+    pairs = (true > 0).nonzero()  # (source, target) with a way between them
     order = torch.randperm(len(pairs), generator=generator(0, "evaluation/pairs"))
-    start, end = pairs[order[:RANKED_PAIRS]].unbind(1)
+    start, end = pairs[order].unbind(1)
     ranked = [spearman(distance[start, end], true[start, end]) for distance in between]
     start, end = start[:PAIRS], end[:PAIRS]
     return {
@@ -105,7 +127,7 @@ def _accuracies(
     task: Task, model: LatentModel, latents: Tensor, states: Tensor, actions: Tensor
 ) -> dict[str, Tensor]:
     count = task.world.num_actions
-    classes = torch.unique(task.world.observations, dim=0, return_inverse=True)[1].to(latents.device)
+    classes = alike(task.world.observations).to(latents.device)
     found = prediction_accuracy(latents, model.transition.rollout, states, actions, count, STEPS, classes)
     measured = {f"accuracy_{steps}": value for steps, value in found.items()}
     for stride in map(int, model.jumpy):
@@ -148,12 +170,10 @@ def _jacobian(
 def record_model(results: Results, task: Task, variant: str, measured: Mapping[str, Tensor]) -> None:
     """Metrics, and for the figures the latent's arrays."""
     for name, value in measured.items():
-        if name.startswith(ARRAYS):
+        if name in ARRAYS:
             results.add_array(f"{task.name}/{variant}/{name}", value)
         else:
-            results.add(
-                f"{task.name}/{variant}/{name}", value, "norm" if name.startswith("jacobian") else "1"
-            )
+            results.add(f"{task.name}/{variant}/{name}", value, "norm" if name == JACOBIAN else "1")
 
 
 def record_task(results: Results, task: Task) -> None:

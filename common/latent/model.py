@@ -8,14 +8,17 @@ a point of the simplex), T time, N candidates, G goal latents, K actions of a ma
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from common.latent.observations import Observations, take
 from common.training.ensembles import EnsembleMLP
 
+GROUPED_PLANS = 256  # discrete plans from which on it pays to compute them in groups of one action
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
 
 
@@ -25,7 +28,7 @@ def project(latents: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Observations [B, F] or [S, B, F] -> latents [S, B, d] on the sphere."""
+    """Observations [B, F], [S, B, F] or as a list -> latents [S, B, d] on the sphere."""
 
     def __init__(
         self, seeds: Sequence[int], features: int, hidden_dim: int, d_latent: int, stream: str = "encoder"
@@ -34,7 +37,13 @@ class Encoder(nn.Module):
         self.mlp = EnsembleMLP(seeds, [features, hidden_dim, d_latent], stream)
         self.members = len(seeds)
 
-    def forward(self, observations: Tensor) -> Tensor:
+    def forward(self, observations: Tensor | Observations) -> Tensor:
+        if isinstance(observations, Observations):
+            first, *others = self.mlp.layers
+            hidden = observations.through(first)
+            for layer in others:
+                hidden = layer(self.mlp.activation(hidden))
+            return project(hidden)
         if observations.dim() == 2:
             observations = observations.expand(self.members, -1, -1)
         return project(self.mlp(observations))
@@ -102,9 +111,15 @@ class ActionLinearTransition(nn.Module):
         """Latents after each step: start [S, B, d], actions [S, B, T, A] -> [S, B, T, d].
 
         With frozen weights the gradient is by a hand-written adjoint, which saves autograd's bookkeeping:
-        most of the time where few candidates are in flight (benchmarks/bench_planners.py).
+        most of the time where few candidates are in flight (benchmarks/bench_planners.py). Many discrete
+        plans of one member are rolled out in groups of one action, where nothing asks for a gradient.
         """
         if not any(parameter.requires_grad for parameter in self.parameters()):
+            if start.shape[0] == 1 and start.shape[1] >= GROUPED_PLANS and start.device.type == "cpu":
+                asks = torch.is_grad_enabled() and (start.requires_grad or actions.requires_grad)
+                choices = None if asks else _choices(actions[0])
+                if choices is not None:
+                    return _rollout_of_plans(start, choices, self.mlp.layers)
             return _FrozenRollout.apply(start, actions, self.mlp.layers)
         latent, latents = start, []
         for action in actions.unbind(2):
@@ -114,43 +129,185 @@ class ActionLinearTransition(nn.Module):
 
 
 class _FrozenRollout(torch.autograd.Function):
-    """ActionLinearTransition's rollout and its adjoint with respect to start and actions."""
+    """ActionLinearTransition's rollout and its adjoint with respect to start and actions.
+
+    With g_k(z) the displacement of action k and r = sqrt(d), a step and its adjoint are
+        m = z + sum_k a_k g_k(z),   z' = r m / |m|
+        mu = dL/dm = r / |m| (lambda' - z' <z', lambda'> / d),   lambda' = dL/dz'
+        dL/da_k = <g_k(z), mu>,   dL/dz = mu + sum_k a_k J_k(z)^T mu.
+    """
 
     @staticmethod
     def forward(ctx, start: Tensor, actions: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-        (first, second, last), radius = layers, start.shape[-1] ** 0.5
         keep = any(ctx.needs_input_grad)
-        latent, latents, tape = start, [], []
-        for action in actions.unbind(2):
-            hidden_1 = torch.baddbmm(first.bias, latent, first.weight)
-            hidden_2 = torch.baddbmm(second.bias, F.silu(hidden_1), second.weight)
-            flat = torch.baddbmm(last.bias, F.silu(hidden_2), last.weight)
-            displacements = flat.view(*action.shape, -1)  # [S, B, A, d]
-            moved = (action.unsqueeze(-1) * displacements).sum(-2).add_(latent)
-            scale = radius / torch.linalg.vector_norm(moved, dim=-1, keepdim=True).clamp_(min=1e-12)
-            latent = moved.mul_(scale)
-            latents.append(latent)
+        start, actions, weights = _without_a_single_member(start, actions, layers)
+        latents, tape = [start], []
+        for add in _mixtures(actions):
+            hidden_1 = _affine(latents[-1], *weights[0])
+            hidden_2 = _affine(F.silu(hidden_1, inplace=not keep), *weights[1])
+            flat = _affine(F.silu(hidden_2, inplace=not keep), *weights[2])
+            displacements = flat.view(*flat.shape[:-1], actions.shape[-1], -1)  # [.., B, A, d]
+            moved = add(latents[-1], displacements)
+            scale = _length(moved).reciprocal_().mul_(moved.shape[-1] ** 0.5)
+            latents.append(moved.mul_(scale))
             if keep:
                 tape.append((hidden_1, hidden_2, displacements, scale))
-        ctx.tape, ctx.layers, ctx.latents, ctx.actions = tape, layers, latents, actions
-        return torch.stack(latents, 2)
+        ctx.tape, ctx.weights, ctx.latents, ctx.actions = tape, weights, latents, actions
+        rolled = torch.stack(latents[1:], -2)
+        return rolled if rolled.dim() == 4 else rolled[None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        first, second, last = ctx.layers
-        adjoint, slopes = torch.zeros_like(gradient[:, :, 0]), []
-        steps = zip(ctx.tape, ctx.latents, ctx.actions.unbind(2), gradient.unbind(2), strict=True)
+        gradient = gradient if ctx.actions.dim() == 4 else gradient[0]
+        into_1, into_2, into_3 = (weight.mT for _, weight in ctx.weights)
+        adjoint, slopes = torch.zeros_like(ctx.latents[0]), []
+        steps = zip(ctx.tape, ctx.latents[1:], ctx.actions.unbind(-2), gradient.unbind(-2), strict=True)
         for (hidden_1, hidden_2, displacements, scale), latent, action, here in reversed(list(steps)):
-            adjoint = adjoint + here
-            inward = (latent * adjoint).sum(-1, keepdim=True) / latent.shape[-1]  # |z'|^2 = d
-            moved = scale * (adjoint - latent * inward)
+            moved = _through_projection(latent, adjoint + here, scale)
             slopes.append((displacements @ moved.unsqueeze(-1)).squeeze(-1))
             into_last = (action.unsqueeze(-1) * moved.unsqueeze(-2)).flatten(-2)
-            into_2 = torch.ops.aten.silu_backward(into_last @ last.weight.mT, hidden_2)
-            into_1 = torch.ops.aten.silu_backward(into_2 @ second.weight.mT, hidden_1)
-            adjoint = torch.baddbmm(moved, into_1, first.weight.mT)
-        return adjoint, torch.stack(slopes[::-1], 2), None
+            adjoint_2 = torch.ops.aten.silu_backward(into_last @ into_3, hidden_2)
+            adjoint_1 = torch.ops.aten.silu_backward(adjoint_2 @ into_2, hidden_1)
+            adjoint = _affine(adjoint_1, moved, into_1)
+        slopes = torch.stack(slopes[::-1], -2)
+        return (adjoint, slopes, None) if slopes.dim() == 4 else (adjoint[None], slopes[None], None)
+
+
+def _mixtures(actions: Tensor) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """For each of the T steps, z [.., B, d] and g [.., B, A, d] -> z + sum_k a_k g_k, in a new tensor.
+
+    Actions [.., B, T, A]. Discrete ones pick their displacement, where a look at them does not wait for a
+    device.
+    """
+    choices = _choices(actions) if actions.device.type == "cpu" else None
+    if choices is None:
+        by_step = actions.movedim((-2, -1), (0, 1)).contiguous().unsqueeze(-1).unbind(0)  # [A, .., B, 1]
+        return [partial(_mixed, shares) for shares in by_step]
+    rows = actions.shape[-1] * torch.arange(choices[..., 0].numel(), device=actions.device)
+    picked = choices.movedim(-1, 0).flatten(1) + rows  # [T, S B], rows of all displacements
+    return [partial(_picked, index) for index in picked.unbind(0)]
+
+
+def _mixed(shares: Tensor, latents: Tensor, displacements: Tensor) -> Tensor:
+    for share, displacement in zip(shares.unbind(0), displacements.unbind(-2), strict=True):
+        latents = torch.addcmul(latents, share, displacement)
+    return latents
+
+
+def _picked(index: Tensor, latents: Tensor, displacements: Tensor) -> Tensor:
+    flat = displacements.view(-1, latents.shape[-1])
+    return flat.index_select(0, index).view(latents.shape).add_(latents)
+
+
+def _rollout_of_plans(start: Tensor, choices: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """ActionLinearTransition's rollout of discrete plans: start [1, B, d], choices [B, T] -> [1, B, T, d].
+
+    Rows are kept in groups of one action, so that only its block of the last layer is computed. A step
+    regroups the latents, the narrowest there is.
+    """
+    start, _, (first, second, last) = _without_a_single_member(start, start, layers)
+    count, width = start.shape[0], start.shape[1]
+    blocks = list(zip(last[0].split(width, -1), last[1].split(width, -1), strict=True))
+    order = choices.T.argsort(-1)  # [T, B], rows by their action
+    sizes = F.one_hot(choices.T, len(blocks)).sum(1).tolist()  # [T, A]
+    place = order.argsort(-1)  # [T, B], where a row stands
+    regroup = torch.cat([order[:1], place[:-1].gather(1, order[1:])])  # in the step before
+    rolled = start.new_empty(len(order), count, width)
+    latent = start
+    for rows, moves, counts, here in zip(order, regroup, sizes, rolled, strict=True):
+        latent = latent.index_select(0, moves)
+        hidden = F.silu(_affine(latent, *first), inplace=True)
+        hidden = F.silu(_affine(hidden, *second), inplace=True)
+        parts = zip(latent.split(counts), hidden.split(counts), blocks, strict=True)
+        moved = torch.cat([part + _affine(own, *block) for part, own, block in parts])
+        latent = moved.mul_(_length(moved).reciprocal_().mul_(width**0.5))
+        here.index_copy_(0, rows, latent)
+    return rolled.movedim(0, 1)[None]
+
+
+def _choices(actions: Tensor) -> Tensor | None:
+    """The actions of plans [..., A] that are one-hot to the bit: [...] int64; None if one is not."""
+    num_actions = actions.shape[-1]
+    count = actions.numel() // num_actions
+    if not int((actions == 1).count_nonzero()) == count == int(actions.count_nonzero()):
+        return None
+    numbers = torch.arange(num_actions, dtype=actions.dtype, device=actions.device)
+    return None if (actions.sum(-1) != 1).any() else (actions @ numbers).long()
+
+
+def _without_a_single_member(
+    start: Tensor, actions: Tensor, layers: Sequence[nn.Module]
+) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
+    """start, actions, and bias and weight of the layers; of a single member without its dimension.
+
+    Products of matrices cost less than batches of one.
+    """
+    if len(start) > 1:
+        return start, actions, [(layer.bias, layer.weight) for layer in layers]
+    return start[0], actions[0], [(layer.bias[0], layer.weight[0]) for layer in layers]
+
+
+def _affine(inputs: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    """bias + inputs weight: matrices, or batches of matrices."""
+    return (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
+
+
+def _length(moved: Tensor) -> Tensor:
+    """|m|, at least F.normalize's epsilon: [..., d] -> [..., 1]."""
+    return torch.linalg.vector_norm(moved, dim=-1, keepdim=True).clamp_(min=1e-12)
+
+
+def _through_projection(latent: Tensor, adjoint: Tensor, scale: Tensor) -> Tensor:
+    """dL/dm from dL/dz', z' = r m / |m|, scale = r / |m| [.., 1]; `latent` is z': [..., d]."""
+    inward = (latent * adjoint).sum(-1, keepdim=True)
+    return torch.addcmul(adjoint, latent, inward, value=-1 / latent.shape[-1]).mul_(scale)
+
+
+class _FrozenJumps(torch.autograd.Function):
+    """JumpyTransition's rollout and its adjoint with respect to start, scales (1 + s) and shifts b.
+
+    With f the features, h the head and r = sqrt(d), a step and its adjoint are
+        x = (1 + s) f(z) + b,   m = z + h(silu(x)),   z' = r m / |m|
+        mu = dL/dm as in _FrozenRollout,   xi = dL/dx = J_h(x)^T mu
+        dL/d(1 + s) = xi f(z),   dL/db = xi,   dL/dz = mu + J_f(z)^T ((1 + s) xi).
+    """
+
+    @staticmethod
+    def forward(ctx, start: Tensor, scales: Tensor, shifts: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+        start, scales, weights = _without_a_single_member(start, scales, layers)
+        shifts = shifts if shifts.dim() == scales.dim() else shifts[0]
+        keep = any(ctx.needs_input_grad)
+        latents, tape = [start], []
+        for scale, shift in zip(scales.unbind(-2), shifts.unbind(-2), strict=True):
+            features = _affine(latents[-1], *weights[0])
+            hidden = torch.addcmul(shift, features, scale)
+            inner = _affine(F.silu(hidden), *weights[1])
+            moved = _affine(F.silu(inner), *weights[2]).add_(latents[-1])
+            length = _length(moved)
+            latents.append(moved.div_(length).mul_(moved.shape[-1] ** 0.5))
+            if keep:
+                tape.append((features, hidden, inner, length))
+        ctx.tape, ctx.weights, ctx.latents, ctx.scales = tape, weights, latents, scales
+        rolled = torch.stack(latents[1:], -2)
+        return rolled if rolled.dim() == 4 else rolled[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        gradient = gradient if ctx.scales.dim() == 4 else gradient[0]
+        into_features, into_1, into_2 = (weight.mT for _, weight in ctx.weights)
+        adjoint, to_scales, to_shifts = torch.zeros_like(ctx.latents[0]), [], []
+        steps = zip(ctx.tape, ctx.latents[1:], ctx.scales.unbind(-2), gradient.unbind(-2), strict=True)
+        for (features, hidden, inner, length), latent, scale, here in reversed(list(steps)):
+            moved = _through_projection(latent, adjoint + here, latent.shape[-1] ** 0.5 / length)
+            adjoint_2 = torch.ops.aten.silu_backward(moved @ into_2, inner)
+            shifted = torch.ops.aten.silu_backward(adjoint_2 @ into_1, hidden)
+            to_shifts.append(shifted)
+            to_scales.append(shifted * features)
+            adjoint = _affine(shifted * scale, moved, into_features)
+        found = [adjoint, *(torch.stack(slopes[::-1], -2) for slopes in (to_scales, to_shifts))]
+        return (*(slopes if gradient.dim() == 4 else slopes[None] for slopes in found), None)
 
 
 class JumpyTransition(nn.Module):
@@ -172,6 +329,21 @@ class JumpyTransition(nn.Module):
         """latents [S, ..., d], macro actions [S, ..., K A] -> [S, ..., d]."""
         return self._step(latents, *self.modulation(actions).chunk(2, -1))
 
+    def of_choices(self, latents: Tensor, choices: Tensor) -> Tensor:
+        """One macro step of chosen actions: latents [S, B, d], choices [S, B, K] int64 -> [S, B, d].
+
+        What one-hot actions give; where there are no more than B macro actions, each is modulated once.
+        """
+        strides = choices.shape[-1]
+        count = self.modulation.layers[0].weight.shape[1] // strides  # A
+        if count**strides > choices.shape[1]:
+            return self(latents, F.one_hot(choices, count).to(latents).flatten(-2))
+        places = count ** torch.arange(strides - 1, -1, -1, device=choices.device)
+        every = torch.arange(count**strides, device=choices.device)[:, None] // places % count  # [A^K, K]
+        macros = F.one_hot(every, count).to(latents).flatten(-2).expand(len(latents), -1, -1)
+        modulated = take(self.modulation(macros), (choices * places).sum(-1))
+        return self._step(latents, *modulated.chunk(2, -1))
+
     def _step(self, latents: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         hidden = torch.addcmul(shift, self.features(latents), 1 + scale)
         return project(latents + self.head(F.silu(hidden)))
@@ -179,6 +351,9 @@ class JumpyTransition(nn.Module):
     def rollout(self, start: Tensor, actions: Tensor) -> Tensor:
         """Latents after each macro step: start [S, B, d], macro actions [S, B, M, K A] -> [S, B, M, d]."""
         scales, shifts = self.modulation(actions).chunk(2, -1)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            layers = (*self.features.layers, *self.head.layers)
+            return _FrozenJumps.apply(start, 1 + scales, shifts, layers)
         latent, latents = start, []
         for scale, shift in zip(scales.unbind(2), shifts.unbind(2), strict=True):
             latent = self._step(latent, scale, shift)

@@ -12,6 +12,7 @@ Shapes: S seeds, E episodes, N states, A actions.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from common.latent.problems import MakeProblem
 from common.minigrid.task import Task
+from common.planners.candidates import Noise
 from common.planners.control import Episodes, execute_open_loop, receding_horizon
 from common.planners.problem import Plan, Planner, PlanningProblem
 
@@ -33,16 +35,56 @@ class PlanningConfig(Protocol):
     closed_temperature: float
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A planner on a task, in the model that `make_problem` makes problems of.
+
+    Attributes:
+        task: environment, starts and true distances, which the planner does not see.
+        make_problem: of a model; the planner sees what it makes, and nothing else.
+        planner: planned with as it asks to be judged (its `over_time`).
+        config: budget, replanning and temperatures of the softmin.
+        noise: T -> generators of the planner's noise, one a seed, in a run of that length.
+        evaluations_per_step: another budget than the configuration's.
+    """
+
+    task: Task
+    make_problem: MakeProblem
+    planner: Planner
+    config: PlanningConfig
+    noise: Callable[[int], Sequence[torch.Generator]]
+    evaluations_per_step: int | None = None
+
+    def starts(self) -> Tensor:
+        """Where episodes begin, (seed, state), seed by seed: [S E, 2]."""
+        return torch.cartesian_prod(torch.arange(len(self.task.walks)), self.task.starts)
+
+    def draws(self, horizon: int) -> Noise:
+        """The noise of a run of that length; a seed's episodes draw from their seed's generator alone."""
+        return Noise(self.noise(horizon), self.starts()[:, 0])
+
+    def problem(self, states: Tensor, steps: int, temperature: float) -> PlanningProblem:
+        """Planning `steps` ahead from states [R, 2], at the budget for so many steps."""
+        budget = steps * (self.evaluations_per_step or self.config.evaluations_per_step)
+        return self.make_problem(states, steps, budget, self.planner.over_time, temperature)
+
+    def step(self, states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """The environment: states [R, 2], actions [R] -> (states, whether at a goal)."""
+        world = self.task.world
+        following = world.next_state[states[:, 1], actions.cpu()]
+        return torch.stack([states[:, 0], following], 1), world.terminal[following]
+
+
 class _Timed:
     """A planner whose plans are counted and timed."""
 
     def __init__(self, planner: Planner):
-        self.planner, self.over_time = planner, planner.over_time
+        self.planner = planner
         self.plans, self.seconds = 0, 0.0
 
-    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+    def __call__(self, problem: PlanningProblem, noise: Noise) -> Plan:
         began = time.perf_counter()
-        plan = self.planner(problem, generator)
+        plan = self.planner(problem, noise)
         if plan.evaluations > problem.budget or plan.evaluations != problem.evaluations:
             raise AssertionError(
                 f"{self.planner} spent {problem.evaluations} of {problem.budget} evaluations"
@@ -57,82 +99,75 @@ class _Timed:
         return torch.tensor(1e3 * self.seconds / self.plans, dtype=torch.float64)
 
 
-def evaluate_planner(
-    task: Task,
-    make_problem: MakeProblem,
-    planner: Planner,
-    mode: str,
-    horizons: Sequence[int],
-    config: PlanningConfig,
-    noise: Callable[[int], torch.Generator],
-    evaluations_per_step: int | None = None,
-) -> dict[int, dict[str, Tensor]]:
+def evaluate_planner(trial: Trial, mode: str, horizons: Sequence[int]) -> dict[int, dict[str, Tensor]]:
     """Plan from every start for every seed, execute in the tabulated environment; at each horizon.
 
-    In closed loop all horizons of at least replan_horizon are one run, as long as the longest of them: the
-    first T steps of an episode do not depend on how many more are allowed.
-
     Args:
-        task: environment, starts and true distances.
-        make_problem: of a model; the planner sees what it makes, and nothing else.
-        planner: planned with as it asks to be judged (its `over_time`).
-        mode: "open" or "closed".
+        trial: what is measured.
+        mode: "open" (see `evaluate_open`) or "closed" (see `evaluate_closed`).
         horizons: T.
-        config: budget, replanning and temperatures of the softmin.
-        noise: T -> the generator of the planner's noise in a run of that length; in closed loop asked
-            for replan_horizon where T is larger, so that all those runs begin alike.
-        evaluations_per_step: another budget than the configuration's.
 
     Returns:
         by horizon: success, spl, final_distance [steps], evaluations and steps, each [S, E]; states
         [S, E, T + 1]; milliseconds a plan, over all plans of a run (so one number for all that share one).
+
+    Raises:
+        ValueError: for another mode.
     """
-    per_step = evaluations_per_step or config.evaluations_per_step
-    groups = [[horizon] for horizon in horizons if mode == "open" or horizon < config.replan_horizon]
-    longer = [horizon for horizon in horizons if [horizon] not in groups]
+    if mode not in ("open", "closed"):
+        raise ValueError(f"mode is 'open' or 'closed', not {mode!r}")
+    return (evaluate_open if mode == "open" else evaluate_closed)(trial, horizons)
+
+
+def evaluate_open(trial: Trial, horizons: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+    """One plan an episode, executed blindly; a run of its own for every horizon (see evaluate_planner)."""
     found = {}
-    for group in [*groups, longer] if longer else groups:
-        timed = _Timed(planner)
-        generator = noise(config.replan_horizon if group is longer else group[0])
-        episodes = _run(task, make_problem, timed, mode, max(group), config, generator, per_step)
-        for horizon in group:
-            judged = judge(task, episodes.until(horizon))
-            found[horizon] = {
-                name: value.unflatten(0, (len(task.walks), -1)) for name, value in judged.items()
-            }
-            found[horizon]["milliseconds"] = timed.milliseconds()
+    for horizon in horizons:
+        timed = _Timed(trial.planner)
+        starts = trial.starts()
+        plan = timed(trial.problem(starts, horizon, trial.config.open_temperature), trial.draws(horizon))
+        episodes = execute_open_loop(trial.step, starts, plan.actions.cpu(), plan.evaluations)
+        found[horizon] = _judged(trial.task, episodes) | {"milliseconds": timed.milliseconds()}
     return found
 
 
-def _run(
-    task: Task,
-    make_problem: MakeProblem,
-    planner: _Timed,
-    mode: str,
-    horizon: int,
-    config: PlanningConfig,
-    generator: torch.Generator,
-    per_step: int,
-) -> Episodes:
-    """Episodes of every seed from every start, seed by seed: [S E]."""
-    world = task.world
-    temperature = config.open_temperature if mode == "open" else config.closed_temperature
+def evaluate_closed(trial: Trial, horizons: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+    """Replanning (see evaluate_planner).
+
+    All horizons of at least replan_horizon are judged from one run, as long as the longest of them: they
+    plan equally far ahead, so the first T steps of an episode do not depend on how many more are allowed.
+    A shorter horizon plans less far ahead and has a run of its own.
+    """
+    ahead = trial.config.replan_horizon
+    runs: dict[int, list[int]] = {}  # steps planned ahead -> the horizons that are judged from that run
+    for horizon in horizons:
+        runs.setdefault(min(horizon, ahead), []).append(horizon)
+    found = {}
+    for steps, together in runs.items():
+        timed = _Timed(trial.planner)
+        episodes = _replanned(trial, timed, steps, max(together))
+        for horizon in together:
+            judged = _judged(trial.task, episodes.until(horizon))
+            found[horizon] = judged | {"milliseconds": timed.milliseconds()}
+    return found
+
+
+def _replanned(trial: Trial, planner: Planner, ahead: int, length: int) -> Episodes:
+    """Episodes of `length` steps from every start, replanning `ahead` steps: [S E]."""
+    config = trial.config
 
     def problem(states: Tensor, steps: int) -> PlanningProblem:
-        return make_problem(states, steps, per_step * steps, planner.over_time, temperature)
+        return trial.problem(states, steps, config.closed_temperature)
 
-    def step(states: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        following = world.next_state[states[:, 1], actions.cpu()]
-        return torch.stack([states[:, 0], following], 1), world.terminal[following]
-
-    starts = torch.cartesian_prod(torch.arange(len(task.walks)), task.starts)  # [S E, 2]
-    if mode == "open":
-        plan = planner(problem(starts, horizon), generator)
-        return execute_open_loop(step, starts, plan.actions.cpu(), plan.evaluations)
     return receding_horizon(
-        problem, planner, step, starts, horizon,
-        min(horizon, config.replan_horizon), config.replan_execute, generator=generator,
+        problem, planner, trial.step, trial.starts(), length, ahead, config.replan_execute,
+        generator=trial.draws(ahead),
     )  # fmt: skip
+
+
+def _judged(task: Task, episodes: Episodes) -> dict[str, Tensor]:
+    """`judge`, seed by seed: [S, E]."""
+    return {name: value.unflatten(0, (len(task.walks), -1)) for name, value in judge(task, episodes).items()}
 
 
 def judge(task: Task, episodes: Episodes) -> dict[str, Tensor]:

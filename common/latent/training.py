@@ -4,20 +4,21 @@ Shapes: S seeds, B windows, K steps, U different states of a batch, d latent, F 
 Losses are averaged over the batch: [S].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.config import MiniGridConfig
 from common.latent.model import LatentModel
+from common.latent.observations import Observations
 from common.minigrid.task import Task
 from common.regularizers import hf_invariance, spectral_penalty_stochastic
 from common.run.cache import Checkpoint
 from common.run.random import generators
+from common.training.ensembles import EnsembleMLP
 from common.training.fit import Loss, fit
 
 Model = TypeVar("Model", bound=LatentModel)
@@ -38,45 +39,65 @@ class WindowSampler:
     seen what follows an arrival leaves the goal again in long rollouts.
     """
 
-    def __init__(self, task: Task, steps: int):
-        self.walks, self.steps = task.walks, steps
+    def __init__(self, task: Task, steps: int, device: torch.device):
+        self.steps, self.device = steps, device
+        self.states = torch.stack([walk.states for walk in task.walks]).to(device)  # [S, W, L + 1]
+        self.actions = torch.stack([walk.actions for walk in task.walks]).to(device)  # [S, W, L]
+        self.one_hot = torch.eye(task.world.num_actions, device=device)
+        self.members = torch.arange(len(task.walks), device=device)[:, None, None]
+        self.offsets = torch.arange(steps + 1, device=device)
 
     def draw(self, draws: Sequence[torch.Generator], count: int) -> tuple[Tensor, Tensor]:
         """`count` B windows a seed: states [S, B, K + 1] and actions [S, B, K], as indices."""
-        offsets = torch.arange(self.steps + 1)
-        states, actions = [], []
-        for walk, draw in zip(self.walks, draws, strict=True):
-            walks, length = walk.actions.shape
-            index = torch.randint(walks, (count, 1), generator=draw)
-            when = torch.randint(length - self.steps + 1, (count, 1), generator=draw) + offsets
-            states.append(walk.states[index, when])
-            actions.append(walk.actions[index, when[:, :-1]])
-        return torch.stack(states), torch.stack(actions)
+        walks, length = self.actions.shape[1:]
+        begins = []  # walk and step of each window
+        for draw in draws:
+            walk = torch.randint(walks, (count, 1), generator=draw)
+            begins.append([walk, torch.randint(length - self.steps + 1, (count, 1), generator=draw)])
+        walk, begin = (torch.stack(parts).to(self.device) for parts in zip(*begins, strict=True))
+        when = begin + self.offsets
+        return self.states[self.members, walk, when], self.actions[self.members, walk, when[..., :-1]]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of windows. Each different state is encoded once: states are positions in their list."""
+    """A batch of windows: states are positions in one list of observations."""
 
-    observations: Tensor  # [S, U, F] of the different states
+    observations: Observations  # of U states
     states: Tensor  # [S, B, K + 1] int64
-    actions: Tensor  # [S, B, K, A] one-hot
+    choices: Tensor  # [S, B, K] int64: actions
+    actions: Tensor  # [S, B, K, A]: the same, one-hot
+
+
+def list_states(table: Observations, drawn: Tensor) -> tuple[Observations, Tensor, Tensor]:
+    """What to encode of a table of N states so that each drawn state [S, B, C] is encoded at most once.
+
+    All N states where a batch may draw as many; else a row for each of the B C draws, of which a state's
+    first counts. So the sizes depend neither on what is drawn nor on the other members, and nothing waits
+    for a count from the device.
+
+    Returns:
+        observations: of U states; positions: of the draws in them, [S, B, C]; own: [S, U] bool, which of
+        them a member drew itself, each of its states once.
+    """
+    members, states = table.shape[:2]
+    flat = drawn.flatten(1)
+    if states <= flat.shape[1]:
+        own = torch.zeros(members, states, dtype=torch.bool, device=flat.device)
+        return table, drawn, own.scatter_(1, flat, True)
+    order = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
+    first = order.new_zeros(members, states).scatter_reduce_(1, flat, order, "amin", include_self=False)
+    positions = first.gather(1, flat)
+    return table.select(flat), positions.view_as(drawn), positions == order
 
 
 def draw_windows(
-    task: Task, sampler: WindowSampler, draws: Sequence[torch.Generator], count: int, device: torch.device
+    table: Observations, sampler: WindowSampler, draws: Sequence[torch.Generator], count: int
 ) -> Windows:
     """`count` B windows a seed."""
     states, actions = sampler.draw(draws, count)
-    different, positions = torch.unique(states, return_inverse=True)
-    one_hot = F.one_hot(actions, task.world.num_actions).float()
-    return Windows(task.observations[:, different].to(device), positions.to(device), one_hot.to(device))
-
-
-def take(values: Tensor, positions: Tensor) -> Tensor:
-    """values [S, U, D] at positions [S, ...] -> [S, ..., D]."""
-    flat = positions.flatten(1)[..., None].expand(-1, -1, values.shape[-1])
-    return values.gather(1, flat).view(*positions.shape, -1)
+    listed, positions, _ = list_states(table, states)
+    return Windows(listed, positions, actions, sampler.one_hot[actions])
 
 
 def penalty_noise(like: Tensor, seeds: Sequence[int], stream: str) -> Tensor:
@@ -104,23 +125,26 @@ def dynamics_loss(predicted: Tensor, latents: Tensor) -> Tensor:
 
 
 def reconstruction_loss(
-    decoder: nn.Module, latents: Tensor, predicted: Tensor, batch: Windows, step: int
+    decoder: EnsembleMLP, latents: Tensor, predicted: Tensor, batch: Windows, step: int
 ) -> Tensor:
     """Squared error of the decoder at the windows' first latents and at those predicted for step + 1.
 
     Decoding predictions keeps rollouts among the latents of states.
     """
-    decoded = decoder(torch.cat([latents[:, :, 0], predicted[:, :, step]], 1))
+    hidden = torch.cat([latents[:, :, 0], predicted[:, :, step]], 1)
+    for layer in decoder.layers[:-1]:
+        hidden = decoder.activation(layer(hidden))
     shown = torch.cat([batch.states[:, :, 0], batch.states[:, :, step + 1]], 1)
-    return (decoded - take(batch.observations, shown)).square().mean((1, 2))
+    return batch.observations.select(shown).squared_error(hidden, decoder.layers[-1])
 
 
 def jumpy_loss(model: LatentModel, latents: Tensor, batch: Windows) -> Tensor:
     """Squared error of every jumpy level over its first macro step, averaged; no gradient to `latents`."""
     latents = latents.detach()
     errors = []
-    for stride in map(int, model.jumpy):
-        predicted = model.jump(latents[:, :, 0], batch.actions[:, :, :stride], stride)[:, :, 0]
+    for name, jumpy in model.jumpy.items():
+        stride = int(name)
+        predicted = jumpy.of_choices(latents[:, :, 0], batch.choices[:, :, :stride])
         errors.append((predicted - latents[:, :, stride]).square().mean((1, 2)))
     return torch.stack(errors).mean(0)
 
@@ -130,15 +154,22 @@ def spectral_loss(model: LatentModel, latents: Tensor, actions: Tensor, probes: 
     return spectral_penalty_stochastic(model.transition, latents, actions, probes).mean(-1)
 
 
-def hf_loss(model: LatentModel, latents: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d].
+def hf_loss(model: LatentModel, latents: Tensor, predicted: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; a's end at predicted [S, B,
+    d].
 
     E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same states, dealt round.
     """
-    goals = latents.roll(1, 1).repeat(1, 2, 1)
-    both = model.transition.rollout(latents.repeat(1, 2, 1), torch.cat([actions, actions + noise], 1))
-    energies = 0.5 * (both[:, :, -1] - goals).square().mean(-1)
-    return hf_invariance(*energies.chunk(2, 1)).mean(-1)
+    goals = latents.roll(1, 1)
+    perturbed = model.transition.rollout(latents, actions + noise)[:, :, -1]
+    centre, beside = (0.5 * (end - goals).square().mean(-1) for end in (predicted, perturbed))
+    return hf_invariance(centre, beside).mean(-1)
+
+
+def weighted_sum(terms: Mapping[str, tuple[float, Tensor]]) -> dict[str, Tensor]:
+    """`loss`, the sum of weight times term, and the terms by name; a term of weight 0 is a record."""
+    total = sum(weight * term for weight, term in terms.values() if weight)
+    return {"loss": total} | {name: term for name, (_, term) in terms.items()}
 
 
 # ----------------------------------------------------------------------------------------------

@@ -3,38 +3,53 @@
 Shapes: N states, A actions, F features, G goal states.
 
 Nothing here knows the rules of a game. The state graph of one layout is enumerated breadth first by
-MiniGrid's own `step`, observations come from MiniGrid's own wrappers, and `verify_against_live` compares
-the table with an untouched environment. A table is for one layout seed and ignores the time limit.
+MiniGrid's own `step`, observations are MiniGrid's own, and each table is compared with an untouched
+environment. A table is for one layout seed and ignores the time limit.
 """
 
-import contextlib
-import difflib
-import io
-import re
-from collections.abc import Sequence
+from collections import deque
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 from minigrid.core.actions import Actions
-from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 from minigrid.minigrid_env import MiniGridEnv
-from minigrid.wrappers import FullyObsWrapper, RGBImgObsWrapper
+from minigrid.wrappers import RGBImgObsWrapper
 from torch import Tensor
 
-from common.minigrid.state import Snapshot, StateKeeper, can_toggle, movable_objects
+from .chance import Chance
+from .live import (
+    CELL_FEATURES,
+    EMPTY_CELL,
+    Maker,
+    Observation,
+    carried_cell,
+    cell_features,
+    cells_of,
+    check_observation,
+    choose_actions,
+    image_of,
+    make_live,
+    maker,
+    one_hot,
+    reset,
+    whole_seed,
+    without_views,
+)
+from .names import registered_names, resolve_id, short_name
+from .state import Snapshot, StateKeeper
 
-Observation = Literal["full", "partial", "rgb"]
+__all__ = ["GridWorld", "registered_names", "resolve_id", "tabulate", "verify_against_live"]
 
-# Features of a cell, one-hot: its object, its colour, its state (of a door; of the agent: the direction).
-CELL_FEATURES = (len(OBJECT_TO_IDX), len(COLOR_TO_IDX), 4)
-EMPTY_CELL = (OBJECT_TO_IDX["empty"], 0, 0)
-
-# Other states of the random generator under which a step that drew random numbers is repeated.
+# Other states of the random generators under which the steps from a state are repeated, where one drew.
 RESEEDINGS = 16
+
+# What has to be the same where a step is repeated.
+REPEATABLE = ("configuration", "outcome", "reward")
+
+# Steps in which each new table is compared with a fresh environment.
+CHECKED_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -46,7 +61,9 @@ class GridWorld:
     ABSORBING: every action stays there, with reward 0 and `terminated` set, whereas the environment
     gives no data after its end. Full observations tell all states apart, except an ended state from one
     of the same configuration that goes on (where `done` or `drop` may end an episode anywhere), and what
-    BabyAI's instructions remember.
+    an environment remembers without showing it, such as BabyAI's instructions.
+
+    It can be copied and pickled, if what makes its environment can: a lambda cannot be pickled.
     """
 
     name: str  # as results are named: the id without prefix and version
@@ -55,18 +72,22 @@ class GridWorld:
     observation: Observation
     action_names: tuple[str, ...]
     next_state: Tensor  # [N, A] int64
-    reward: Tensor  # [N, A] float64, without the step-count factor 1 - .9 step / max_steps
+    reward: Tensor  # [N, A] float64, at the first step of an episode
+    reward_drift: (
+        Tensor  # [N, A] float64: change of the reward up to the time limit; -.9 of MiniGrid's success
+    )
     terminated: Tensor  # [N, A] bool: the episode is over after this transition
     terminal: Tensor  # [N] bool
     goal_states: Tensor  # [G] int64: states in which an episode ended with a reward above 0
     observations: Tensor  # [N, F] uint8: one-hot features, or bytes of an image (rgb)
     image_shape: tuple[int, int, int]  # (width, height, cell features), or (height, width, 3) of rgb
+    cell_features: tuple[int, int, int]  # objects, colours and states that a cell's features tell apart
     position: Tensor  # [N, 2] int64, (column, row) of the agent
     direction: Tensor  # [N] int64: 0 right, 1 down, 2 left, 3 up
     carrying: Tensor  # [N, 2] int64: object and colour index of what the agent carries, -1 for nothing
     max_steps: int  # the environment's own time limit [steps]
     start_state: int  # where a reset puts the agent
-    _live: tuple[StateKeeper, list[Snapshot]]  # for render
+    _make: Maker  # a fresh environment
 
     @property
     def num_states(self) -> int:
@@ -81,126 +102,33 @@ class GridWorld:
     @property
     def varying_columns(self) -> Tensor:
         """Indices of the features that are not the same in all states: [at most F] int64."""
-        return (self.observations != self.observations[0]).any(0).nonzero().squeeze(1)
+        varies = torch.zeros(self.observations.shape[1], dtype=torch.bool)
+        for block in self.observations.split(1024):
+            varies |= (block != self.observations[0]).any(0)
+        return varies.nonzero().squeeze(1)
 
     def observe(self, states: Tensor) -> Tensor:
         """Observations of `states` as network input in [0, 1]: [...] -> [..., F] float32."""
-        features = self.observations[states].float()
-        return features / 255 if self.observation == "rgb" else features
+        return self._scale(self.observations[states])
+
+    def features(self, columns: Tensor) -> Tensor:
+        """Some features of all states, as `observe` gives them: [K] indices -> [N, K] float32."""
+        return self._scale(self.observations[:, columns])
+
+    def _scale(self, observations: Tensor) -> Tensor:
+        features = observations.float()
+        return features.div_(255) if self.observation == "rgb" else features
 
     def render(self, state: int, tile: int = 16) -> np.ndarray:
         """MiniGrid's own picture of a state, drawn without a display: [height, width, 3] uint8.
 
-        `tile` is the side of a cell [pixels]. One thread at a time: it moves the live environment.
+        `tile` is the side of a cell [pixels]. A fresh environment is played from its reset to the state.
         """
-        keeper, snapshots = self._live
-        keeper.restore(snapshots[state])
-        return keeper.env.get_frame(highlight=False, tile_size=tile)
-
-
-# ----------------------------------------------------------------------------------------------
-# Names
-# ----------------------------------------------------------------------------------------------
-
-
-def registered_names() -> list[str]:
-    """Every MiniGrid id that gymnasium knows, shortened where that is unambiguous, sorted.
-
-    Prefix and version are left off; of several versions the newest has the short name. BabyAI's levels,
-    which MiniGrid brings along, keep their prefix.
-    """
-    return sorted(_short_names().values())
-
-
-def _short_names() -> dict[str, str]:
-    """The shortest accepted name of every id."""
-    shortest: dict[str, str] = {}
-    for alias, env_id in sorted(_aliases().items(), key=lambda item: len(item[0])):
-        shortest.setdefault(env_id, alias)
-    return shortest
-
-
-def resolve_id(name: str) -> str:
-    """The gymnasium id of a short name ('Empty-8x8') or of the id itself ('MiniGrid-Empty-8x8-v0').
-
-    Raises:
-        ValueError: no such environment; the message has the closest names.
-    """
-    aliases = _aliases()
-    if name not in aliases:
-        names = registered_names()
-        close = difflib.get_close_matches(name, names, n=3) or ["Empty-8x8", "FourRooms", "DoorKey-8x8"]
-        raise ValueError(
-            f"no MiniGrid environment {name!r}; close or known: {', '.join(close)}; allowed: any of the"
-            f" {len(names)} names that common.minigrid.table.registered_names() lists"
-        )
-    return aliases[name]
-
-
-def _aliases() -> dict[str, str]:
-    """Every accepted name of every registered id, newest version last, so that it has the short name."""
-
-    def version(env_id: str) -> int:
-        return int(re.search(r"-v(\d+)$", env_id)[1])
-
-    known = [env_id for env_id in gymnasium.registry if re.match(r"(MiniGrid|BabyAI)-.*-v\d+$", env_id)]
-    aliases = {}
-    for env_id in sorted(known, key=version):
-        for alias in (env_id, env_id.removeprefix("MiniGrid-")):
-            aliases[alias] = env_id
-            aliases[alias.rpartition("-v")[0]] = env_id
-    return aliases
-
-
-# ----------------------------------------------------------------------------------------------
-# The live environment
-# ----------------------------------------------------------------------------------------------
-
-
-def _make(env_id: str, observation: Observation, layout_seed: int) -> gymnasium.Env:
-    """The live environment with the wrapper of its observation, reset to its layout."""
-    if observation not in get_args(Observation):
-        raise ValueError(f"observation = {observation!r}: allowed: {', '.join(get_args(Observation))}")
-    if layout_seed < 0:
-        raise ValueError(f"layout_seed = {layout_seed}: allowed: whole numbers >= 0")
-    spec: EnvSpec = gymnasium.registry[env_id]  # given as a spec, older versions raise no warning
-    try:
-        env = gymnasium.make(spec, disable_env_checker=True)
-        _reset(env, layout_seed)
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise ValueError(f"{env_id} needs a package that requirements.txt does not have: {error}") from None
-    if observation == "full":
-        return FullyObsWrapper(env)
-    return RGBImgObsWrapper(env) if observation == "rgb" else env
-
-
-def _reset(env: gymnasium.Env, layout_seed: int) -> dict:
-    """Reset to the layout; BabyAI prints while it draws missions, which is of no use here."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        observation, _ = env.reset(seed=layout_seed)
-    return observation
-
-
-def _carried(core: MiniGridEnv) -> tuple[int, int, int]:
-    return core.carrying.encode() if core.carrying else EMPTY_CELL
-
-
-def _features(
-    observation: Observation, images: np.ndarray, carried: np.ndarray | None
-) -> np.ndarray:  # [N, ...] uint8, [N, 3] -> [N, F] uint8
-    """Observations as MiniGrid gives them, made into feature vectors.
-
-    full: the whole grid (FullyObsWrapper), each cell one-hot; where things can be picked up one more cell
-    shows what is carried, which FullyObsWrapper leaves out although MiniGrid's own view has it.
-    partial: the agent's 7x7 view, each cell one-hot. rgb: the rendered grid, as bytes.
-    """
-    if observation == "rgb":
-        return images.reshape(len(images), -1)
-    cells = images.reshape(len(images), -1, 3)
-    if observation == "full" and carried is not None:
-        cells = np.concatenate([cells, carried[:, None]], axis=1)
-    parts = [np.eye(size, dtype=np.uint8)[cells[..., part]] for part, size in enumerate(CELL_FEATURES)]
-    return np.concatenate(parts, axis=-1).reshape(len(images), -1)
+        core: MiniGridEnv = make_live(self._make, self.observation, self.layout_seed).unwrapped
+        with without_views(core):
+            for action in _route(_discoveries(self), state, self.num_actions):
+                core.step(core.actions[self.action_names[action]])
+        return core.get_frame(highlight=False, tile_size=tile)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -208,181 +136,248 @@ def _features(
 # ----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Limits:
+    states: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Transition:
+    """What one step leads to."""
+
+    configuration: tuple
+    outcome: bool | None  # None while the episode goes on, else whether it ended with a reward above 0
+    reward: float
+    drift: float
+    snapshot: Snapshot | None  # of a configuration that is new
+
+
 class _StateGraph:
     """The state graph of one layout, explored breadth first by the real step function.
 
-    Its lists have one entry a state, in the order of discovery: `snapshots`, `next_state` and `reward`
-    (one entry an action), and `outcomes`: None while the episode goes on, else whether it ended with a
-    reward above 0.
+    Its lists have one entry a state, in the order of discovery: `next_state`, `reward` and `drift` (one
+    entry an action), `outcomes`, and what is seen there: `images`, `carried`, `poses`.
     """
 
-    def __init__(
-        self, keeper: StateKeeper, start: Snapshot, names: tuple[str, ...], max_states: int, env_id: str
-    ):
-        self.keeper, self.names, self.max_states, self.env_id = keeper, names, max_states, env_id
-        self.snapshots: list[Snapshot] = [start]
-        self.outcomes: list[bool | None] = [None]
+    def __init__(self, env: gymnasium.Env, names: tuple[str, ...], limits: _Limits):
+        self.env, self.core, self.names, self.limits = env, env.unwrapped, names, limits
+        self.keeper = StateKeeper(self.core)
+        self.chance = Chance(self.keeper.constants)
+        self.outcomes: list[bool | None] = []
         self.next_state: list[list[int]] = []
         self.reward: list[list[float]] = []
-        keeper.restore(start)
-        self._index = {(keeper.key(), None): 0}
-        self._explore()
+        self.drift: list[list[float]] = []
+        self.images: list[np.ndarray] = []
+        self.carried: list[tuple[int, int, int]] = []
+        self.poses: list[tuple[int, int, int]] = []
+        self._index: dict[tuple, int] = {}
+        self._waiting: deque[tuple[int, Snapshot]] = deque()  # states found, not yet looked at
 
-    def _explore(self) -> None:
-        self.keeper.env.gen_obs = dict  # on the instance, over the method: views cost 20 times the step
+    def explore(self) -> None:
+        """Fill the lists; the global random generators are left as they were."""
         try:
-            for state, outcome in enumerate(self.outcomes):  # grows while it is read
-                if outcome is None:
-                    transitions = [self._expand(state, Actions[name]) for name in self.names]
+            self._find(_Transition(self.keeper.key(), None, 0.0, 0.0, self.keeper.save()))
+            while self._waiting:
+                state, snapshot = self._waiting.popleft()
+                self.keeper.restore(snapshot)
+                self._look()
+                if self.outcomes[state] is None:
+                    steps = self._steps(snapshot)
+                    self.next_state.append([self._find(step) for step in steps])
                 else:
-                    transitions = [(state, 0.0)] * len(self.names)
-                self.next_state.append([following for following, _ in transitions])
-                self.reward.append([reward for _, reward in transitions])
+                    steps = [_Transition((), None, 0.0, 0.0, None)] * len(self.names)
+                    self.next_state.append([state] * len(self.names))
+                self.reward.append([step.reward for step in steps])
+                self.drift.append([step.drift for step in steps])
         finally:
-            del self.keeper.env.gen_obs
+            self.chance.rewind()
 
-    def _expand(self, state: int, action: Actions) -> tuple[int, float]:
-        """(next state, reward) of one transition; a state that is new gets the next index.
+    def _find(self, step: _Transition) -> int:
+        """The index of the state that a step leads to; a new one gets the next."""
+        key = step.configuration, step.outcome
+        state = self._index.setdefault(key, len(self._index))
+        if state == len(self.outcomes):
+            if state == self.limits.states:
+                self._refuse(f"max_states = {state} states", "max_states")
+            self.outcomes.append(step.outcome)
+            self._waiting.append((state, step.snapshot))
+        return state
 
-        A step that draws random numbers is repeated under other states of the generator.
-        """
-        generator = self.keeper.env.np_random.bit_generator
-        before = generator.state
-        result = self._step(state, action)
-        for seed in range(RESEEDINGS if generator.state != before else 0):
-            generator.state = type(generator)(seed).state
-            if self._step(state, action) != result:
-                raise ValueError(
-                    f"{self.env_id} is stochastic: in one and the same state the action {action.name} has"
-                    " different outcomes; allowed: environments that are deterministic given the layout"
-                )
-        configuration, outcome, reward = result
-        following = self._index.setdefault((configuration, outcome), len(self._index))
-        if following == len(self.snapshots):
-            if following == self.max_states:
-                raise ValueError(
-                    f"{self.env_id} has more than max_states = {self.max_states} states under"
-                    f" {', '.join(self.names)}; allowed: a smaller environment, fewer actions (drop"
-                    " multiplies the states), or a higher max_states"
-                )
-            self.snapshots.append(self.keeper.save())
-            self.outcomes.append(outcome)
-        return following, reward
+    def _refuse(self, what: str, setting: str) -> None:
+        raise ValueError(
+            f"{_id_of(self.core)} has more than {what} under {', '.join(self.names)}; allowed: a smaller"
+            f" environment, fewer actions (drop multiplies the states), or a higher {setting}"
+        )
 
-    def _step(self, state: int, action: Actions) -> tuple[tuple, bool | None, float]:
-        """(configuration, outcome, reward) of one real step."""
-        self.keeper.restore(self.snapshots[state])
-        _, reward, terminated, _, _ = self.keeper.env.step(action)
-        return self.keeper.key(), (reward > 0 if terminated else None), float(reward)
+    def _look(self) -> None:
+        image = image_of(self.env)
+        pixels = isinstance(self.env, RGBImgObsWrapper)
+        features = image.size if pixels else image.size // 3 * sum(CELL_FEATURES)
+        if len(self._index) * features > self.limits.bytes:
+            what = (
+                f"max_bytes = {self.limits.bytes} bytes of observations ({features} for each of its states)"
+            )
+            self._refuse(what, "max_bytes")
+        self.images.append(image)
+        self.carried.append(carried_cell(self.core))
+        self.poses.append((*self.core.agent_pos, self.core.agent_dir))
+
+    def _steps(self, snapshot: Snapshot) -> list[_Transition]:
+        """One step by each action; where one drew random numbers, all are repeated under other draws."""
+        steps = [self._step(snapshot, name) for name in self.names]
+        if self.chance.drawn():
+            for seed in range(RESEEDINGS):
+                self.chance.reseed(seed)
+                for name, step in zip(self.names, steps, strict=True):
+                    again = self._step(snapshot, name)
+                    if any(getattr(again, field) != getattr(step, field) for field in REPEATABLE):
+                        raise ValueError(
+                            f"{_id_of(self.core)} is stochastic: in one and the same state the action {name}"
+                            " has different outcomes; allowed: environments that are deterministic given the"
+                            " layout"
+                        )
+            self.chance.rewind()
+        return steps
+
+    def _step(self, snapshot: Snapshot, name: str) -> _Transition:
+        reward, terminated = self._play(snapshot, name)
+        while self.keeper.notice():  # what changed first here was not restored: once more
+            reward, terminated = self._play(snapshot, name)
+        configuration = self.keeper.key()
+        outcome = reward > 0 if terminated else None
+        new = (configuration, outcome) not in self._index
+        saved = self.keeper.save() if new else None
+        drift = self._drift(snapshot, name, reward) if reward else 0.0
+        return _Transition(configuration, outcome, reward, drift, saved)
+
+    def _play(self, snapshot: Snapshot, name: str, clock: int = 0) -> tuple[float, bool]:
+        self.keeper.restore(snapshot)
+        self.core.step_count = clock - 1
+        _, reward, terminated, _, _ = self.core.step(self.core.actions[name])
+        return float(reward), bool(terminated)
+
+    def _drift(self, snapshot: Snapshot, name: str, reward: float) -> float:
+        """How much less a reward is at the time limit, from the reward halfway there."""
+        half = max(1, self.core.max_steps // 2)
+        later, _ = self._play(snapshot, name, half)
+        return (later - reward) * self.core.max_steps / half
 
 
 def tabulate(
-    name: str,
+    name: str | gymnasium.Env | Maker,
     *,
     layout_seed: int = 0,
     observation: Observation = "full",
     actions: tuple[str, ...] | None = None,
     without: tuple[str, ...] = (),
     max_states: int = 20000,
+    max_bytes: int = 2**31,
 ) -> GridWorld:
     """Explore one layout of a MiniGrid environment from its reset state into a table.
 
+    `name` is a name or id that gymnasium knows, or an environment of your own: as an object, or the class
+    or function that makes it. Its state may lie in attributes, lists, dicts, sets, deques and arrays.
     Actions by default: left, right, forward; toggle where the grid has doors or boxes; pickup and drop
-    where it has things to carry; and `done` where no reward can be had without it (GoToDoor). Those of
-    `without` are left out.
+    where it has things to carry; those that only this environment has; and `done` where no reward can be
+    had without it (GoToDoor). Those of `without` are left out.
     Goal states are the states in which an episode really ended with a reward: at a goal cell that is the
     agent there in each direction in which it can ARRIVE, since an episode ends before it could turn.
 
     Raises:
-        ValueError: unknown name, action, observation or seed; a step whose outcome depends on chance
-            (looked for in gymnasium's generator of the environment, at every transition); more than
-            `max_states` states; an environment that needs a package that is not there.
+        ValueError: unknown name, action, observation or seed; a step whose outcome depends on chance; more
+            than `max_states` states or `max_bytes` of observations; state that cannot be read and written
+            back; a table that is not what a fresh environment does (a short check, at random); an
+            environment that needs a package that is not there.
     """
-    env_id = resolve_id(name)
-    env = _make(env_id, observation, layout_seed)
-    core: MiniGridEnv = env.unwrapped
-    keeper = StateKeeper(core)
-    names = _possible_actions(core) if actions is None else _check_actions(core, actions)
-    names = tuple(name for name in names if name not in without)
-    graph = _StateGraph(keeper, keeper.save(), names, max_states, env_id)
-    if actions is None and True not in graph.outcomes and core.action_space.n > Actions.done:
-        with_done = _StateGraph(keeper, graph.snapshots[0], (*names, "done"), max_states, env_id)
+    check_observation(observation)
+    layout_seed, make = whole_seed(layout_seed), maker(name)
+    limits = _Limits(max_states, max_bytes)
+    env = make_live(make, observation, layout_seed)
+    names = choose_actions(env.unwrapped, actions, without)
+    graph = _explore(env, names, limits)
+    if actions is None and True not in graph.outcomes and "done" not in without and _has_done(env.unwrapped):
+        with_done = _explore(make_live(make, observation, layout_seed), (*names, "done"), limits)
         graph = with_done if True in with_done.outcomes else graph
+    world = _world(graph, make, layout_seed, observation)
+    _require_likeness(world)
+    return world
+
+
+def _explore(env: gymnasium.Env, names: tuple[str, ...], limits: _Limits) -> _StateGraph:
+    with without_views(env.unwrapped):
+        graph = _StateGraph(env, names, limits)
+        graph.explore()
+    return graph
+
+
+def _has_done(core: MiniGridEnv) -> bool:
+    return core.actions is Actions and core.action_space.n > Actions.done
+
+
+def _id_of(core: MiniGridEnv) -> str:
+    return core.spec.id if core.spec else type(core).__name__
+
+
+def _world(graph: _StateGraph, make: Maker, layout_seed: int, observation: Observation) -> GridWorld:
+    """The table of an explored graph."""
+    env_id = _id_of(graph.core)
     terminal = torch.tensor([outcome is not None for outcome in graph.outcomes])
     next_state = torch.tensor(graph.next_state)
+    poses, carried = torch.tensor(np.array(graph.poses)), np.array(graph.carried)
     goals = [state for state, outcome in enumerate(graph.outcomes) if outcome]
     return GridWorld(
-        name=_short_names()[env_id],
+        name=short_name(env_id),
         env_id=env_id,
         layout_seed=layout_seed,
         observation=observation,
         action_names=graph.names,
         next_state=next_state,
         reward=torch.tensor(graph.reward, dtype=torch.float64),
+        reward_drift=torch.tensor(graph.drift, dtype=torch.float64),
         terminated=terminal[next_state],
         terminal=terminal,
         goal_states=torch.tensor(goals, dtype=torch.int64),
-        max_steps=core.max_steps,
+        position=poses[:, :2],
+        direction=poses[:, 2],
+        carrying=torch.tensor(carried[:, :2]).where(torch.tensor(carried[:, :1]) != EMPTY_CELL[0], -1),
+        max_steps=graph.core.max_steps,
         start_state=0,
-        _live=(keeper, graph.snapshots),
-        **_describe_states(env, keeper, graph.snapshots, observation, "pickup" in graph.names),
+        _make=make,
+        **_observations(graph, observation, carried),
     )
 
 
-def _possible_actions(core: MiniGridEnv) -> tuple[str, ...]:
-    """left, right, forward, and what the objects of the grid make possible."""
-    things = movable_objects(core)
-    carry = any(thing.can_pickup() for thing in things)
-    toggle = any(can_toggle(thing) for thing in things)
-    names = ["left", "right", "forward", *["pickup", "drop"] * carry, *["toggle"] * toggle]
-    return tuple(name for name in names if Actions[name] < core.action_space.n)
-
-
-def _check_actions(core: MiniGridEnv, names: Sequence[str]) -> tuple[str, ...]:
-    """`names` as a tuple, or a ValueError where it is empty, repeats one or has one that is not there."""
-    allowed = [action.name for action in Actions if action < core.action_space.n]
-    if not names or len(set(names)) < len(names) or not set(names) <= set(allowed):
-        raise ValueError(
-            f"actions = {tuple(names)!r}: allowed: at least one, each once, of {', '.join(allowed)}"
-        )
-    return tuple(names)
-
-
-def _describe_states(
-    env: gymnasium.Env,
-    keeper: StateKeeper,
-    snapshots: list[Snapshot],
-    observation: Observation,
-    can_carry: bool,
-) -> dict:
-    """What GridWorld says of each state: observations, image_shape, position, direction, carrying."""
-    core = keeper.env
-    images, carried, poses = [], [], []
-    for snapshot in snapshots:
-        keeper.restore(snapshot)
-        images.append(_observe_live(env, core))
-        carried.append(_carried(core))
-        poses.append((*core.agent_pos, core.agent_dir))
-    images, carried, poses = np.stack(images), np.array(carried), torch.tensor(np.array(poses))
-    holding = torch.tensor(carried[:, :2]).where(torch.tensor(carried[:, :1]) != EMPTY_CELL[0], -1)
-    return {
-        "observations": torch.from_numpy(_features(observation, images, carried if can_carry else None)),
-        "image_shape": (*images.shape[1:3], 3 if observation == "rgb" else sum(CELL_FEATURES)),
-        "position": poses[:, :2],
-        "direction": poses[:, 2],
-        "carrying": holding,
-    }
-
-
-def _observe_live(env: gymnasium.Env, core: MiniGridEnv) -> np.ndarray:
-    """The image part of what the wrapped environment shows in its present state."""
-    wrapped = isinstance(env, gymnasium.ObservationWrapper)  # it makes its image from the grid alone
-    return (env.observation({}) if wrapped else core.gen_obs())["image"]
+def _observations(graph: _StateGraph, observation: Observation, carried: np.ndarray) -> dict:
+    """The fields of GridWorld that say what is seen."""
+    images = np.stack(graph.images)
+    graph.images.clear()
+    shape, sizes = images.shape[1:], CELL_FEATURES
+    if observation == "rgb":
+        features = images.reshape(len(images), -1)
+    else:
+        cells = cells_of(observation, images, carried if "pickup" in graph.names else None)
+        sizes = cell_features(cells)
+        features, shape = one_hot(cells, sizes), (*shape[:2], sum(sizes))
+    return {"observations": torch.from_numpy(features), "image_shape": shape, "cell_features": sizes}
 
 
 # ----------------------------------------------------------------------------------------------
 # The check against the environment itself
 # ----------------------------------------------------------------------------------------------
+
+
+def _require_likeness(world: GridWorld) -> None:
+    """ValueError where the table is not what a fresh environment does."""
+    counts = verify_against_live(world, CHECKED_STEPS, seed=0)
+    wrong = {kind: counts[kind] for kind in ("observation", "reward", "terminated") if counts[kind]}
+    if wrong:
+        found = ", ".join(f"{kind} {count}" for kind, count in wrong.items())
+        raise ValueError(
+            f"{world.env_id}: in {counts['steps']} steps the table differs from a fresh environment"
+            f" ({found}): its steps depend on chance, or on something outside its attributes; allowed:"
+            " environments whose next state follows from their attributes"
+        )
 
 
 def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, int]:
@@ -392,20 +387,14 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
     others go to a drawn state first, so that rare states and ends are compared too, in turn one of all
     and one of the ended, and on at random from there. Returns `steps`, `episodes`, `ended` (those that
     the environment terminated), `states` (how many different ones were entered) and the numbers of
-    mismatches: `observation`, `reward` (with the step-count factor, compared exactly) and `terminated`.
+    mismatches: `observation`, `reward` (with its drift over the episode, to 1e-9) and `terminated`.
     """
-    env = _make(world.env_id, world.observation, world.layout_seed)
+    env = make_live(world._make, world.observation, world.layout_seed)
     core, random = env.unwrapped, np.random.default_rng(seed)
-    can_carry = "pickup" in world.action_names
-
-    def differs(image: np.ndarray, state: int) -> bool:
-        carried = np.array([_carried(core)]) if can_carry else None
-        live = _features(world.observation, image[None], carried)[0]
-        return not np.array_equal(live, world.observations[state].numpy())
-
     kinds = ("steps", "episodes", "ended", "observation", "reward", "terminated")
     counts, entered = dict.fromkeys(kinds, 0), set()
     everywhere, ends = np.arange(world.num_states), world.terminal.nonzero().squeeze(1).numpy()
+    discoveries = _discoveries(world)
     while counts["steps"] < steps:
         counts["episodes"] += 1
         at_random = min(world.max_steps, steps // 2 - counts["steps"])
@@ -413,17 +402,18 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
             plan = random.integers(world.num_actions, size=at_random).tolist()
         else:
             targets = ends if len(ends) and counts["episodes"] % 2 else everywhere
-            plan = _route(world, int(random.choice(targets)))
+            plan = _route(discoveries, int(random.choice(targets)), world.num_actions)
             plan += random.integers(world.num_actions, size=20).tolist()
         state = world.start_state
-        counts["observation"] += differs(_reset(env, world.layout_seed)["image"], state)
+        counts["observation"] += _differs(world, core, reset(env, world.layout_seed)["image"], state)
         for action in plan[: steps - counts["steps"]]:
-            view, reward, terminated, truncated, _ = env.step(int(Actions[world.action_names[action]]))
-            expected = float(world.reward[state, action]) * (1 - 0.9 * (core.step_count / core.max_steps))
-            counts["reward"] += reward != expected
+            view, reward, terminated, truncated, _ = env.step(core.actions[world.action_names[action]])
+            expected = float(world.reward[state, action])
+            expected += float(world.reward_drift[state, action]) * core.step_count / core.max_steps
+            counts["reward"] += abs(reward - expected) > 1e-9 * max(1.0, abs(expected))
             counts["terminated"] += terminated != bool(world.terminated[state, action])
             state = int(world.next_state[state, action])
-            counts["observation"] += differs(view["image"], state)
+            counts["observation"] += _differs(world, core, view["image"], state)
             counts["steps"] += 1
             entered.add(state)
             counts["ended"] += terminated
@@ -432,11 +422,28 @@ def verify_against_live(world: GridWorld, steps: int, seed: int) -> dict[str, in
     return counts | {"states": len(entered)}
 
 
-def _route(world: GridWorld, state: int) -> list[int]:
-    """The actions from the reset to a state by which the breadth-first search discovered it."""
+def _differs(world: GridWorld, core: MiniGridEnv, image: np.ndarray, state: int) -> bool:
+    """Whether a live image is not what the table shows in this state."""
+    tabulated = world.observations[state].numpy()
+    if world.observation == "rgb":
+        return not np.array_equal(image.reshape(-1), tabulated)
+    carried = np.array([carried_cell(core)]) if "pickup" in world.action_names else None
+    cells = cells_of(world.observation, image[None], carried)
+    known = (cells < world.cell_features).all()
+    return not (known and np.array_equal(one_hot(cells, world.cell_features)[0], tabulated))
+
+
+def _discoveries(world: GridWorld) -> list[int]:
+    """Of each state the transition by which the breadth-first search found it, as state * A + action."""
+    transitions = torch.arange(world.next_state.numel())
+    first = torch.full((world.num_states,), len(transitions))
+    return first.scatter_reduce(0, world.next_state.flatten(), transitions, "amin").tolist()
+
+
+def _route(discoveries: list[int], state: int, num_actions: int) -> list[int]:
+    """The actions from the reset to a state by which the breadth-first search found it."""
     actions: list[int] = []
-    while state != world.start_state:
-        first = int((world.next_state == state).flatten().nonzero()[0])
-        state, action = divmod(first, world.num_actions)
+    while state != 0:
+        state, action = divmod(discoveries[state], num_actions)
         actions.insert(0, action)
     return actions

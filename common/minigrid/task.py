@@ -5,22 +5,45 @@ Shapes: S training seeds, N states, F features, G goal states, E episodes.
 An episode that has ended stays in its last state, for training windows and evaluation alike.
 """
 
+import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from common.config import DropAction, MiniGridConfig
-from common.minigrid.table import GridWorld, Observation, tabulate
-from common.minigrid.walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
-from common.run.command_line import ConfigError, reject
-from common.run.random import generator
+from .table import GridWorld, Observation, tabulate
+from .walks import Walks, collect_walks, coverage, distances_to, visited_goal_states
 
-# The fields of MiniGridConfig that training sees of a task, and all that determine it, for @reads_settings.
+DropAction = Literal["auto", "yes", "no"]
+
+# Observations of all seeds together, as float32, at most [bytes].
+MAX_BYTES = 2**32
+
+# The settings that training sees of a task, and all that determine it.
 DATA_FIELDS = ("seeds", "layout_seed", "observation", "drop_action", "num_walks", "walk_length")
 TASK_FIELDS = (*DATA_FIELDS, "num_episodes")
+
+
+class TaskSettings(Protocol):
+    """What a task is made of; any object with these attributes will do."""
+
+    seeds: Sequence[int]  # training seeds
+    layout_seed: int  # of walls, doors and objects, the same for every training seed
+    observation: Observation
+    drop_action: DropAction  # whether the agent may drop things; auto: where no goal is reached without
+    num_walks: int  # random walks for each training seed
+    walk_length: int  # their length [steps]
+    num_episodes: int  # start states of the evaluation
+
+
+class EnvironmentSettings(TaskSettings, Protocol):
+    """The settings of several tasks."""
+
+    environments: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,46 +68,56 @@ class Task:
         return self.world.name
 
 
-def make_task(name: str, config: MiniGridConfig) -> Task:
+def make_task(name: str, settings: TaskSettings) -> Task:
     """Tabulate the environment, walk in it once for each seed, choose the evaluation's starts.
 
     Raises:
-        ValueError: unknown or stochastic environment.
-        ConfigError: no walk reached a goal, or there is one start, of which no interval can be taken.
+        ValueError: unknown or stochastic environment; no walk reached a goal; there is one start, of which
+            no interval can be taken; the observations of all seeds do not fit MAX_BYTES.
     """
-    world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
+    world = _tabulate(name, settings.layout_seed, settings.observation, settings.drop_action)
     walks = [
-        collect_walks(world, config.num_walks, config.walk_length, generator(seed, f"{world.name}/walks"))
-        for seed in config.seeds
+        collect_walks(
+            world, settings.num_walks, settings.walk_length, random_stream(seed, f"{world.name}/walks")
+        )
+        for seed in settings.seeds
     ]
     goals = [visited_goal_states(world, walk) for walk in walks]
     if any(len(found) == 0 for found in goals):
-        raise ConfigError(
-            f"num_walks (--num-walks) = {config.num_walks}: no walk of {config.walk_length} steps reached a"
-            f" goal of {world.name}; allowed: more or longer walks (--walk-length), a smaller environment"
+        raise ValueError(
+            f"num_walks (--num-walks) = {settings.num_walks}: no walk of {settings.walk_length} steps reached"
+            f" a goal of {world.name}; allowed: more or longer walks (--walk-length), a smaller environment"
         )
     most = max(len(found) for found in goals)
     distance = distances_to(world.next_state, world.goal_states)
-    observations = torch.stack([_standardise(world, walk) for walk in walks])
+    observations = _standardise(world, walks)
     goals = torch.stack([torch.cat([found, found[-1:].expand(most - len(found))]) for found in goals])
-    starts = _choose_starts(world, distance, config)
+    starts = _choose_starts(world, distance, settings.num_episodes)
     if len(starts) < 2:
-        raise ConfigError(
+        raise ValueError(
             f"environments (--environments): {world.name} has {len(starts)} start; allowed: >= 2"
         )
     return Task(world, walks, observations, starts, goals, distance)
 
 
-def check_environments(config: MiniGridConfig) -> None:
+def check_environments(settings: EnvironmentSettings) -> None:
     """Raise ValueError for an environment named twice, that cannot be tabulated, or that has no goal."""
     known = set()
-    for name in config.environments:
-        world = _tabulate(name, config.layout_seed, config.observation, config.drop_action)
+    for name in settings.environments:
+        world = _tabulate(name, settings.layout_seed, settings.observation, settings.drop_action)
         if not len(world.goal_states):
             raise ValueError(f"environments (--environments): no state of {name} ends with a reward")
         known.add(world.env_id)
-    if len(known) < len(config.environments):
-        reject("environments", config.environments, "each environment once")
+    if len(known) < len(settings.environments):
+        raise ValueError(
+            f"environments (--environments) = {settings.environments!r}: allowed: each environment once"
+        )
+
+
+def random_stream(seed: int, stream: str) -> torch.Generator:
+    """A CPU generator for one purpose of one seed: streams of different names are independent."""
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @cache
@@ -99,23 +132,36 @@ def _tabulate(name: str, layout_seed: int, observation: Observation, drop_action
         raise ValueError(f"environments (--environments): {error}") from None
 
 
-def _standardise(world: GridWorld, walk: Walks) -> Tensor:
-    """Observations in units of what the walk saw: [N, F], without features that are the same in all states.
+def _standardise(world: GridWorld, walks: Sequence[Walks]) -> Tensor:
+    """Observations in units of what each walk saw: [S, N, F], without features that are always the same.
 
-    A feature that this walk never saw vary is only centred.
+    A feature that a walk never saw vary is only centred.
     """
-    table = world.observe(torch.arange(world.num_states))[:, world.varying_columns]
-    seen = table[torch.unique(walk.states)]
-    spread = seen.std(0, correction=0)
-    return (table - seen.mean(0)) / torch.where(spread > 0, spread, torch.ones_like(spread))
+    columns = world.varying_columns
+    shape = len(walks), world.num_states, len(columns)
+    needed = 4 * math.prod(shape)
+    if needed > MAX_BYTES:
+        raise ValueError(
+            f"environments (--environments): {world.name} has {shape[1]} states with {shape[2]} features, for"
+            f" {shape[0]} seeds {needed / 2**30:.1f} GiB; allowed: {MAX_BYTES / 2**30:.0f} GiB, that is fewer"
+            " seeds (--seeds), a smaller environment, or --observation full or partial"
+        )
+    standardised = torch.empty(shape)
+    for table, walk in zip(standardised, walks, strict=True):
+        table.copy_(world.features(columns))
+        seen = table[torch.unique(walk.states)]
+        spread = seen.std(0, correction=0)
+        table -= seen.mean(0)
+        table /= torch.where(spread > 0, spread, torch.ones_like(spread))
+    return standardised
 
 
-def _choose_starts(world: GridWorld, distance: Tensor, config: MiniGridConfig) -> Tensor:
+def _choose_starts(world: GridWorld, distance: Tensor, num_episodes: int) -> Tensor:
     """States from which a goal can be reached, ascending: all if few, else the reset's and random ones."""
     candidates = ((distance > 0) & distance.isfinite()).nonzero().squeeze(1)
-    order = torch.rand(len(candidates), generator=generator(0, "evaluation/starts"))
+    order = torch.rand(len(candidates), generator=random_stream(0, "evaluation/starts"))
     order[candidates == world.start_state] = -1.0
-    count = len(candidates) if len(candidates) <= 1.5 * config.num_episodes else config.num_episodes
+    count = len(candidates) if len(candidates) <= 1.5 * num_episodes else num_episodes
     return candidates[order.argsort()[:count]].sort().values
 
 

@@ -1,6 +1,6 @@
 """Walks through a tabulated environment (training data) and shortest paths in it (evaluation only).
 
-Shapes: N states, A actions, W walks, L steps of a walk, G goal states.
+Shapes: N states, A actions, W walks, L steps of a walk, G goal states, K sources of shortest paths.
 """
 
 from dataclasses import dataclass
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.minigrid.table import GridWorld
+from .table import GridWorld
 
 # Walks that start together, before the least-visited states are counted anew.
 WALKS_PER_ROUND = 32
+
+# Sources of one breadth-first search; bounds its memory.
+BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,18 +104,42 @@ def distances_to(next_state: Tensor, targets: Tensor) -> Tensor:
         distance = nearer
 
 
-def all_distances(next_state: Tensor) -> Tensor:
-    """Least number of steps from each state to each other: [N, A] -> [N, N] int16, -1 where unreachable.
+def distances_from(next_state: Tensor, sources: Tensor) -> Tensor:
+    """Least number of steps from each source to every state: [N, A], [K] -> [K, N], -1 where unreachable.
 
-    Row: from; column: to. For evaluation and the oracle only, NEVER for training.
+    Breadth first from all sources at once; each pair of source and state is expanded once. int16, or int32
+    where N exceeds it. For evaluation and the oracle only, NEVER for training.
+
+    Raises:
+        ValueError: a source that is no index of a state.
     """
-    reached = torch.eye(len(next_state), dtype=torch.bool)  # within k steps, k = 0
-    distance = torch.zeros(reached.shape, dtype=torch.int16)
-    while True:
-        distance += ~reached
-        farther = reached.clone()
-        for following in next_state.unbind(1):
-            farther |= reached[following]
-        if torch.equal(farther, reached):
-            return distance.masked_fill_(~reached, -1)
-        reached = farther
+    count = len(next_state)
+    if len(sources) and not 0 <= int(sources.min()) <= int(sources.max()) < count:
+        span = f"{int(sources.min())} to {int(sources.max())}"
+        raise ValueError(f"sources = {span}: allowed: indices of states, 0 to {count - 1}")
+    integer = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+    distance = torch.full((len(sources), count), -1, dtype=integer, device=next_state.device)
+    for rows, block in zip(distance.split(BLOCK), sources.split(BLOCK), strict=True):
+        _sweep(rows.view(-1), next_state, block.long())
+    return distance
+
+
+def _sweep(distance: Tensor, next_state: Tensor, sources: Tensor) -> None:
+    """Fill `distance` [K N], which holds -1, row by row from `sources` [K]."""
+    count = len(next_state)
+    frontier = torch.arange(len(sources), device=sources.device) * count + sources
+    steps = 0
+    while len(frontier):
+        distance[frontier] = steps
+        state = frontier % count
+        reached = ((frontier - state)[:, None] + next_state[state]).flatten()  # in the row of their source
+        frontier = torch.unique(reached[distance[reached] < 0])
+        steps += 1
+
+
+def all_distances(next_state: Tensor) -> Tensor:
+    """Least number of steps from each state to each other: [N, A] -> [N, N], as `distances_from` gives it.
+
+    Row: from; column: to. N^2 numbers: with many states, take `distances_from` a sample.
+    """
+    return distances_from(next_state, torch.arange(len(next_state), device=next_state.device))

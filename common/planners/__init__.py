@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from common.planners.cem import CEM, CoarseCEM
-from common.planners.flat_gradient import FlatGradient
-from common.planners.helm import Helm
-from common.planners.problem import Planner
-from common.planners.random_shooting import RandomShooting
-from common.planners.verified_gradient import VerifiedGradient
+from .cem import CEM, CoarseCEM
+from .flat_gradient import FlatGradient
+from .helm import Helm
+from .problem import Planner
+from .random_shooting import RandomShooting
+from .verified_gradient import VerifiedGradient
 
 PLANNERS = {
     "flat_gradient": FlatGradient,

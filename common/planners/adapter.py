@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.planners.problem import PlanningProblem
+from .problem import PlanningProblem
 
 
 class CostModel:

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from common.planners.candidates import BestPlans, Rollout, one_hot, sample_actions, score
-from common.planners.problem import BudgetExceeded, Plan, PlanningProblem
+from .candidates import BestPlans, Noise, Rollout, one_hot, sample_actions, score, uniform_policy
+from .problem import BudgetExceeded, Plan, PlanningProblem, require
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,36 @@ class CEM:
     momentum: float = 0.0  # weight of the old probabilities in each refit
     coarse_share: float = 0.0  # of the budget, for rounds in the jumpy model (see CoarseCEM)
 
-    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+    def __post_init__(self):
+        require("population", self.population, self.population >= 1, "at least 1")
+        require("elites", self.elites, self.elites >= 1, "at least 1")
+        require("smoothing", self.smoothing, 0 <= self.smoothing <= 1, "in [0, 1]")
+        require("momentum", self.momentum, 0 <= self.momentum < 1, "in [0, 1)")
+        require("coarse_share", self.coarse_share, 0 <= self.coarse_share < 1, "in [0, 1)")
+
+    def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
         """Plan within the problem's budget.
 
         Raises:
             BudgetExceeded: where it pays for no candidate.
+            NoFinitePlan: where no candidate of a problem had a finite energy.
         """
-        shape = (problem.num_problems, problem.horizon, problem.num_actions)
-        probabilities = torch.full(shape, 1 / problem.num_actions, device=problem.device)
+        noise = Noise.of(noise, problem.num_problems)
+        probabilities = uniform_policy(problem)
         best = BestPlans(problem.num_problems, problem.horizon, problem.device)
         spend = min(int(self.coarse_share * problem.budget), problem.remaining - 2 * problem.horizon)
         if problem.macro_steps and spend >= problem.macro_steps:
             coarse = BestPlans(problem.num_problems, problem.horizon, problem.device)
             candidates = spend // problem.macro_steps
-            probabilities = self._search(problem.coarse_rollout, candidates, probabilities, coarse, generator)
+            probabilities = self._search(problem.coarse_rollout, candidates, probabilities, coarse, noise)
             plans = coarse.actions[:, None]
             best.offer(plans, score(problem.rollout, plans, problem.num_actions))
             best.record()
         affordable = problem.remaining // problem.horizon
         if affordable < 1:
             raise BudgetExceeded(f"a budget of {problem.budget} pays for no candidate")
-        self._search(problem.rollout, affordable, probabilities, best, generator)
-        history = torch.stack(best.history)
-        return Plan(best.actions, best.energy, torch.zeros_like(best.energy), problem.evaluations, history)
+        self._search(problem.rollout, affordable, probabilities, best, noise)
+        return best.plan(problem)
 
     def _search(
         self,
@@ -59,13 +66,13 @@ class CEM:
         affordable: int,
         probabilities: Tensor,
         best: BestPlans,
-        generator: torch.Generator,
+        noise: Noise,
     ) -> Tensor:
         """Rounds of sampling and refitting with `affordable` candidates in all; the last probabilities."""
         num_actions = probabilities.shape[-1]
         population = min(self.population, affordable)
         for _ in range(affordable // population):
-            actions = sample_actions(probabilities, population, generator)
+            actions = sample_actions(probabilities, population, noise)
             energies = score(rollout, actions, num_actions)
             best.offer(actions, energies)
             best.record()

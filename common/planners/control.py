@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.planners.problem import Planner, PlanningProblem
+from .candidates import Noise
+from .problem import Planner, PlanningProblem
 
 MakeProblem = Callable[[Tensor, int], PlanningProblem]  # (states [B, ...], horizon) -> their problem
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (states, actions [B]) -> (states, done [B] bool)
@@ -78,7 +79,7 @@ def receding_horizon(
     plan_horizon: int = 12,
     execute: int = 3,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | Noise,
 ) -> Episodes:
     """Plan, execute the first few actions, and plan again from where they led, until done or out of steps.
 
@@ -93,17 +94,18 @@ def receding_horizon(
         episode_length: L.
         plan_horizon: T.
         execute: actions taken of each plan.
-        generator: of the planner's noise, on the CPU.
+        generator: of the planner's noise, on the CPU: one for all episodes, or a Noise with one a group.
 
     Raises:
         ValueError: for an episode length, plan horizon or number of executed actions below 1.
     """
     if min(episode_length, plan_horizon, execute) < 1:
         raise ValueError("episode length, plan horizon and executed actions must be at least 1")
+    noise = Noise.of(generator, len(starts))
     episodes = _Recorder(starts, episode_length)
     while episodes.time < episode_length and len(running := episodes.running()):
         problem = make_problem(episodes.states[running, episodes.time], plan_horizon)
-        plan = planner(problem, generator)
+        plan = planner(problem, noise.select(running))
         episodes.evaluations[running, episodes.time] += plan.evaluations
         left = episode_length - episodes.time
         _execute(episodes, step, running, plan.actions[:, : min(execute, left)].to(starts.device))

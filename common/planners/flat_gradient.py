@@ -3,14 +3,17 @@
 Shapes: B problems, T steps, A actions, I gradient steps.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from common.planners.candidates import gumbel_noise, score
-from common.planners.problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem
+from .candidates import Noise, gumbel_noise, require_finite, score, slopes_at
+from .problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem, require
+
+LARGEST_LOGIT = 1e30  # in absolute value; larger ones would overflow in the next step
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class FlatGradient:
 
     Each step takes a = softmax((logits + g) / tau), g Gumbel (Jang et al., 2017), and descends on the
     energy of the last state, 1/2 ||z_T - z_goal||^2 in the documents. The published 50 steps spend 150 T of
-    the budget; the one evaluation of the returned plan serves the report and changes nothing.
+    the budget; the one evaluation of the returned plan serves the report and changes nothing. That plan may
+    have the energy +inf: nothing was verified.
     """
 
     over_time: ClassVar[str] = "final"  # what the problem should judge a plan by
@@ -28,34 +32,40 @@ class FlatGradient:
     gd_lr: float = 0.1  # of SGD
     tau: float = 1.0  # temperature of the relaxation
 
-    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+    def __post_init__(self):
+        require("gd_steps", self.gd_steps, self.gd_steps >= 1, "at least 1")
+        require("gd_lr", self.gd_lr, 0 < self.gd_lr < math.inf, "positive and finite")
+        require("tau", self.tau, 0 < self.tau < math.inf, "positive and finite")
+
+    def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
         """Plan within the problem's budget.
 
         Raises:
             BudgetExceeded: where it does not pay for one gradient step and the report.
+            NoFinitePlan: where no gradient moved a problem's logits and its plan has no finite energy.
+            ValueError: in inference mode, or where the energies have no gradient.
         """
+        noise = Noise.of(noise, problem.num_problems)
         steps = min(self.gd_steps, (problem.remaining // problem.horizon - 1) // (1 + BACKWARD_COST))
         if steps < 1:
             raise BudgetExceeded(f"a budget of {problem.budget} pays for no gradient step")
-        logits = torch.zeros(
-            problem.num_problems, problem.horizon, problem.num_actions, device=problem.device
-        )
+        shape = (problem.num_problems, problem.horizon, problem.num_actions)
+        logits = torch.zeros(shape, dtype=torch.float32, device=problem.device)
         history = []
         for _ in range(steps):
-            energy, gradient = self._slope(problem, logits, generator)
-            logits = logits - self.gd_lr * gradient
+            energy, gradient = self._slope(problem, logits, noise)
+            logits = (logits - self.gd_lr * gradient).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
             history.append(energy)
         actions = logits.argmax(-1)  # [B, T]
         energy = score(problem.rollout, actions[:, None], problem.num_actions)[:, 0]
+        require_finite(energy.isfinite() | (logits != 0).flatten(1).any(1))
         return Plan(actions, energy, energy - history[-1], problem.evaluations, torch.stack(history))
 
-    def _slope(
-        self, problem: PlanningProblem, logits: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _slope(self, problem: PlanningProblem, logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Relaxed energy [B] at one noise, and its gradient with respect to the logits [B, T, A]."""
         with torch.enable_grad():
             logits = logits.detach().requires_grad_()
-            actions = torch.softmax((logits + gumbel_noise(logits, generator)) / self.tau, -1)
-            energy = problem.rollout(actions[:, None])[:, 0]
-            (gradient,) = torch.autograd.grad(energy.sum(), logits)
-        return energy.detach(), gradient
+            actions = torch.softmax((logits + gumbel_noise(logits, noise)) / self.tau, -1)
+            energy, slope = slopes_at(problem.rollout, actions[:, None])
+            (gradient,) = torch.autograd.grad(actions, logits, slope[:, 0])
+        return energy[:, 0], gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -10,10 +10,12 @@ Shapes: B problems, T steps, A actions.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from common.planners.problem import BACKWARD_COST, PlanningProblem
+from .candidates import one_hot, slopes_at
+from .problem import BACKWARD_COST, PlanningProblem
+
+ROUNDING = torch.finfo(torch.float32).eps  # relative differences up to it tell nothing
 
 
 def fidelity_budget(horizon: int, num_actions: int) -> int:
@@ -29,38 +31,47 @@ def gradient_fidelity(problem: PlanningProblem, plans: Tensor) -> Tensor:
         plans: [B, T] int64.
 
     Returns:
-        [B] in [-1, 1]; 0 where the gradient predicts the same for all swaps, nan where no swap changes
-        anything, so that there is nothing to foretell.
+        [B] in [-1, 1], whatever the unit of energy; 0 where the gradient predicts the same for all swaps, nan
+        where all swaps change the energy equally but for rounding, so that there is nothing to foretell, or
+        where an energy is not finite.
+
+    Raises:
+        BudgetExceeded: where the budget is smaller.
+        ValueError: for plans of another shape, or where no gradient can be had (see slopes_at).
     """
-    one_hot = F.one_hot(plans, problem.num_actions).float().to(problem.device)  # [B, T, A]
-    with torch.enable_grad():
-        actions = one_hot[:, None].clone().requires_grad_()
-        energy = problem.rollout(actions)
-        (slope,) = torch.autograd.grad(energy.sum(), actions)
-    slope = slope[:, 0]
-    predicted = slope - (slope * one_hot).sum(-1, keepdim=True)
+    expected = (problem.num_problems, problem.horizon)
+    if plans.shape != expected:
+        raise ValueError(f"plans must be [B, T] = {list(expected)}, not {list(plans.shape)}")
+    taken = one_hot(plans.to(problem.device), problem.num_actions)  # [B, T, A]
+    energy, slope = slopes_at(problem.rollout, taken[:, None])  # [B, 1], [B, 1, T, A]
+    predicted = slope[:, 0] - (slope[:, 0] * taken).sum(-1, keepdim=True)
     with torch.no_grad():
-        actual = problem.rollout(_single_swaps(one_hot)) - energy
-    other = one_hot.flatten(1) == 0  # [B, T A], A - 1 of A at each step
+        swapped = problem.rollout(_single_swaps(taken))
+    other = taken.flatten(1) == 0  # [B, T A], A - 1 of A at each step
     swaps = plans.shape[1] * (problem.num_actions - 1)
-    changes = (predicted.flatten(1)[other], actual[other])
-    return _correlation(*(change.view(-1, swaps).cpu().double() for change in changes))
+    predicted = predicted.flatten(1)[other].view(-1, swaps).cpu().double()
+    actual = (swapped - energy)[other].view(-1, swaps).cpu().double()
+    largest = torch.maximum(swapped.abs().amax(1), energy.abs()[:, 0]).cpu().double()
+    return _correlation(predicted, actual, ROUNDING * largest)
 
 
-def _single_swaps(one_hot: Tensor) -> Tensor:
+def _single_swaps(plans: Tensor) -> Tensor:
     """Every plan with one action replaced, by step and then by action: [B, T, A] -> [B, T A, T, A]."""
-    _, horizon, num_actions = one_hot.shape
-    here = torch.eye(horizon, device=one_hot.device)[:, None, :, None]  # [T, 1, T, 1]
-    instead = torch.eye(num_actions, device=one_hot.device)[None, :, None]  # [1, A, 1, A]
-    swapped = one_hot[:, None, None] * (1 - here) + here * instead  # [B, T, A, T, A]
+    _, horizon, num_actions = plans.shape
+    here = torch.eye(horizon, dtype=plans.dtype, device=plans.device)[:, None, :, None]  # [T, 1, T, 1]
+    instead = torch.eye(num_actions, dtype=plans.dtype, device=plans.device)[None, :, None]  # [1, A, 1, A]
+    swapped = plans[:, None, None] * (1 - here) + here * instead  # [B, T, A, T, A]
     return swapped.flatten(1, 2)
 
 
-def _correlation(predicted: Tensor, actual: Tensor) -> Tensor:
-    """Of the rows of two matrices [B, M]: [B]; 0 where `predicted` is constant, nan where `actual` is."""
+def _correlation(predicted: Tensor, actual: Tensor, rounding: Tensor) -> Tensor:
+    """Of the rows of two matrices [B, M]: [B]; 0 where `predicted` is constant, nan where `actual` is.
+
+    Constant is what varies by no more than rounding: of its own entries, or for `actual` by the given [B].
+    """
+    noise = ROUNDING * predicted.abs().amax(1)
     predicted = predicted - predicted.mean(1, keepdim=True)
     actual = actual - actual.mean(1, keepdim=True)
-    lengths = predicted.norm(dim=1), actual.norm(dim=1)
-    tiny = torch.finfo(torch.float32).eps
-    found = (predicted * actual).sum(1) / (lengths[0] * lengths[1]).clamp(min=tiny**2)
-    return found.masked_fill(lengths[1] < tiny, torch.nan)
+    found = (predicted * actual).sum(1) / (predicted.norm(dim=1) * actual.norm(dim=1))
+    found = found.masked_fill(predicted.abs().amax(1) <= noise, 0.0)
+    return found.masked_fill(~(actual.abs().amax(1) > rounding), torch.nan)

@@ -3,15 +3,16 @@
 Shapes: B problems, N candidates, T steps, A actions, M macro steps.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from common.planners.candidates import score
-from common.planners.problem import Plan, PlanningProblem
-from common.planners.straight_through import Chain, StraightThrough, affordable_iterations
+from .candidates import Noise, score
+from .problem import Plan, PlanningProblem, require
+from .straight_through import Chain, StraightThrough, affordable_iterations
 
 
 @dataclass(frozen=True)
@@ -35,43 +36,65 @@ class Helm(StraightThrough):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.coarse not in ("jumpy", "repeat"):
-            raise ValueError(f"coarse is 'jumpy' or 'repeat', not {self.coarse!r}")
-        if not 0 <= self.coarse_share < 1:
-            raise ValueError("the coarse stage's share of the budget lies in [0, 1)")
+        require("coarse", self.coarse, self.coarse in ("jumpy", "repeat"), "'jumpy' or 'repeat'")
+        require("coarse_share", self.coarse_share, 0 <= self.coarse_share < 1, "in [0, 1)")
+        require("carry", self.carry, math.isfinite(self.carry), "finite")
 
-    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+    def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
         """Plan within the problem's budget.
 
         Raises:
             BudgetExceeded: where it does not pay for one fine iteration, the coarse plan and the gap.
+            NoFinitePlan: where no candidate of a problem had a finite energy.
+            ValueError: in inference mode, or where the energies have no gradient.
         """
-        chain = self._coarse_stage(problem, generator)
+        noise = Noise.of(noise, problem.num_problems)
+        chain = self._coarse_stage(problem, noise)
         rollouts = problem.remaining // problem.horizon - 1
         iterations = affordable_iterations(rollouts, self.iteration_cost)
-        self.descend(problem.rollout, chain, iterations, problem.energy_scale, generator)
+        self.descend(problem.rollout, chain, iterations, problem.energy_scale, noise)
         return self.finish(problem, chain)
 
-    def _coarse_stage(self, problem: PlanningProblem, generator: torch.Generator) -> Chain:
+    def _coarse_stage(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Chain:
         """The chain that the fine stage runs on: coarse logits, and the best coarse plan, scored finely."""
         jumpy = self.coarse == "jumpy" and problem.macro_steps > 0
-        repeats = 1 if jumpy else problem.stride
-        cost = self.iteration_cost * (problem.macro_steps if jumpy else problem.horizon)
-
-        def stretch(values: Tensor, axis: int) -> Tensor:  # [.., T / repeats, ..] -> [.., T, ..]
-            return values.repeat_interleave(repeats, axis).narrow(axis, 0, problem.horizon)
-
-        def rollout(actions: Tensor) -> Tensor:
-            return (problem.coarse_rollout if jumpy else problem.rollout)(stretch(actions, 2))
-
+        level = _JumpyLevel(problem) if jumpy else _RepeatedLevel(problem)
         fine_minimum = (self.iteration_cost + 2) * problem.horizon  # an iteration, the coarse plan, the gap
         spend = min(int(self.coarse_share * problem.budget), problem.remaining - fine_minimum)
-        iterations = max(spend // cost, 0)
-        coarse = Chain(self.initial_logits(problem, -(-problem.horizon // repeats), generator))
-        self.descend(rollout, coarse, iterations, problem.energy_scale, generator)
-        fine = Chain(self.carry * stretch(coarse.logits, 1))
+        iterations = max(spend // (self.iteration_cost * level.cost), 0)
+        coarse = Chain(self.initial_logits(problem, level.steps, noise))
+        self.descend(level.rollout, coarse, iterations, problem.energy_scale, noise)
+        fine = Chain(self.carry * level.to_fine(coarse.logits, 1))
         if iterations:
-            plans = stretch(coarse.best.actions, 1)[:, None]
+            plans = level.to_fine(coarse.best.actions, 1)[:, None]
             fine.offer(plans, score(problem.rollout, plans, problem.num_actions))
             fine.best.record()
         return fine
+
+
+class _JumpyLevel:
+    """All T actions, judged by the jumpy model."""
+
+    def __init__(self, problem: PlanningProblem):
+        self.steps, self.cost, self.rollout = problem.horizon, problem.macro_steps, problem.coarse_rollout
+
+    def to_fine(self, values: Tensor, axis: int) -> Tensor:
+        """Of a chain's steps, those of the fine model: the same."""
+        return values
+
+
+class _RepeatedLevel:
+    """One action for every `stride` steps, ceil(T / stride) of them, judged by the fine model."""
+
+    def __init__(self, problem: PlanningProblem):
+        self.problem, self.cost = problem, problem.horizon
+        self.steps = -(-problem.horizon // problem.stride)
+
+    def to_fine(self, values: Tensor, axis: int) -> Tensor:
+        """Each step of a chain repeated: [.., ceil(T / stride), ..] -> [.., T, ..]."""
+        repeated = values.repeat_interleave(self.problem.stride, axis)
+        return repeated.narrow(axis, 0, self.problem.horizon)
+
+    def rollout(self, actions: Tensor) -> Tensor:
+        """Energies by the fine model: [B, N, ceil(T / stride), A] -> [B, N]."""
+        return self.problem.rollout(self.to_fine(actions, 2))

@@ -7,6 +7,10 @@ Shapes
     A  actions; a discrete action is one-hot, a relaxed one lies on the simplex
     M  macro steps of the jumpy model, floor(T / stride)
 
+Candidates are float32, on the problem's device. There is no action mask: where an action is forbidden, give
+every plan that takes it the energy +inf. Put modules in eval mode before planning (`.eval()`): dropout or
+batch statistics would make the energy of a plan depend on chance and on the plans beside it.
+
 The unit of cost is one transition of the model for one problem. A rollout of N candidates costs N T (in
 the jumpy model N M), a backward pass through it twice that again, charged when it happens.
 """
@@ -14,10 +18,13 @@ the jumpy model N M), a backward pass through it twice that again, charged when 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .candidates import Noise
 
 Energies = Callable[[Tensor], Tensor]  # actions [B, N, T, A] -> the energy after every step, [B, N, T]
 
@@ -30,19 +37,32 @@ class BudgetExceeded(RuntimeError):
     """A planner asked for more model evaluations than its budget has left."""
 
 
+class NoFinitePlan(ValueError):
+    """The model gave no candidate of a problem a finite energy, so that there is nothing to return."""
+
+
+def require(name: str, value: object, holds: bool, allowed: str) -> None:
+    """Raise ValueError in one line for a hyperparameter out of range."""
+    if not holds:
+        raise ValueError(f"{name} = {value!r}: must be {allowed}")
+
+
 class PlanningProblem:
     """B planning problems in one world model; a planner's only view of the world.
 
     It holds functions of the model alone, so that nothing leads from a planner to the environment.
 
     Args:
-        energies: actions [B, N, T, A] -> the energy after every step [B, N, T]; differentiable, and
-            independent between problems and between candidates.
+        energies: float32 actions [B, N, T, A] -> the energy after every step [B, N, T]: one number a step,
+            also where only the last counts (over_time="final"). Independent between problems and between
+            candidates, and differentiable where a planner takes gradients. A NaN counts as +inf. A model of
+            another dtype casts inside: `lambda actions: model(actions.double())`.
         num_problems: B.
         horizon: T.
         num_actions: A.
         budget: transition evaluations that may be spent on each problem.
-        energy_scale: [B], what counts as a large difference of energy; the energy at the start does.
+        energy_scale: [B], what counts as a large difference of energy; the energy at the start does. What is
+            below 1e-6, such as the energy at a goal, counts as that.
         over_time: "softmin" judges a plan by the softmin of its T energies (reach the goal at any time),
             "final" by the last.
         temperature: of the softmin, in units of energy_scale. A low one judges a plan by its nearest approach
@@ -53,8 +73,8 @@ class PlanningProblem:
         device: where candidates are made.
 
     Raises:
-        ValueError: for a horizon, stride or budget below 1, a temperature that is not positive, or an
-            unknown `over_time`.
+        ValueError: for a horizon, stride or budget below 1, a temperature that is not positive, an unknown
+            `over_time`, or energy scales of another shape or that are not finite.
     """
 
     def __init__(
@@ -72,17 +92,27 @@ class PlanningProblem:
         stride: int = 4,
         device: torch.device | str = "cpu",
     ):
-        if min(horizon, stride, budget, num_problems, num_actions) < 1:
-            raise ValueError("problems, horizon, actions, stride and budget must be at least 1")
-        if temperature <= 0:
-            raise ValueError(f"the temperature must be positive, not {temperature}")
+        counts = {
+            "num_problems": num_problems, "horizon": horizon, "num_actions": num_actions, "budget": budget,
+            "stride": stride,
+        }  # fmt: skip
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"the temperature must be positive and finite, not {temperature}")
         if over_time not in ("softmin", "final"):
             raise ValueError(f"over_time is 'softmin' or 'final', not {over_time!r}")
-        assert energy_scale.shape == (num_problems,), "one energy scale a problem"
+        if energy_scale.shape != (num_problems,):
+            raise ValueError(
+                f"energy_scale must be one number a problem, [{num_problems}], not {list(energy_scale.shape)}"
+            )
+        if not energy_scale.isfinite().all():
+            raise ValueError("energy_scale must be finite, one number a problem")
         self.num_problems, self.horizon, self.num_actions = num_problems, horizon, num_actions
         self.budget, self.stride, self.over_time = budget, stride, over_time
         self.device = torch.device(device)
-        self.energy_scale = energy_scale.detach().to(self.device).clamp(min=SMALLEST_SCALE)
+        self.energy_scale = energy_scale.detach().to(self.device, torch.float32).clamp(min=SMALLEST_SCALE)
         self.temperature = temperature * self.energy_scale
         self.evaluations = 0  # spent so far on each problem
         self._energies, self._jumpy_energies = energies, jumpy_energies
@@ -102,6 +132,8 @@ class PlanningProblem:
 
         Raises:
             BudgetExceeded: before computing, here or in the backward pass, where the budget is too small.
+            ValueError: for actions of another shape, or where the energies are not one number a step.
+            TypeError: where the model does not take float32 candidates.
         """
         return self._evaluate(self._energies, actions, self.horizon)
 
@@ -118,12 +150,13 @@ class PlanningProblem:
 
     def _evaluate(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
         candidates = actions.shape[1]
-        assert actions.shape == (self.num_problems, candidates, self.horizon, self.num_actions)
+        expected = (self.num_problems, candidates, self.horizon, self.num_actions)
+        if actions.shape != expected:
+            raise ValueError(f"actions must be [B, N, T, A] = {list(expected)}, not {list(actions.shape)}")
         self._charge(candidates * steps)
         if energies is self._jumpy_energies:
             actions = actions[:, :, : steps * self.stride]
-        over_time = energies(actions)  # [B, N, T or M]
-        assert over_time.shape == (self.num_problems, candidates, steps)
+        over_time = _asked(energies, actions, (self.num_problems, candidates, steps))
         if over_time.requires_grad:
             over_time = _ChargeBackward.apply(over_time, self, BACKWARD_COST * candidates * steps)
         return self._reduce(over_time)
@@ -144,6 +177,24 @@ class PlanningProblem:
         if cost > self.remaining:
             raise BudgetExceeded(f"{cost} evaluations asked for, {self.remaining} of {self.budget} are left")
         self.evaluations += cost
+
+
+def _asked(energies: Energies, actions: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The model's energies [B, N, T or M] of these actions, at least float32."""
+    try:
+        found = energies(actions)
+    except RuntimeError as error:
+        if "dtype" in str(error) or "scalar type" in str(error):
+            raise TypeError(
+                f"the energies do not take {actions.dtype} candidates; cast them inside, e.g."
+                f" `lambda actions: model(actions.double())` ({' '.join(str(error).split())})"
+            ) from error
+        raise
+    if found.shape != shape:
+        raise ValueError(
+            f"energies must be one number a step, [B, N, steps] = {list(shape)}, not {list(found.shape)}"
+        )
+    return found.float() if found.dtype in (torch.bfloat16, torch.float16) else found
 
 
 class _ChargeBackward(torch.autograd.Function):
@@ -174,8 +225,13 @@ class Plan:
 
 
 class Planner(Protocol):
-    """A frozen dataclass of hyperparameters that plans when called; noise comes from the generator alone."""
+    """A frozen dataclass of hyperparameters that plans when called; noise comes from `noise` alone."""
 
-    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
-        """Plan within the problem's budget; the generator lives on the CPU."""
+    def __call__(self, problem: PlanningProblem, noise: "torch.Generator | Noise") -> Plan:
+        """Plan within the problem's budget; generators live on the CPU, one for all problems or one a group.
+
+        Raises:
+            BudgetExceeded: where the budget is too small for the planner.
+            NoFinitePlan: where no candidate of a problem had a finite energy.
+        """
         ...

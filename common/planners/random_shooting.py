@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from common.planners.candidates import BestPlans, sample_actions, score
-from common.planners.problem import BudgetExceeded, Plan, PlanningProblem
+from .candidates import BestPlans, Noise, sample_actions, score, uniform_policy
+from .problem import BudgetExceeded, Plan, PlanningProblem, require
 
 
 @dataclass(frozen=True)
@@ -20,23 +20,26 @@ class RandomShooting:
 
     chunk: int = 64  # candidates evaluated at once; bounds the memory
 
-    def __call__(self, problem: PlanningProblem, generator: torch.Generator) -> Plan:
+    def __post_init__(self):
+        require("chunk", self.chunk, self.chunk >= 1, "at least 1")
+
+    def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
         """Plan within the problem's budget.
 
         Raises:
             BudgetExceeded: where it pays for no candidate.
+            NoFinitePlan: where no candidate of a problem had a finite energy.
         """
+        noise = Noise.of(noise, problem.num_problems)
         left = problem.remaining // problem.horizon
         if left < 1:
             raise BudgetExceeded(f"a budget of {problem.budget} pays for no candidate")
-        shape = (problem.num_problems, problem.horizon, problem.num_actions)
-        uniform = torch.full(shape, 1 / problem.num_actions, device=problem.device)
+        uniform = uniform_policy(problem)
         best = BestPlans(problem.num_problems, problem.horizon, problem.device)
         while left:
             count = min(self.chunk, left)
-            actions = sample_actions(uniform, count, generator)
+            actions = sample_actions(uniform, count, noise)
             best.offer(actions, score(problem.rollout, actions, problem.num_actions))
             best.record()
             left -= count
-        history = torch.stack(best.history)
-        return Plan(best.actions, best.energy, torch.zeros_like(best.energy), problem.evaluations, history)
+        return best.plan(problem)

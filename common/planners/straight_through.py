@@ -4,13 +4,26 @@ Shapes: B problems, G gradient samples, S hard samples, T steps (of a chain on r
 A actions.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from common.planners.candidates import BestPlans, Rollout, gumbel_noise, one_hot, sample_actions, score
-from common.planners.problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem
+from .candidates import (
+    BestPlans,
+    Noise,
+    Rollout,
+    gumbel_noise,
+    one_hot,
+    sample_actions,
+    score,
+    score_relaxed,
+    slopes_at,
+)
+from .problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem, require
+
+LARGEST_SLOPE = 1e18  # in absolute value; the square of a larger one overflows
 
 
 @dataclass(frozen=True)
@@ -42,20 +55,27 @@ class StraightThrough:
     pull_back: str = "expected"  # or "gumbel"
 
     def __post_init__(self):
-        if self.pull_back not in ("expected", "gumbel"):
-            raise ValueError(f"pull_back is 'expected' or 'gumbel', not {self.pull_back!r}")
-        if self.gradient_samples < 1 or self.hard_samples < 0:
-            raise ValueError("a chain needs a gradient sample, and no negative number of hard samples")
+        pull_backs = ("expected", "gumbel")
+        require("travel", self.travel, 0 < self.travel < math.inf, "positive and finite")
+        two = len(self.betas) == 2
+        require(
+            "betas", self.betas, two and all(0 <= beta < 1 for beta in self.betas), "two numbers in [0, 1)"
+        )
+        require("tau", self.tau, 0 < self.tau < math.inf, "positive and finite")
+        require("init_sigma", self.init_sigma, 0 <= self.init_sigma < math.inf, "at least 0 and finite")
+        require("gradient_samples", self.gradient_samples, self.gradient_samples >= 1, "at least 1")
+        require("hard_samples", self.hard_samples, self.hard_samples >= 0, "at least 0")
+        require("pull_back", self.pull_back, self.pull_back in pull_backs, "'expected' or 'gumbel'")
 
     @property
     def iteration_cost(self) -> int:
         """Rollouts that one iteration costs."""
         return (1 + BACKWARD_COST) * self.gradient_samples + self.hard_samples
 
-    def initial_logits(self, problem: PlanningProblem, steps: int, generator: torch.Generator) -> Tensor:
+    def initial_logits(self, problem: PlanningProblem, steps: int, noise: torch.Generator | Noise) -> Tensor:
         """Normal logits of standard deviation init_sigma: [B, steps, A]."""
         shape = (problem.num_problems, steps, problem.num_actions)
-        return self.init_sigma * torch.randn(shape, generator=generator).to(problem.device)
+        return self.init_sigma * Noise.of(noise, shape[0]).normal(shape, problem.device)
 
     def descend(
         self,
@@ -63,7 +83,7 @@ class StraightThrough:
         chain: "Chain",
         iterations: int,
         energy_scale: Tensor,
-        generator: torch.Generator,
+        noise: torch.Generator | Noise,
     ) -> None:
         """Run a chain on, in place.
 
@@ -72,34 +92,32 @@ class StraightThrough:
             chain: logits and the best plans so far.
             iterations: how many.
             energy_scale: [B]; gradients are taken in units of it, so that Adam's epsilon means the same.
-            generator: of the noise.
+            noise: one generator, or one a group of problems.
         """
+        noise = Noise.of(noise, len(chain.logits))
         adam = _Adam(chain.logits, self.travel / max(iterations, 1), self.betas)
         for _ in range(iterations):
-            slope = self._sample_slope(rollout, chain, generator)
+            slope = self._sample_slope(rollout, chain, noise)
             if self.hard_samples:
-                samples = sample_actions(chain.logits.softmax(-1), self.hard_samples, generator)
+                samples = sample_actions(chain.logits.softmax(-1), self.hard_samples, noise)
                 chain.offer(samples, score(rollout, samples, chain.logits.shape[-1]))
             chain.best.record()
             adam.step(chain.logits, slope / energy_scale[:, None, None])
 
-    def _sample_slope(self, rollout: Rollout, chain: "Chain", generator: torch.Generator) -> Tensor:
+    def _sample_slope(self, rollout: Rollout, chain: "Chain", noise: torch.Generator | Noise) -> Tensor:
         """The logits' gradient from G sampled plans, which are offered to the chain: [B, T, A]."""
         logits = chain.logits[:, None].expand(-1, self.gradient_samples, -1, -1)  # [B, G, T, A]
-        perturbed = logits + gumbel_noise(logits, generator)
+        perturbed = logits + gumbel_noise(logits, noise)
         plans = perturbed.argmax(-1)  # [B, G, T]
-        energies, slopes = _slopes_at(rollout, one_hot(plans, logits.shape[-1]))
+        energies, slopes = slopes_at(rollout, one_hot(plans, logits.shape[-1]))
         chain.offer(plans, energies)
         through = logits if self.pull_back == "expected" else perturbed
         return _through_softmax(through / self.tau, slopes).mean(1) / self.tau
 
     def finish(self, problem: PlanningProblem, chain: "Chain") -> Plan:
         """The chain's best plan; one evaluation of softmax(logits) where it was found gives the gap."""
-        with torch.no_grad():
-            relaxed = problem.rollout(chain.best_logits.softmax(-1)[:, None])[:, 0]
-        best = chain.best
-        history = torch.stack(best.history)
-        return Plan(best.actions, best.energy, best.energy - relaxed, problem.evaluations, history)
+        relaxed = score_relaxed(problem.rollout, chain.best_logits.softmax(-1)[:, None])[:, 0]
+        return chain.best.plan(problem, relaxed)
 
 
 class Chain:
@@ -127,15 +145,6 @@ def affordable_iterations(rollouts: int, cost: int) -> int:
     return rollouts // cost
 
 
-def _slopes_at(rollout: Rollout, plans: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies [B, G] of one-hot plans [B, G, T, A] and their gradients with respect to the entries."""
-    with torch.enable_grad():
-        plans = plans.requires_grad_()
-        energies = rollout(plans)
-        (slopes,) = torch.autograd.grad(energies.sum(), plans)
-    return energies.detach(), slopes
-
-
 def _through_softmax(logits: Tensor, slope: Tensor) -> Tensor:
     """Gradient of <slope, softmax(logits)> with respect to the logits: [..., A]."""
     soft = logits.softmax(-1)
@@ -151,6 +160,7 @@ class _Adam:
 
     def step(self, values: Tensor, gradient: Tensor) -> None:
         self.steps += 1
+        gradient = gradient.nan_to_num(nan=0.0).clamp_(-LARGEST_SLOPE, LARGEST_SLOPE)
         beta_1, beta_2 = self.betas
         self.first.lerp_(gradient, 1 - beta_1)
         self.second.lerp_(gradient.square(), 1 - beta_2)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.planners.problem import Energies, PlanningProblem
+from .problem import Energies, PlanningProblem
 
 
 class TableModel:
@@ -29,12 +29,13 @@ class TableModel:
         energy: [S], finite.
 
     Raises:
-        ValueError: for a table that leads out of itself, or an energy that is not finite.
+        ValueError: for a table that leads out of itself, or energies that are not one finite number a state.
     """
 
     def __init__(self, next_state: Tensor, energy: Tensor):
         states, self.num_actions = next_state.shape
-        assert energy.shape == (states,), "one energy a state"
+        if energy.shape != (states,):
+            raise ValueError(f"energy must be one number a state, [{states}], not {list(energy.shape)}")
         if next_state.min() < 0 or next_state.max() >= states:
             raise ValueError("the table leads to a state that it does not have")
         if not torch.isfinite(energy).all():
@@ -46,7 +47,10 @@ class TableModel:
 
         def energies(actions: Tensor) -> Tensor:
             batch, candidates, horizon, _ = actions.shape
-            assert starts.shape == (batch,), "one start a problem"
+            if starts.shape != (batch,):
+                raise ValueError(
+                    f"{batch} problems from {len(starts)} starts: there must be one start a problem"
+                )
             sources = starts.repeat_interleave(candidates)  # [R]
             sequences = actions.flatten(0, 1)  # [R, T, A]
             by_time = self._walk if _is_one_hot(sequences) else self.belief_energies
@@ -129,7 +133,16 @@ class _Walk(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         """dL/da_{t,k} = sum_{u >= t} (dL/dE_u) E(the state at u if the action at t were k).
 
-        One walker for every (t, k) sets out at step t and takes the plan's own actions from there.
+        One walker for every (t, k) sets out at step t and takes the plan's own actions from there. A plan of
+        three steps a b c from state s, say, with s.k the state that action k leads to. The walkers of
+            t=0 are in   s.k   s.k.b    s.k.b.c     after steps 0, 1, 2
+            t=1 are in         s.a.k    s.a.k.c     from step 1 on: before it they did not differ
+            t=2 are in                  s.a.b.k
+        and the loop over `time` is one column after the other. `slopes[t, k]` adds up the energies in its
+        row, each times w = dL/dE of its column:
+            dL/da_{0,k} = w_0 E(s.k) + w_1 E(s.k.b) + w_2 E(s.k.b.c)
+            dL/da_{1,k} = w_1 E(s.a.k) + w_2 E(s.a.k.c)
+            dL/da_{2,k} = w_2 E(s.a.b.k)
         """
         actions, visited, table, energy = ctx.saved_tensors
         (horizon, count), num_actions = actions.shape, len(table) // len(energy)
@@ -148,10 +161,3 @@ class _Walk(torch.autograd.Function):
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """table[index] for a table [K] and an index of any shape."""
     return table.index_select(0, index.flatten()).view(index.shape)
-
-
-def absorbing(next_state: Tensor, goals: Tensor) -> Tensor:
-    """The table with the goals' every action leading back to themselves, as an episode's end: [S, A]."""
-    table = next_state.clone()
-    table[goals] = goals[:, None]
-    return table

@@ -43,7 +43,8 @@ class Criterion:
 def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The criteria with what was measured, one row each; a criterion that requires others comes after them.
 
-    id, tier, claim, metric, op, target, measured, passed; the last two None where a metric is absent.
+    id, tier, claim, metric, op, target, log10, measured, passed; the last two None where a metric is absent,
+    and `absent` says why. A claim over retraining needs an interval over training seeds: one seed gives none.
     """
     rows: list[dict[str, Any]] = []
     for criterion in criteria:
@@ -67,6 +68,7 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
                 "measured": measured,
                 "passed": passed,
                 "log10": criterion.log10,
+                "absent": _why_absent(criterion, metrics) if passed is None else "",
             }
         )
     return rows
@@ -82,7 +84,7 @@ def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> 
     for name in names:
         value = metrics[name]["mean"]
         if criterion.bound != "mean":
-            if "interval95" not in metrics[name]:  # too few starts for one
+            if "interval95" not in metrics[name]:
                 return None
             value = metrics[name]["interval95"][criterion.bound == "high"]
         if criterion.minus:
@@ -94,6 +96,21 @@ def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> 
         values.append(value)
     bad = math.inf if worst is max else -math.inf
     return worst((bad if value is None else value for value in values), default=None)
+
+
+def _why_absent(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why a criterion has no verdict."""
+    found = [metrics[name] for name in fnmatch.filter(metrics, criterion.metric)]
+    if criterion.bound != "mean" and found and all(len(entry["values"]) == 1 for entry in found):
+        return "not measured with one seed"
+    return "not measured"
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """passed, failed, or why there is no verdict."""
+    if row["passed"] is None:
+        return row.get("absent") or "not measured"
+    return "passed" if row["passed"] else "failed"
 
 
 def _partner(name: str, criterion: Criterion) -> str:
@@ -124,7 +141,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], preset: str, seeds: Sequence
     width = max((len(row["claim"]) for row in rows), default=0)
     for tier in TIERS:
         for row in (row for row in rows if row["tier"] == tier):
-            verdict = {True: "passed", False: "FAILED", None: "not measured"}[row["passed"]]
+            said = "FAILED" if row["passed"] is False else verdict(row)
             measured = format_number(row["measured"], row["log10"])
-            lines.append(f"  {tier:<15} {row['claim']:<{width}}  {measured:>9}  {verdict}")
+            lines.append(f"  {tier:<15} {row['claim']:<{width}}  {measured:>9}  {said}")
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from common.run.files import ROOT
 
 COMPUTING = ("torch", "numpy", "gymnasium", "minigrid", "cma")  # packages whose versions count
+LARGE = 2**16  # numbers of a tensor whose digest is kept
 COMPUTES = {"random.py", "devices.py"}  # the files of common/run/ whose code decides numbers
 
 Definition = tuple[Path, str]  # a file and a top-level name in it
@@ -129,6 +130,7 @@ class Sources:
     def __init__(self, roots: Sequence[Path] = (ROOT,)):
         self._texts: dict[Path, str] = {}
         self._files: dict[Path, SourceFile | None] = {}
+        self.digests: dict[tuple[int, int], tuple[Tensor, str]] = {}  # of large tensors that were told before
         for root in roots:
             self.add(root)
 
@@ -150,12 +152,14 @@ class Sources:
         return self._files[path]
 
     def code_hash(self, function: Callable) -> str:
-        """Of a function or class of the project, and of every definition that it names, directly or not."""
+        """Of a function or class, and of every definition of the project that it names, directly or not."""
         function = inspect.unwrap(function)
         path = Path(inspect.getsourcefile(function)).resolve()
+        if path not in self._texts and path.exists():  # a script or test beside the project
+            self._texts[path] = path.read_text(encoding="utf-8")
         name = function.__qualname__.partition(".")[0]
-        if self.file(path) is None or name not in self.file(path).definitions:
-            raise TypeError(f"{function!r} is not defined at the top of a file of the project")
+        if self.file(path) is None or name not in self.file(path).definitions:  # a notebook's cell
+            return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
         return self._hash_from((path, name))
 
     @cache  # noqa: B019 (a Sources lives as long as its run)
@@ -263,7 +267,9 @@ def identity(value: Any, sources: Sources) -> str:
     """
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, enum.Enum, Path, range)):
         return repr(value)
-    if isinstance(value, (Tensor, np.ndarray, np.generic)):
+    if isinstance(value, Tensor):
+        return _tensor_identity(value, sources)
+    if isinstance(value, (np.ndarray, np.generic)):
         return _contents(value)
     if isinstance(value, Measured):
         return f"measured {value.fingerprint}"
@@ -304,6 +310,16 @@ def _module_identity(module: nn.Module, sources: Sources) -> str:
         return f"trained {mark}"
     state = [f"{name} {_contents(value)}" for name, value in module.state_dict().items()]
     return _digest(repr(module), _class_identity(type(module), sources), *state)
+
+
+def _tensor_identity(value: Tensor, sources: Sources) -> str:
+    """Its contents, of a large tensor looked at once; its version counts what is written into it."""
+    if value.numel() < LARGE or value.is_inference():
+        return _contents(value)
+    key = id(value), value._version
+    if key not in sources.digests:
+        sources.digests[key] = value, _contents(value)  # holding it keeps its id from being another's
+    return sources.digests[key][1]
 
 
 def _contents(value: Tensor | np.ndarray | np.generic) -> str:

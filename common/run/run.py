@@ -30,7 +30,6 @@ from common.run.progress import configure_logging
 from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
 from common.run.signals import Terminated, stoppable
-from common.training.ensembles import count_parameters
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
@@ -227,7 +226,7 @@ class Run:
             self.step_seconds += max(*seconds, sum(seconds) / beside, 0.0)
 
     def _record_training(self, name: str, model: nn.Module, history: Mapping[str, Tensor]) -> None:
-        seconds, parameters = float(history["seconds"]), count_parameters(model)
+        seconds, parameters = float(history["seconds"]), count_parameters(model, history["loss"].shape[-1])
         log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
         self.results.timings[f"{name}/train_seconds"] = seconds
         self.results.timings[f"{name}/parameters"] = parameters
@@ -333,6 +332,18 @@ class Run:
                 " (a lower --learning-rate, more --iterations)",
                 len(odd), len(self.results.metrics), odd[0],
             )  # fmt: skip
+
+
+def count_parameters(module: nn.Module, members: int = 1) -> int:
+    """Parameters of one member where a module holds `members` of them side by side; all of them for 1.
+
+    Raises:
+        ValueError: the parameters do not divide into so many members.
+    """
+    total = sum(parameter.numel() for parameter in module.parameters())
+    if members < 1 or total % members:
+        raise ValueError(f"members = {members}: must be at least 1 and divide the {total} parameters")
+    return total // members
 
 
 def _folder_for_earlier(results: Path) -> Path:

@@ -59,7 +59,31 @@ class EnsembleMLP(nn.Module):
             inputs = self.activation(layer(inputs))
         return self.layers[-1](inputs)
 
+    def jacobian(self, inputs: Tensor) -> Tensor:
+        """W_n diag(s'(h_n-1)) .. diag(s'(h_1)) W_1 at [S, ..., sizes[0]]: [S, ..., sizes[-1], sizes[0]].
 
-def count_parameters(module: nn.Module) -> int:
-    """Parameters of ONE member of an ensemble module."""
-    return sum(parameter[0].numel() for parameter in module.parameters())
+        Differentiable with respect to weights and inputs. The activation must act on each number alone.
+        """
+        hidden, slopes = inputs.flatten(1, -2), []  # [S, B, h]
+        for layer in self.layers[:-1]:
+            hidden = self.activation(hidden) if slopes else hidden
+            hidden = layer(hidden)
+            slopes.append(self._slope(hidden).unsqueeze(-2))  # [S, B, 1, h]
+        rows = self.layers[-1].weight.mT.contiguous().unsqueeze(1)  # [S, 1, out, h]
+        rows = rows.expand(-1, hidden.shape[1], -1, -1)
+        for layer, slope in zip(reversed(self.layers[:-1]), reversed(slopes), strict=True):
+            rows = (rows * slope).flatten(1, 2) @ layer.weight.mT
+            rows = rows.unflatten(1, (hidden.shape[1], -1))  # [S, B, out, h]
+        return rows.unflatten(1, inputs.shape[1:-1])
+
+    def _slope(self, hidden: Tensor) -> Tensor:
+        """The activation's derivative at each number."""
+        if self.activation is F.silu and not torch.is_grad_enabled():
+            return torch.ops.aten.silu_backward(torch.ones_like(hidden), hidden)  # cannot be differentiated
+        if self.activation is F.silu:
+            gate = torch.sigmoid(hidden)
+            return gate * (1 + hidden * (1 - gate))
+        with torch.enable_grad():
+            leaf = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+            outputs = self.activation(leaf).sum()
+            return torch.autograd.grad(outputs, leaf, create_graph=hidden.requires_grad)[0]
