@@ -246,3 +246,28 @@ def draw_windows(
     member = torch.arange(len(draws))[:, None, None]
     states = data.states[member, which, first + torch.arange(0, length + 1, stride)]
     return states, data.actions[member, which, first + torch.arange(length)]
+
+
+def memory_needed(config: Exp1Config) -> dict[str, float]:
+    """Bytes of the largest array that each size shapes, for common.run.memory."""
+    seeds, width = len(config.seeds), config.hidden_dim
+    numbers = seeds * 10 * 8.0  # of a transition of every seed, state and action in float64
+    longest = max(*config.horizons, *config.gradient_horizons)
+    data = numbers * config.num_trajectories * config.trajectory_length
+    evaluation = numbers * longest
+    weights = seeds * 4.0 * 4  # each with its gradient and two moments
+    batches = seeds * 4.0 * config.batch_size * (width + config.d_latent) * max(config.macro_rollouts)
+    plans = seeds * 2 * 8.0 * config.num_problems * config.gd_steps * max(config.planning_horizons)
+    return {
+        "seeds": data,
+        "num_trajectories": data,
+        "trajectory_length": data,
+        "num_error_states": evaluation * config.num_error_states,
+        "num_jacobian_states": evaluation * config.num_jacobian_states,
+        "hidden_dim": weights * width * (width + config.d_latent),
+        "d_latent": weights * config.d_latent * (width + config.d_latent),
+        "batch_size": batches,
+        "mollified_samples": numbers * config.mollified_samples * min(8, config.num_jacobian_states),
+        "num_problems": plans,
+        "gd_steps": plans,
+    }

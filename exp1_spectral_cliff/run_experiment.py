@@ -41,6 +41,7 @@ from exp1_spectral_cliff.dataset import (
     Trajectories,
     evaluation_trajectories,
     make_system,
+    memory_needed,
     training_trajectories,
 )
 from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
@@ -100,8 +101,9 @@ def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
 
 
 EXPERIMENT = Experiment(
-    "exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures, CRITERIA
-)
+    "exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, compute, draw_figures, CRITERIA,
+    memory=memory_needed,
+)  # fmt: skip
 execute = EXPERIMENT.execute
 
 if __name__ == "__main__":

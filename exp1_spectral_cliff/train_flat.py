@@ -32,6 +32,7 @@ from exp1_spectral_cliff.dataset import (
     Trajectories,
     draw_windows,
     make_system,
+    memory_needed,
     training_trajectories,
 )
 from exp1_spectral_cliff.models import FlatModel, LinearModel
@@ -136,5 +137,7 @@ def train_all(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    alone = Experiment("exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_all)
+    alone = Experiment(
+        "exp1_spectral_cliff", Path(__file__).parent, EXP1_PRESETS, train_all, memory=memory_needed
+    )
     raise SystemExit(main_training(alone, CONFIG))

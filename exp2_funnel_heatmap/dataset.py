@@ -115,3 +115,27 @@ def _task(name: str, energies: Sequence[Energy], config: Exp2Config, iterations:
     values = torch.stack([energy(points) for energy in energies]).repeat_interleave(len(config.seeds), 0)
     mean, std = values.mean(1, keepdim=True), values.std(1, keepdim=True)
     return Task(name, energies, mean, std, config.domain_range, iterations)
+
+
+def memory_needed(config: Exp2Config) -> dict[str, float]:
+    """Bytes of the largest array that each size shapes, for common.run.memory."""
+    seeds, width = len(config.seeds), config.hidden_dim
+    members = seeds * max(1, config.num_landscapes, len(config.functions))
+    numbers = members * 4.0
+    budget = max(config.plan_evaluations, *config.budget_sweep)
+    samples = max(1.0, budget / (3 * config.smoothing_steps))  # that a step of post-hoc smoothing averages
+    starts = max(config.plan_grid**2, config.function_starts)
+    plans = numbers * max(2, *config.dimensions) * starts * samples
+    return {
+        "hidden_dim": numbers * 4 * width**2,  # with its gradient and two moments
+        "batch_size": numbers * 3 * config.batch_size * width,
+        "map_batch_size": seeds * 4.0 * 3 * config.map_batch_size * width * config.train_map,
+        "grid_size": seeds * 4.0 * 2 * config.grid_size**2,
+        "num_landscapes": max(plans, numbers * 3 * config.batch_size * width),
+        "plan_grid": plans,
+        "function_starts": plans,
+        "plan_evaluations": plans,
+        "budget_sweep": plans,
+        "smooth_starts": numbers * 2 * starts * config.smooth_starts,
+        "smoothing_starts": plans * config.smoothing_starts,
+    }

@@ -18,7 +18,7 @@ CONFIG = parse_command_line(EXP2_PRESETS) if __name__ == "__main__" else None  #
 
 from common.run.run import Experiment, Run, main
 from exp2_funnel_heatmap.criteria import CRITERIA
-from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task, random_task
+from exp2_funnel_heatmap.dataset import Task, function_task, landscape_task, memory_needed, random_task
 from exp2_funnel_heatmap.energy_functions import make_landscape, random_landscapes
 from exp2_funnel_heatmap.evaluate_planning import (
     FUNCTION_PLANNERS,
@@ -108,7 +108,7 @@ def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
 
 EXPERIMENT = Experiment(
     "exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, compute, draw_figures, CRITERIA,
-    check=check_planning,
+    check=check_planning, memory=memory_needed,
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

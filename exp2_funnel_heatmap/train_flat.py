@@ -24,7 +24,7 @@ from common.config import Exp2Config
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
 from common.training.fit import fit
-from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task
+from exp2_funnel_heatmap.dataset import Batches, Task, landscape_task, memory_needed
 from exp2_funnel_heatmap.energy_functions import make_landscape
 from exp2_funnel_heatmap.models import EnergyModel, Variant, make_model
 
@@ -127,5 +127,7 @@ def train_all(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    alone = Experiment("exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all)
+    alone = Experiment(
+        "exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, train_all, memory=memory_needed
+    )
     raise SystemExit(main_training(alone, CONFIG))

@@ -19,6 +19,7 @@ CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  #
 
 from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
 from common.latent.evaluation import measure_model, record_model, record_task
+from common.latent.memory import memory_needed
 from common.minigrid.task import Task, check_environments, make_task
 from common.run.run import Experiment, Run, main
 from exp3_planning_efficiency.criteria import CRITERIA
@@ -77,7 +78,7 @@ def sweep(run: Run, task: Task, models: Models) -> None:
 
 EXPERIMENT = Experiment(
     "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, compute, draw_figures, CRITERIA,
-    check=check_environments,
+    check=check_environments, memory=memory_needed,
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from common.config import Exp3Config
+from common.latent.memory import memory_needed
 from common.latent.training import fit_latent_model, weighted_sum
 from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
@@ -76,6 +77,7 @@ def train_all(run: Run) -> None:
 
 if __name__ == "__main__":
     alone = Experiment(
-        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check=check_environments
-    )
+        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all,
+        check=check_environments, memory=memory_needed,
+    )  # fmt: skip
     raise SystemExit(main_training(alone, CONFIG))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from common.config import Exp3Config
+from common.latent.memory import memory_needed
 from common.latent.training import (
     PENALISED,
     fit_latent_model,
@@ -118,6 +119,7 @@ def train_all(run: Run) -> None:
 
 if __name__ == "__main__":
     alone = Experiment(
-        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all, check=check_environments
-    )
+        "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, train_all,
+        check=check_environments, memory=memory_needed,
+    )  # fmt: skip
     raise SystemExit(main_training(alone, CONFIG))

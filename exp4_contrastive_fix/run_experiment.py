@@ -20,6 +20,7 @@ CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  #
 
 from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
 from common.latent.evaluation import record_model, record_task
+from common.latent.memory import memory_needed
 from common.minigrid.task import Task, check_environments, make_task
 from common.run.run import Experiment, Run, main
 from exp4_contrastive_fix.criteria import CRITERIA
@@ -75,7 +76,7 @@ def measure_pillars(run: Run, task: Task, models: Models) -> None:
 
 EXPERIMENT = Experiment(
     "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, compute, draw_figures, CRITERIA,
-    check=check_environments,
+    check=check_environments, memory=memory_needed,
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from common.config import Exp4Config
+from common.latent.memory import memory_needed
 from common.latent.training import (
     dynamics_loss,
     fit_latent_model,
@@ -94,6 +95,7 @@ def train_all(run: Run) -> None:
 
 if __name__ == "__main__":
     alone = Experiment(
-        "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all, check=check_environments
-    )
+        "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all,
+        check=check_environments, memory=memory_needed,
+    )  # fmt: skip
     raise SystemExit(main_training(alone, CONFIG))

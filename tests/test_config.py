@@ -174,8 +174,8 @@ def test_every_sentence_of_the_help_reads_alone(presets, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_help_imports_nothing_heavy(script):
-    """Seconds, were they imported: torch, figures, environments."""
+def test_help_imports_nothing_heavy(script, tmp_path):
+    """Seconds, were they imported: torch, figures, environments. And a script runs from any folder."""
     code = (
         "import runpy, sys\n"
         f"sys.argv = [{str(script)!r}, '--help']\n"
@@ -184,7 +184,7 @@ def test_help_imports_nothing_heavy(script):
         "heavy = {'torch', 'matplotlib', 'minigrid', 'cma', 'gymnasium', 'scipy', 'PIL'} & set(sys.modules)\n"
         "raise SystemExit(f'imported: {heavy}' if heavy else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and "--help" in done.stdout, done.stderr
 
 

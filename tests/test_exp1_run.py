@@ -12,7 +12,7 @@ import pytest
 
 from common.run.files import ROOT
 from common.run.results import load_results
-from tests.experiment_runs import TinyRun, assert_same_results, kill_at
+from tests.experiment_runs import Done, TinyRun, assert_same_results, kill_at, start_interruptible
 
 TINY = [
     "--horizons", "4", "5", "20", "50", "100", "--hidden-dim", "16", "--d-latent", "8", "--iterations", "60",
@@ -54,7 +54,7 @@ def promised_metrics():
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, RUN(folder, *SEEDS)
+    return folder, RUN.as_a_process(folder, *SEEDS)
 
 
 def test_every_promised_metric_exists_and_is_finite(finished):
@@ -85,7 +85,7 @@ def test_every_figure_exists_and_shows_something(finished):
     RUN.assert_figures(finished[0])
 
 
-def run_tiny(folder: Path, *more: str, code: int = 0) -> subprocess.CompletedProcess:
+def run_tiny(folder: Path, *more: str, code: int = 0) -> Done:
     """The tiny run of the linear system alone, seconds long."""
     return RUN(folder, "--systems", "linear", *more, code=code)
 
@@ -97,7 +97,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished):
     assert "done in" not in done.stderr and "measured in" not in done.stderr
     after = load_results(folder / "results")
     assert after["metrics"] == before["metrics"]
-    assert after["timings"]["phase_seconds"] == pytest.approx(before["timings"]["phase_seconds"], rel=0.1)
+    assert after["timings"]["phase_seconds"] >= 0.9 * before["timings"]["phase_seconds"], "theirs count too"
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
@@ -107,23 +107,27 @@ def test_replot_draws_the_same_figures_from_saved_results(finished):
 def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     """Killed at several moments of training and measuring, then run to the end."""
     folder, _ = finished
-    command = RUN.command(tmp_path, *SEEDS)
     total = len(list((folder / "checkpoints").glob("*.pt")))
-    kill_at(command, tmp_path, (1, total // 2, total - 2))
-    subprocess.run(command, check=True, capture_output=True)
+    kill_at(RUN.command(tmp_path, *SEEDS), tmp_path, ("1h", str(total // 2), f"{total // 4}h"))
+    RUN(tmp_path, *SEEDS)
     assert_same_results(tmp_path, folder)
+    assert not list((tmp_path / "checkpoints").glob(".*.tmp"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a console interrupt cannot be sent to one process")
 @pytest.mark.parametrize("script", ["run_experiment.py", "train_helm.py"])
 def test_an_interrupt_stops_at_once_and_says_how_to_go_on(tmp_path, script):
     command = RUN.command(tmp_path, "--iterations", "100000", script=script)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not list(tmp_path.glob("checkpoints/*.pt")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    process = start_interruptible(command)
+    try:
+        while process.poll() is None and not list(tmp_path.glob("checkpoints/*.pt")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130 and "the same command goes on" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_another_configuration_sets_earlier_results_aside(tmp_path):
@@ -145,7 +149,7 @@ def test_another_configuration_sets_earlier_results_aside(tmp_path):
 
 
 def test_a_failed_criterion_changes_the_exit_code_only_with_strict(tmp_path):
-    """Sixty steps of training do not reach the closed form: a finding."""
+    """So few steps of training do not reach the closed form: a finding."""
     done = run_tiny(tmp_path)
     assert "FAILED" in done.stdout
     run_tiny(tmp_path, "--strict", code=1)

@@ -30,7 +30,7 @@ RUN = TinyRun("exp2_funnel_heatmap", tuple(TINY), frozenset(FIGURES))
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("exp2")
-    RUN(folder)
+    RUN.as_a_process(folder)
     return folder
 
 
@@ -85,7 +85,7 @@ def test_every_figure_exists_and_shows_something(finished):
     RUN.assert_figures(finished)
 
 
-def test_the_criteria_are_evaluated_and_sixty_steps_do_not_meet_them(finished):
+def test_the_criteria_are_evaluated_and_thirty_steps_do_not_meet_them(finished):
     rows = load_results(finished / "results")["criteria"]
     assert {row["tier"] for row in rows} == {"minimum viable", "strong", "published", "beyond"}
     verdict = {row["id"]: row["passed"] for row in rows}
@@ -100,7 +100,7 @@ def test_replot_draws_the_same_figures_from_saved_results(finished):
 def test_kill_9_and_resume_gives_the_same_metrics(finished, tmp_path):
     """Killed at several moments of training and measuring, then run to the end."""
     total = len(list((finished / "checkpoints").glob("*.pt")))
-    kill_at(RUN.command(tmp_path), tmp_path, (1, total // 2, total - 2))
+    kill_at(RUN.command(tmp_path), tmp_path, ("1", f"{total // 2}h", str(total // 4)))
     RUN(tmp_path)
     assert_same_results(tmp_path, finished)
 

@@ -43,7 +43,7 @@ RUN = TinyRun("exp3_planning_efficiency", tuple(TINY), frozenset(FIGURES))
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("exp3")
-    RUN(folder)
+    RUN.as_a_process(folder)
     return folder
 
 
@@ -123,7 +123,7 @@ def test_another_budget_plans_anew_and_trains_nothing(finished, tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
     """SIGKILL in the middle of it; then the same command, and every metric as if nothing had happened."""
-    kill_at(RUN.command(tmp_path, "--checkpoint-every", "10"), tmp_path, (3,))
+    kill_at(RUN.command(tmp_path, "--checkpoint-every", "10"), tmp_path, ("3", "4h"))
     RUN(tmp_path)
     assert_same_results(tmp_path, finished)
 
@@ -171,7 +171,7 @@ def test_sweeps_plan_at_what_their_labels_say_and_once_where_they_meet(monkeypat
     assert len(planned) == len(set(planned)) == 2 * len(PLANNERS) + 1 + 3
 
 
-def test_arms_train_on_the_same_windows():
+def test_variants_train_on_the_same_windows():
     """A penalty of no weight leaves flat's training as it is: its noise does not shift the batches."""
     config = Exp3Config(
         environments=("Empty-5x5",), hidden_dim=8, d_latent=4, iterations=6, num_walks=20, batch_size=16,

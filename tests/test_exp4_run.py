@@ -5,7 +5,15 @@ import shutil
 import pytest
 
 from exp4_contrastive_fix.evaluate_planners import corners
-from tests.experiment_runs import TinyRun, assert_promised, measured, metrics_of, trained
+from tests.experiment_runs import (
+    TinyRun,
+    assert_promised,
+    assert_same_results,
+    kill_at,
+    measured,
+    metrics_of,
+    trained,
+)
 
 ENV, HORIZON = "Empty-5x5", 6
 TINY = [
@@ -29,7 +37,7 @@ RUN = TinyRun("exp4_contrastive_fix", tuple(TINY), frozenset(FIGURES))
 def finished(tmp_path_factory):
     """One complete tiny run with two seeds, from inside the experiment's folder."""
     folder = tmp_path_factory.mktemp("exp4")
-    RUN(folder)
+    RUN.as_a_process(folder)
     return folder
 
 
@@ -83,7 +91,7 @@ def test_the_compared_models_alone(finished, tmp_path):
         assert part[name] == whole[name]
 
 
-def test_the_corners_are_the_arms_that_they_are_named_after(finished):
+def test_the_corners_are_the_variants_that_they_are_named_after(finished):
     assert corners("infonce") == {
         "none": "reconstruction",
         "spectral": "reconstruction_spectral",
@@ -118,6 +126,14 @@ def test_every_interval_has_its_starts(finished):
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
     RUN.assert_replot(finished)
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(finished, tmp_path):
+    """SIGKILL in trainings and between measurements; then the same command, as if nothing had happened."""
+    total = len(list((finished / "checkpoints").glob("*.pt")))
+    kill_at(RUN.command(tmp_path, "--checkpoint-every", "5"), tmp_path, ("2h", str(total // 3), "3"))
+    RUN(tmp_path)
+    assert_same_results(tmp_path, finished)
 
 
 def test_another_experiments_results_are_not_drawn(finished):

@@ -11,6 +11,7 @@ import torch
 from common.report.pooling import pool
 from common.run.files import ROOT
 from common.run.results import SCHEMA, Results, save_results
+from tests.experiment_runs import run_script
 
 SUCCESS = torch.rand(5, 40, generator=torch.Generator().manual_seed(0)) < 0.6
 OTHER = torch.rand(5, 40, generator=torch.Generator().manual_seed(1)) < 0.3
@@ -87,11 +88,6 @@ def test_unlike_runs_are_refused(others, words):
         pool([run_of([0]), *others])
 
 
-def command(*args):
-    call = [sys.executable, "pool_seeds.py", *map(str, args)]
-    return subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.fixture
 def saved(tmp_path):
     """The folders of two runs."""
@@ -103,7 +99,8 @@ def saved(tmp_path):
 
 def test_the_command_writes_what_was_asked_for(saved, tmp_path):
     output = tmp_path / "pooled.json"
-    done = command(*saved, "--output", output, "--only", "env/d*")
+    call = [sys.executable, "pool_seeds.py", *saved, "--output", output, "--only", "env/d*"]
+    done = subprocess.run(list(map(str, call)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "1 metrics of seeds 0 1 2" in done.stdout, done.stderr
     assert "different code" in done.stderr  # the fixture's commits differ
     assert set(json.loads(output.read_text())["metrics"]) == {"env/difference"}
@@ -124,6 +121,6 @@ def test_what_cannot_be_pooled_ends_with_one_line_and_writes_nothing(saved, tmp_
         archive.write_text("junk")
     else:
         archive.write_bytes(archive.read_bytes()[:100])
-    done = command(*args)
+    done = run_script(ROOT / "pool_seeds.py", *args)
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert not output.exists()

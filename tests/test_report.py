@@ -1,18 +1,19 @@
 """The report is well-formed and self-contained; the documents hold what reference/ holds."""
 
 import base64
+import json
 import re
 import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+import reproduce
 from common.report.documents import document_paths, reference_results, regenerate
 from common.report.html import Finished, render_html
 from common.run.files import ROOT
 from common.run.results import SCHEMA, save_results, summarise
+from tests.experiment_runs import TinyRun, run_script
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -61,41 +62,54 @@ def test_the_page_is_well_formed_and_self_contained(finished):
 # --- reproduce.py ---------------------------------------------------------------------------------
 
 
-def reproduce(*args, code):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "reproduce.py"), *args], capture_output=True, text=True, timeout=600
-    )
+def run_reproduce(*args, code):
+    """reproduce.py in this process; its experiments are processes of their own."""
+    done = run_script(ROOT / "reproduce.py", *args)
     assert done.returncode == code, done.stderr
     return done
 
 
 def test_a_failing_experiment_is_reported_and_makes_the_exit_code_1(tmp_path):
-    done = reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", str(tmp_path), code=1)
+    done = run_reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", tmp_path, code=1)
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "exp1_spectral_cliff did not finish" in "".join(ElementTree.fromstring(page).itertext())
     assert "exp1_spectral_cliff: exit code 2" in done.stdout
 
 
 def test_the_report_holds_criteria_and_figures_of_a_run(tmp_path):
-    folder = tmp_path / "exp1_spectral_cliff"
-    subprocess.run(
-        [
-            sys.executable, str(ROOT / "exp1_spectral_cliff" / "run_experiment.py"), "--systems", "linear",
-            "--horizons", "5", "50", "--iterations", "20", "--num-error-states", "8", "--device", "cpu",
-            "--output-dir", str(folder), "--cache-dir", str(folder / "checkpoints"),
-        ],
-        check=True, capture_output=True,
+    flags = (
+        "--systems", "linear", "--horizons", "5", "50", "--iterations", "20", "--num-error-states", "8",
+        "--device", "cpu",
     )  # fmt: skip
-    done = reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", str(tmp_path), code=0)
+    TinyRun("exp1_spectral_cliff", flags, frozenset())(tmp_path / "exp1_spectral_cliff")
+    done = run_reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", tmp_path, code=0)
     tree = ElementTree.fromstring((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
     assert len(list(tree.iter("img"))) == 2
     assert "Criteria (quick preset, 1 seed)" in done.stdout
 
 
 @pytest.mark.parametrize("args", [["--only", "exp0"], ["--seeds", "-3"], ["--presets", "full"]])
-def test_bad_input(args):
-    done = reproduce(*args, code=2)
+def test_a_bad_command_line_of_reproduce_is_one_line(args):
+    done = run_reproduce(*args, code=2)
     assert done.stdout == "" and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("part", ["results.json", "phase_seconds"])
+def test_results_that_cannot_be_read_are_that_experiments_failure_alone(tmp_path, monkeypatch, part):
+    """What a foreign program left is found when it is read, and the other experiments' report is written."""
+    for name in ("exp1_spectral_cliff", "exp2_funnel_heatmap"):
+        save_results(tmp_path / name / "results", content(), {})
+    path = tmp_path / "exp1_spectral_cliff" / "results" / "results.json"
+    other = content(timings={}) if part == "phase_seconds" else content(criteria=[{"tier": "<b>"}])
+    path.write_text(json.dumps(other))
+    monkeypatch.setattr(reproduce, "run_one", lambda experiment, config: None)
+    config = reproduce.ReproduceConfig(
+        only=("exp1_spectral_cliff", "exp2_funnel_heatmap"), output_dir=tmp_path
+    )
+    assert reproduce.reproduce(config) == 1
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    text = "".join(ElementTree.fromstring(page).itertext())
+    assert f"exp1_spectral_cliff did not finish: {path}" in text and "x < 1 & y" in text
 
 
 # --- documents ------------------------------------------------------------------------------------

@@ -26,10 +26,13 @@ def read_finished(name: str, folder: Path) -> Finished:
     """Read an experiment's results/ and list its plots/.
 
     Raises:
-        FileNotFoundError, ValueError: as `common.run.results.load_results`.
+        FileNotFoundError, ValueError: as `common.run.results.load_results`, or they lack the run's time.
     """
+    results = load_results(folder / "results")
+    if not isinstance(results["timings"].get("phase_seconds"), (int, float)):
+        raise ValueError(f"{folder / 'results' / 'results.json'} has no timing phase_seconds")
     figures = sorted(path for path in (folder / "plots").glob("*") if path.suffix in {".png", ".gif"})
-    return Finished(name, folder, load_results(folder / "results"), figures)
+    return Finished(name, folder, results, figures)
 
 
 def minutes(results: Mapping[str, Any]) -> float:
@@ -67,6 +70,7 @@ $body
 </html>
 """)
 
+SAID = ("device", "date", "python", "torch", "numpy")  # of where the numbers come from
 VERDICTS = {True: ("passed", "passed"), False: ("failed", "failed"), None: ("absent", "not measured")}
 
 
@@ -78,24 +82,30 @@ def render_html(experiments: Sequence[Finished], failures: Mapping[str, str]) ->
         failures: experiment -> why it left none.
     """
     parts = [
-        f"<p><strong>{html.escape(name)} did not finish:</strong> {html.escape(reason)}</p>"
+        f"<p><strong>{_text(name)} did not finish:</strong> {_text(reason)}</p>"
         for name, reason in failures.items()
     ]
     parts += [_experiment_html(finished) for finished in experiments]
     return _PAGE.substitute(body="\n".join(parts))
 
 
+def _text(value: object) -> str:
+    """A value as text of the page, whatever letters it holds."""
+    return html.escape("".join(letter if letter.isprintable() else " " for letter in str(value)))
+
+
 def _experiment_html(finished: Finished) -> str:
     results = finished.results
     rows = "\n".join(_criterion_row(row) for row in by_tier(results["criteria"]))
-    origin = results["provenance"]
-    commit = (origin["git_commit"] or "unknown")[:10] + (" with local changes" if origin["git_dirty"] else "")
+    said = {key: _text(results["provenance"].get(key) or "unknown") for key in SAID}
+    commit = _text(str(results["provenance"].get("git_commit") or "unknown")[:10])
+    changes = " with local changes" if results["provenance"].get("git_dirty") else ""
     figures = "\n".join(_figure_html(path) for path in finished.figures)
-    return f"""<h2>{html.escape(finished.name)}</h2>
-<p>{html.escape(results["preset"])} preset, seeds {", ".join(map(str, results["seeds"]))},
-{minutes(results):.1f} minutes on {html.escape(origin["device"])}, {html.escape(origin["date"])},
-commit <code>{html.escape(commit)}</code>, Python {origin["python"]}, torch {html.escape(origin["torch"])},
-numpy {origin["numpy"]}.</p>
+    return f"""<h2>{_text(finished.name)}</h2>
+<p>{_text(results["preset"])} preset, seeds {_text(", ".join(map(str, results["seeds"])))},
+{minutes(results):.1f} minutes on {said["device"]}, {said["date"]},
+commit <code>{commit}{changes}</code>, Python {said["python"]}, torch {said["torch"]},
+numpy {said["numpy"]}.</p>
 <table><thead><tr><th>tier</th><th>claim</th><th>metric</th><th>target</th><th>measured</th><th></th></tr></thead>
 <tbody>
 {rows}
@@ -105,11 +115,10 @@ numpy {origin["numpy"]}.</p>
 
 def _criterion_row(row: Mapping[str, Any]) -> str:
     css, word = VERDICTS[row["passed"]]
-    target = format_target(row)
     return (
-        f"<tr><td>{html.escape(row['tier'])}</td><td>{html.escape(row['claim'])}</td>"
-        f"<td><code>{html.escape(row['metric'])}</code></td><td class='number'>{html.escape(target)}</td>"
-        f"<td class='number'>{format_number(row['measured'], row['log10'])}</td>"
+        f"<tr><td>{_text(row['tier'])}</td><td>{_text(row['claim'])}</td>"
+        f"<td><code>{_text(row['metric'])}</code></td><td class='number'>{_text(format_target(row))}</td>"
+        f"<td class='number'>{_text(format_number(row['measured'], row['log10']))}</td>"
         f"<td class='{css}'>{word}</td></tr>"
     )
 
@@ -117,7 +126,7 @@ def _criterion_row(row: Mapping[str, Any]) -> str:
 def _figure_html(path: Path) -> str:
     kind = path.suffix.removeprefix(".")
     data = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(path.name)
+    name = _text(path.name)
     return (
         f"<figure><img alt='{name}' src='data:image/{kind};base64,{data}'/>"
         f"<figcaption>{name}</figcaption></figure>"

@@ -9,6 +9,7 @@ It is handed a view of the configuration that holds those settings and no others
 name is an error and not a stale result. Its result is kept under a fingerprint (common/run/fingerprint.py).
 """
 
+import errno
 import io
 import logging
 import zipfile
@@ -75,7 +76,14 @@ class Checkpoint:
         """The payload, or None where there is none for this fingerprint or the file is damaged.
 
         Every part's checksum is verified first, which torch.load does not do; no pickled code is executed.
+
+        Raises:
+            IsADirectoryError: a folder stands where the file belongs, so nothing could be saved either.
         """
+        if self.path.is_dir():
+            raise IsADirectoryError(
+                errno.EISDIR, "a folder stands where a checkpoint belongs", str(self.path)
+            )
         if not self.path.is_file():  # nor a pipe that nobody writes to
             return None
         try:

@@ -1,7 +1,8 @@
 """Sizes that cannot fit are refused before hours of work, not after."""
 
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,27 @@ from common.run.command_line import reject
 def require_memory(estimates: Mapping[str, float], config: Any) -> None:
     """Raise the ConfigError of the setting that asks for more memory than the machine has.
 
+    Of several it is the one that is most times its default: the arrays of one grow with the other too.
+
     Args:
         estimates: setting -> bytes that the largest array which it shapes takes.
         config: where the settings' values are.
     """
     limit = memory_of_the_machine()
-    for name, needed in estimates.items():
-        if limit is not None and needed > limit:
-            value = getattr(config, name)
-            reject(
-                name, value, f"what fits {format_bytes(limit)} of memory; this needs {format_bytes(needed)}"
-            )
+    beyond = [name for name, needed in estimates.items() if limit is not None and needed > limit]
+    if beyond:
+        name = max(beyond, key=lambda name: _times_its_default(config, name))
+        fits = f"what fits {format_bytes(limit)} of memory; this needs {format_bytes(estimates[name])}"
+        reject(name, getattr(config, name), fits)
+
+
+def _times_its_default(config: Any, name: str) -> float:
+    default = next(spec.default for spec in dataclasses.fields(config) if spec.name == name)
+    return _size(getattr(config, name)) / max(1.0, _size(default))
+
+
+def _size(value: float | Sequence) -> float:
+    return float(len(value)) if isinstance(value, Sequence) else float(value)
 
 
 def memory_of_the_machine() -> float | None:

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.run.criteria import TIERS
 from common.run.files import ROOT, write_atomically
 from common.statistics import (
     crossed_interval,
@@ -42,9 +43,16 @@ from common.statistics import (
 
 SCHEMA = 1
 STARTS = "/starts"  # ends the names of arrays [S, E] that hold a metric start by start
+INTERVALS = ("ci95", "interval95", "starts95")  # of a metric, where it has one
+NUMBER = (int, float, type(None))
 PARTS = {  # of a results.json, with their types
     "experiment": str, "preset": str, "config": dict, "provenance": dict, "seeds": list, "metrics": dict,
     "timings": dict, "criteria": list,
+}  # fmt: skip
+ENTRY = {"unit": str, "values": list, "mean": NUMBER, "min": NUMBER, "max": NUMBER}  # of a metric
+ROW = {  # of a criterion
+    "id": str, "tier": str, "claim": str, "metric": str, "op": str, "target": NUMBER, "measured": NUMBER,
+    "passed": (bool, type(None)), "log10": bool,
 }  # fmt: skip
 
 
@@ -201,12 +209,43 @@ def load_results(directory: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a results.json of schema {SCHEMA}")
-    wrong = [key for key, kind in PARTS.items() if not isinstance(content.get(key), kind)]
-    if wrong:
-        raise ValueError(f"{path} has no {', '.join(wrong)}, or of another kind: no run wrote it")
+    if (wrong := _part_of_another_kind(content)) is not None:
+        raise ValueError(f"{path} has no {wrong}, or of another kind: no run wrote it")
     if "checksums" in content and content["checksums"].get("results.json") != checksum(content):
         raise ValueError(f"{path} was changed after the run wrote it: its checksum does not match")
     return content
+
+
+def _part_of_another_kind(content: Mapping[str, Any]) -> str | None:
+    """The first part of a results.json that readers could not use: absent, or a text for a number."""
+    wrong = _wrong_key(content | {"checksums": content.get("checksums", {})}, PARTS | {"checksums": dict})
+    if wrong is not None:
+        return wrong
+    if not content["seeds"] or not all(isinstance(seed, int) for seed in content["seeds"]):
+        return "seeds"
+    if not all(isinstance(value, NUMBER) for value in content["timings"].values()):
+        return "timings"
+    if any(isinstance(value, (dict, list)) for value in content["provenance"].values()):
+        return "provenance"
+    for name, entry in content["metrics"].items():
+        intervals = [entry[key] for key in INTERVALS if key in entry] if isinstance(entry, dict) else []
+        if _wrong_key(entry, ENTRY) is not None or not all(map(_are_numbers, [entry["values"], *intervals])):
+            return f"metric {name[:80]}"
+    for number, row in enumerate(content["criteria"]):
+        if _wrong_key(row, ROW) is not None or row["tier"] not in TIERS:
+            return f"criterion {number}"
+    return None
+
+
+def _wrong_key(value: Any, kinds: Mapping[str, Any]) -> str | None:
+    """The first of these keys that a mapping lacks or holds with another type."""
+    if not isinstance(value, dict):
+        return "mapping"
+    return next((key for key, kind in kinds.items() if not isinstance(value.get(key, ...), kind)), None)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, NUMBER) for value in values)
 
 
 def load_arrays(directory: Path) -> dict[str, np.ndarray]:

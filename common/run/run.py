@@ -87,10 +87,12 @@ class Experiment:
                 for name, figure in (self.draw(saved, arrays) if self.draw else {}).items():
                     save = save_figure if isinstance(figure, Figure) else save_animation
                     save(figure, folders.plots / name)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # whatever a foreign or an older file may lack
             if not config.replot:
                 raise
-            reason = f"{type(error).__name__}: {error}"
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
             raise ValueError(f"{folders.results} lacks what the figures are drawn from ({reason})") from error
         return saved
 
@@ -167,6 +169,9 @@ class Run:
                 remove_litter(folder)
             except OSError as error:
                 raise ConfigError(f"{folder} cannot be written to: {error.strerror}") from error
+        for path in (self.folders.results / "results.json", self.folders.results / "arrays.npz"):
+            if path.is_dir():
+                raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
             yield
 
