@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from common.config import RunConfig
-from common.run.command_line import bounded, exit_with_error, flush_stdout, parse_command_line, reject, say
+from common.run.command_line import bounded, exit_with_error, parse_command_line, reject, say, show
 from common.run.signals import Terminated, stoppable
 
 if TYPE_CHECKING:
@@ -164,17 +164,16 @@ def reproduce(config: ReproduceConfig) -> int:
     finished, failures = run_all(config)
     html = render_html(finished, failures)
     write_atomically(page, lambda file: file.write(html.encode()))
-    for experiment in finished:
-        results = experiment.results
-        print(f"\n{experiment.name}")
-        print(format_table(results["criteria"], results["preset"], results["seeds"]))
-    for experiment, reason in failures.items():
-        print(f"\n{experiment}: {reason}")
-    print(f"\nReport: {page}")
+    tables = [
+        f"\n{done.name}\n{format_table(*(done.results[part] for part in ('criteria', 'preset', 'seeds')))}"
+        for done in finished
+    ]
+    reasons = [f"\n{experiment}: {reason}" for experiment, reason in failures.items()]
+    unseen = show(*tables, *reasons, f"\nReport: {page}")
     if config.update_reference:
         update_reference(finished)
     missed = any(row["passed"] is False for experiment in finished for row in experiment.results["criteria"])
-    return 1 if failures or (config.strict and missed) else 0
+    return 1 if unseen or failures or (config.strict and missed) else 0
 
 
 def main() -> int:
@@ -182,8 +181,7 @@ def main() -> int:
     config = parse_command_line(PRESETS)
     try:
         with stoppable():
-            code = reproduce(config)
-            return flush_stdout() or code
+            return reproduce(config)
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
         word = "terminated" if terminated else "interrupted"
