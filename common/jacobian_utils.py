@@ -28,7 +28,7 @@ What a step must be
     (states, actions) -> (df/dz [..., B, d_out, d], df/da [..., B, d_out, d_a]), differentiable with
     respect to the model's weights. It is then used in place of autograd. A class offers those of its
     method `step` by `step.jacobians = step_jacobians` in its body, so that a subclass with another
-    step does not inherit them.
+    step does not inherit them; an object that is called itself has a method `jacobians`.
 """
 
 import contextlib
@@ -47,10 +47,10 @@ Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., 
 ClosedForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the same arguments -> df/dz, df/da
 
 LN10 = math.log(10.0)
-LONGEST_CHUNK = 50  # steps
-CHUNK_BYTES = 2**25  # of a chunk's step Jacobians, about
-WAITING_BYTES = 2**26  # of step Jacobians that wait to be multiplied, about
-CLOSED_FORM_ROWS = 2**12  # of a chunk's step Jacobians together: what a cache holds
+LONGEST_CHUNK = 50  # steps whose Jacobians are taken in one batch
+SWEEP_ROWS = 2**10  # batch elements of a reverse sweep, about: what a cache holds
+CLOSED_FORM_ROWS = 2**12  # rows of the step Jacobians of a closed form, about: the same
+JACOBIAN_BYTES = 2**25  # of step Jacobians in one batch, and of those that wait to be multiplied, about
 
 # ----------------------------------------------------------------------------------------------
 # One step
@@ -153,9 +153,12 @@ def _modules_of(function: Callable) -> list[nn.Module]:
 
 
 def closed_form(step: Step) -> ClosedForm | None:
-    """The closed form of a step's Jacobians where the step offers one (module docstring), else None."""
-    offered = getattr(step, "jacobians", None)
-    return functools.partial(offered, step.__self__) if offered and inspect.ismethod(step) else offered
+    """The closed form that the step itself offers of its Jacobians (module docstring), or None."""
+    holder = step.__func__ if inspect.ismethod(step) else step
+    wraps = hasattr(holder, "__wrapped__")  # functools.wraps copies attributes onto a function that does more
+    if wraps or inspect.getattr_static(holder, "jacobians", None) is None:
+        return None
+    return functools.partial(holder.jacobians, step.__self__) if inspect.ismethod(step) else holder.jacobians
 
 
 def step_jacobians(
@@ -202,9 +205,18 @@ def step_squared_norms_stochastic(
     if not create_graph:
         _refuse_training_mode(step)
     inputs, outputs = _evaluate(step, (states, actions), create_graph)
+    _require_probes(probes, outputs)
     sweeps = [_pull_back(outputs, inputs, probe, create_graph) for probe in probes]
     state_grads, action_grads = (torch.stack(grads) for grads in zip(*sweeps, strict=True))
     return state_grads.square().sum(-1).mean(0), action_grads.square().sum(-1).mean(0)
+
+
+def _require_probes(probes: Tensor, outputs: Tensor) -> None:
+    if len(probes) == 0 or probes.shape[1:] != outputs.shape:
+        raise ValueError(
+            f"probes have shape {tuple(probes.shape)}: must be P, at least 1, of the output's shape, "
+            f"[P, ..., B, d_out] with [..., B, d_out] = {tuple(outputs.shape)}"
+        )
 
 
 def _pull_back(
@@ -249,7 +261,7 @@ class JacobianAccumulator:
         self._waiting.append(
             (state_jacobian.detach(), None if action_jacobian is None else action_jacobian.detach())
         )
-        if len(self._waiting) >= min(self.MOST_WAITING, 1 + WAITING_BYTES // (1 + state_jacobian.nbytes)):
+        if len(self._waiting) >= min(self.MOST_WAITING, 1 + JACOBIAN_BYTES // (1 + state_jacobian.nbytes)):
             self._absorb()
 
     def _to_float64(self, value: Tensor) -> Tensor:
@@ -344,8 +356,8 @@ def accumulate_rollout(
         step: the model's transition.
         state: z_0 [..., B, d].
         actions: [..., B, T, d_a].
-        chunk: steps per batch of Jacobians; memory grows with chunk * B. None: LONGEST_CHUNK, or fewer where
-            their Jacobians are large.
+        chunk: steps per batch of Jacobians; memory grows with chunk * B. None: as many as a cache holds, at
+            most LONGEST_CHUNK.
 
     Raises:
         TypeError: the step does not return one tensor.
@@ -356,8 +368,8 @@ def accumulate_rollout(
     _require_batch(state, actions)
     if chunk is None:
         chunk = _chunk_for(step, state, actions)
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk}: must be at least 1")
+    if chunk < 1 or chunk != int(chunk):
+        raise ValueError(f"chunk = {chunk}: must be a whole number of steps, at least 1")
     if closed_form(step) is None:
         _refuse_training_mode(step)
     batch = state.shape[-2]
@@ -387,11 +399,15 @@ def _require_batch(state: Tensor, actions: Tensor) -> None:
 
 
 def _chunk_for(step: Step, state: Tensor, actions: Tensor) -> int:
-    """Steps whose Jacobians a cache, or about CHUNK_BYTES, can hold; at most LONGEST_CHUNK."""
+    """Steps whose Jacobians fit a cache, and JACOBIAN_BYTES; at most LONGEST_CHUNK."""
+    width = max(1, state.shape[-1])
+    batch = max(1, state.numel() // width)
     if closed_form(step) is not None:
-        return max(1, min(LONGEST_CHUNK, CLOSED_FORM_ROWS // max(1, state.numel())))
-    a_step = state.numel() * (state.shape[-1] + actions.shape[-1]) * state.element_size()
-    return max(1, min(LONGEST_CHUNK, CHUNK_BYTES // max(1, a_step)))
+        fitting = CLOSED_FORM_ROWS // (batch * width)
+    else:
+        a_step = batch * width * (width + actions.shape[-1]) * state.element_size()
+        fitting = min(SWEEP_ROWS // batch, JACOBIAN_BYTES // a_step)
+    return max(1, min(LONGEST_CHUNK, fitting))
 
 
 def _roll(step: Step, state: Tensor, actions: Sequence[Tensor]) -> list[Tensor]:
@@ -512,6 +528,7 @@ def rollout_squared_norms_stochastic(
         TypeError, ValueError: as `accumulate_rollout`, but there is no chunk.
     """
     _require_batch(state, actions)
+    _require_probes(probes, state)
     _refuse_training_mode(step)
     action_list = actions.unbind(-2)
     states = _roll(step, state, action_list)

@@ -30,11 +30,10 @@ def spectral_penalty(step: Step, states: Tensor, actions: Tensor) -> Tensor:
 
     Raises:
         TypeError: the step does not return one tensor.
-        ValueError: it does not keep the batch, or its output has no graph.
+        ValueError: it does not keep the batch, or its output has no graph; autograd is off.
     """
-    offered = getattr(step, "jacobians", None)
+    offered = _closed_form(step)
     if offered is not None:
-        offered = functools.partial(offered, step.__self__) if inspect.ismethod(step) else offered
         state_jacobian, action_jacobian = offered(states, actions)
         return state_jacobian.square().sum((-2, -1)) + action_jacobian.square().sum((-2, -1))
     inputs, outputs = _evaluate(step, states, actions)
@@ -51,11 +50,25 @@ def spectral_penalty_stochastic(step: Step, states: Tensor, actions: Tensor, pro
     `spectral_penalty` does.
     """
     inputs, outputs = _evaluate(step, states, actions)
+    if len(probes) == 0 or probes.shape[1:] != outputs.shape:
+        shapes = f"{tuple(probes.shape)}: must be [P, ..., B, d_out], P at least 1"
+        raise ValueError(f"probes have shape {shapes}, of the step's output {tuple(outputs.shape)}")
     return _squared_sweeps(outputs, inputs, probes).mean(0)
+
+
+def _closed_form(step: Step) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None:
+    """As `closed_form` of jacobian_utils.py, so that this file stands alone."""
+    holder = step.__func__ if inspect.ismethod(step) else step
+    wraps = hasattr(holder, "__wrapped__")  # functools.wraps copies attributes onto a function that does more
+    if wraps or inspect.getattr_static(holder, "jacobians", None) is None:
+        return None
+    return functools.partial(holder.jacobians, step.__self__) if inspect.ismethod(step) else holder.jacobians
 
 
 def _evaluate(step: Step, states: Tensor, actions: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Inputs to differentiate by, and the step's output with a graph that can be differentiated twice."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError("torch.inference_mode() has no autograd: leave it")
     inputs = tuple(
         value if value.requires_grad else value.detach().requires_grad_() for value in (states, actions)
     )

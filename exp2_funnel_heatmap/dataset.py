@@ -17,6 +17,7 @@ from common.run.random import generators
 from exp2_funnel_heatmap.energy_functions import DEFINITIONS, BenchmarkFunction, Energy, TrueField
 
 STANDARD_POINTS = 2**14  # that energies are standardised over
+DRAWN_TOGETHER = 16  # batches, at a price a little above that of one
 LOWEST = 1e-12  # quantile of a perturbation
 
 
@@ -48,6 +49,7 @@ class Batches:
         self.task, self.count, self.energy = task, count, TrueField(task.energies)
         draws = generators(seeds, f"{task.name}/samples")
         scrambles = [int(torch.randint(2**62, (), generator=draw)) for draw in draws]
+        self.first, self.drawn = -1, []  # what was drawn last: its first iteration, and its batches
         self.engines = [SobolEngine(2 * task.dimension, scramble=True, seed=seed) for seed in scrambles]
 
     def draw(self, iteration: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,17 +57,26 @@ class Batches:
 
         The samples of an iteration are the same whichever were drawn before, and for every variant.
         """
+        first = iteration - iteration % DRAWN_TOGETHER
+        if self.first != first:
+            self.first, self.drawn = first, self._draw_together(first)
+        return tuple(part.clone() for part in self.drawn[iteration - first])
+
+    def _draw_together(self, first: int) -> list[tuple[Tensor, ...]]:
+        """The batches of the DRAWN_TOGETHER iterations from `first` on."""
         for engine in self.engines:
-            if engine.num_generated > iteration * self.count:
+            if engine.num_generated > first * self.count:
                 engine.reset()
-            engine.fast_forward(iteration * self.count - engine.num_generated)
-        uniform = torch.stack([engine.draw(self.count, dtype=torch.float64) for engine in self.engines])
-        uniform = uniform.repeat(len(self.task.energies), 1, 1)
+            engine.fast_forward(first * self.count - engine.num_generated)
+        total = DRAWN_TOGETHER * self.count
+        uniform = torch.stack([engine.draw(total, dtype=torch.float64) for engine in self.engines])
         points, quantiles = uniform.chunk(2, -1)
-        points = in_box(points, self.task.half_width)
-        energies = (self.energy(points) - self.task.mean) / self.task.std
-        perturbations = torch.special.ndtri(quantiles.clamp(LOWEST, 1 - LOWEST))
-        return points.float(), perturbations.float(), energies.float()
+        perturbations = torch.special.ndtri(quantiles.clamp(LOWEST, 1 - LOWEST)).float()
+        energies = len(self.task.energies)
+        points = in_box(points, self.task.half_width).repeat(energies, 1, 1)
+        values = (self.energy(points) - self.task.mean) / self.task.std
+        parts = points.float(), perturbations.repeat(energies, 1, 1), values.float()
+        return list(zip(*(part.split(self.count, 1) for part in parts), strict=True))
 
 
 def uniform_points(count: int, dimension: int, half_width: float, draws: Sequence[torch.Generator]) -> Tensor:

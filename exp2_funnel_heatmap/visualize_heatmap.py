@@ -48,6 +48,11 @@ def length(vectors: Tensor) -> Tensor:
     return vectors.square().sum(-1).sqrt()
 
 
+def _by_coordinate(points: Tensor) -> Tensor:
+    """The same points [S, B, d], in memory one coordinate after the other, as gradients of a Table are."""
+    return points.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 @dataclass(frozen=True)
 class Descent:
     """Plain gradient descent: a <- clip(a - step dE/da), the step's length at most LONGEST_STEP."""
@@ -73,7 +78,7 @@ class Descent:
             starts.shape[:2]
         )  # [S, N] of [S, B]
         moving = torch.ones_like(index, dtype=torch.bool)
-        points = starts
+        points = _by_coordinate(starts)
         for step in range(self.steps):
             following, moved = self.advance(field, points)
             points = torch.where(moving[..., None], following, points)
@@ -86,7 +91,7 @@ class Descent:
                 # each member's moving ones first; where it has fewer than another, stopped ones fill up
                 kept = moving.int().argsort(dim=1, descending=True, stable=True)[:, :most]
                 index, moving = index.gather(1, kept), moving.gather(1, kept)
-                points = points.gather(1, kept[..., None].expand(-1, -1, points.shape[-1]))
+                points = _by_coordinate(points.gather(1, kept[..., None].expand(-1, -1, points.shape[-1])))
         return ends.scatter_(1, index[..., None].expand_as(points), points)
 
     def trace(self, field: Field, starts: Tensor) -> Tensor:

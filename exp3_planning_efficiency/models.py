@@ -49,7 +49,7 @@ class WorldModelLoss:
     def __call__(
         self, model: WorldModel, iteration: int, draws: Sequence[torch.Generator]
     ) -> tuple[Windows, Tensor, Tensor, dict[str, tuple[float, Tensor]]]:
-        """A batch, latents [S, B, K' + 1, d] with K' >= K, predictions [S, B, K, d], weights and terms."""
+        """A batch, its latents [S, B, K' + 1, d], K' >= K, those predicted [S, B, K, d], weighted terms."""
         batch = self.sampler.draw(draws)
         latents = take(model.encoder(batch.observations), batch.states)
         predicted = model.transition.rollout(latents[:, :, 0], batch.actions[:, :, : self.steps])

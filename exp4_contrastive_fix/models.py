@@ -1,6 +1,6 @@
 """The world model of experiment 4, its distances, and the losses that objectives are made of.
 
-Shapes: S seeds, B windows, K steps, U different states of a batch, d latent, h metric, F features, A actions.
+Shapes: S seeds, B windows, K steps, U states listed in a batch, d latent, h metric, F features, A actions.
 """
 
 from collections.abc import Sequence

@@ -110,23 +110,27 @@ def objective_terms(
 
 
 def penalty_terms(
-    model: AlignedModel, variant: HelmVariant, ahead: Prediction, stream: str, config: Exp4Config
+    model: AlignedModel,
+    variant: HelmVariant,
+    ahead: Prediction,
+    name: str,
+    iteration: int,
+    config: Exp4Config,
 ) -> Terms:
-    """Weight and term [S] of each penalty and of the jumpy levels; `stream` names the noise."""
-    start, actions = (
-        ahead.latents[:, :PENALISED, 0],
-        ahead.batch.actions[:, :PENALISED, : config.rollout_steps],
-    )
+    """Weight and term [S] of each penalty and of the jumpy levels, with noise of the task `name`."""
+    batch, latents, predicted = ahead.batch, ahead.latents, ahead.predicted
+    start, actions = latents[:, :PENALISED, 0], batch.actions[:, :PENALISED, : config.rollout_steps]
     terms: Terms = {}
     if variant.strides:
-        terms["jumpy"] = (1.0, jumpy_loss(model, ahead.latents, ahead.batch))
+        terms["jumpy"] = (1.0, jumpy_loss(model, latents, batch))
     if variant.lambda_spectral:
-        probes = penalty_noise(start, config.seeds, stream.format("probes"))[None]
+        probes = penalty_noise(start, config.seeds, f"{name}/probes/{iteration}")[None]
         terms["spectral"] = (variant.lambda_spectral, spectral_loss(model, start, actions[:, :, 0], probes))
     if variant.lambda_hf:
-        noise = config.hf_noise_sigma * penalty_noise(actions, config.seeds, stream.format("delta"))
-        ends = ahead.predicted[:, :PENALISED, -1]
-        terms["hf"] = (variant.lambda_hf, hf_loss(model, start, ends, actions, noise))
+        delta = penalty_noise(actions, config.seeds, f"{name}/delta/{iteration}")
+        ends = predicted[:, :PENALISED, -1]
+        term = hf_loss(model, start, ends, actions, config.hf_noise_sigma * delta)
+        terms["hf"] = (variant.lambda_hf, term)
     return terms
 
 
@@ -166,7 +170,7 @@ def train_helm(
         step = iteration % config.rollout_steps  # the prediction that is decoded
         terms = {"dynamics": (config.lambda_dynamics, dynamics_loss(ahead.predicted, ahead.latents))}
         terms |= objective_terms(model, objective, ahead, step, config)
-        terms |= penalty_terms(model, variant, ahead, f"{task.name}/{{}}/{iteration}", config)
+        terms |= penalty_terms(model, variant, ahead, task.name, iteration, config)
         return weighted_sum(terms)
 
     return fit_latent_model(model, loss, task, config, label=label, checkpoint=checkpoint)

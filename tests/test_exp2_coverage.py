@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 from common.config import Exp2Config
+from exp2_funnel_heatmap import visualize_heatmap
 from exp2_funnel_heatmap.dataset import landscape_task
 from exp2_funnel_heatmap.energy_functions import TrueField, aligned_landscape, misaligned_landscape
-from exp2_funnel_heatmap.fields import cell_centres
+from exp2_funnel_heatmap.fields import Table, cell_centres, filtered
 from exp2_funnel_heatmap.models import EnergyModel, Variant
 from exp2_funnel_heatmap.train_flat import train_flat
 from exp2_funnel_heatmap.visualize_heatmap import (
     LONGEST_STEP,
+    STOP,
     Descent,
     coverage,
     decompose,
@@ -25,6 +27,7 @@ from exp2_funnel_heatmap.visualize_heatmap import (
 
 CONFIG = Exp2Config(grid_size=40, iterations=300, batch_size=128)
 CPU = torch.device("cpu")
+FIELDS = ("energies", "gradients")
 
 
 class _Formula(nn.Module):
@@ -114,6 +117,27 @@ def test_shrinking_or_stretching_the_energy_changes_no_coverage(scale):
     assert 0.05 < full["coverage"].item() < 0.95
     assert scaled["coverage"].item() == pytest.approx(full["coverage"].item(), abs=0.01)
     assert scaled["shrink"].item() == pytest.approx(scale * full["shrink"].item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("every", [1, 20, 10_000])
+def test_putting_stopped_points_aside_changes_no_descent(every, monkeypatch):
+    """To the bit, for members that stop at different times; the reference takes every step of every point."""
+    tables = [filtered(misaligned_landscape(), lambda _, gain=gain: gain, 3.0) for gain in (1.0, 0.3)]
+    field = Table(
+        None,
+        *(torch.cat([getattr(table, part) for table in tables]) for part in ("energies", "gradients")),
+        3.0,
+    )
+    starts = cell_centres(30, 3.0).float().expand(2, -1, -1)
+    descent = Descent(400, torch.tensor([0.01, 0.01]), 3.0)
+    points, moving = starts, torch.ones(2, 900, dtype=torch.bool)
+    for _ in range(descent.steps):
+        following, moved = descent.advance(field, points)
+        points = torch.where(moving[..., None], following, points)
+        moving &= moved >= STOP
+    monkeypatch.setattr(visualize_heatmap, "SIFTED_EVERY", every)
+    assert torch.equal(descent.run(field, starts), points)
+    assert 0 < moving[1].sum() < 900 and not moving[0].all()
 
 
 def test_no_step_jumps_a_barrier():

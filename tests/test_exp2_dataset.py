@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.config import Exp2Config
+from exp2_funnel_heatmap import dataset
 from exp2_funnel_heatmap.dataset import Batches, function_task, landscape_task
 from exp2_funnel_heatmap.energy_functions import aligned_landscape, misaligned_landscape
 
@@ -47,6 +48,21 @@ def test_a_batch_is_the_iterations_whatever_was_drawn_before():
         for one, other in zip(drawn[iteration], jumped.draw(iteration), strict=True):
             assert torch.equal(one, other)
     assert not torch.equal(drawn[6][0], through.draw(7)[0])
+
+
+@pytest.mark.parametrize("task", [LANDSCAPES, FUNCTIONS], ids=["landscapes", "functions"])
+def test_batches_drawn_together_are_those_drawn_one_by_one(task, monkeypatch):
+    """To the bit; however many are drawn at once, and where an iteration is asked for twice."""
+    together = Batches(task, CONFIG.seeds, 24)
+    monkeypatch.setattr(dataset, "DRAWN_TOGETHER", 1)
+    alone = Batches(task, CONFIG.seeds, 24)
+    for iteration in (0, 1, 2, 15, 16, 17, 40, 40, 3):
+        monkeypatch.setattr(dataset, "DRAWN_TOGETHER", 16)
+        drawn = together.draw(iteration)
+        monkeypatch.setattr(dataset, "DRAWN_TOGETHER", 1)
+        for one, other in zip(drawn, alone.draw(iteration), strict=True):
+            assert torch.equal(one, other)
+        drawn[0].zero_()  # what a training does to its batch is its own
 
 
 def test_seeds_differ_and_energies_of_a_seed_share_its_points():

@@ -1,15 +1,19 @@
 """Experiment 4's batches and models: what a member sees, distances, and losses with known values."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+import exp4_contrastive_fix.train_helm as train_helm_module
 from common.config import EXP4_PRESETS
+from common.latent.observations import Observations
 from common.minigrid.task import make_task
 from common.minigrid.walks import all_distances
 from common.run.random import generators
-from exp4_contrastive_fix.dataset import BatchSampler
+from exp4_contrastive_fix.dataset import Batch, BatchSampler
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import FlatVariant, train_flat
 from exp4_contrastive_fix.train_helm import HelmVariant, train_helm
@@ -18,10 +22,24 @@ CPU = torch.device("cpu")
 
 
 def tiny(seeds=(0, 1), **changes):
-    return dataclasses.replace(
-        EXP4_PRESETS["quick"], environments=("Empty-5x5",), seeds=seeds, num_walks=30, walk_length=20,
-        d_latent=8, hidden_dim=16, batch_size=32, iterations=6, **changes,
-    )  # fmt: skip
+    sizes = {"num_walks": 30, "walk_length": 20, "d_latent": 8, "hidden_dim": 16}
+    sizes |= {"environments": ("Empty-5x5",), "batch_size": 32, "iterations": 6}
+    return dataclasses.replace(EXP4_PRESETS["quick"], seeds=seeds, **(sizes | changes))
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +87,77 @@ def test_qrl_pushes_targets_away_from_running_episodes_alone(task):
     assert ((spread(other_starts) - spread(batch)).abs() > 1e-4).all()
 
 
-@pytest.mark.parametrize("objective", ["infonce", "qrl"])
-def test_a_member_does_not_depend_on_its_neighbours(objective):
-    """Seed 1 trained beside seed 0 and alone: the same predictions and distances, to rounding.
-
-    Not the same parameters: the bias of a distance's head has no effect and no gradient but rounding.
-    """
+@pytest.mark.parametrize("batch_size", [3, 32])
+@pytest.mark.parametrize("objective", ["infonce", "qrl", "temporal_distance"])
+def test_a_member_is_the_same_to_the_bit_in_any_company(objective, batch_size, one_thread):
+    """Seed 1 beside seed 0 and alone, on one thread and with widths that are multiples of 16."""
     variant = HelmVariant(objective, 0.01, 1.0, (4,))
     found = []
     for seeds in ((0, 1), (1,)):
-        config = tiny(seeds=seeds)
+        config = tiny(seeds=seeds, batch_size=batch_size, d_latent=16, hidden_dim=32, iterations=20)
         task = make_task("Empty-5x5", config)
         model, _ = train_helm(task, variant=variant, config=config, device=CPU)
-        latents = model.encoder(task.observations)
-        actions = torch.eye(3)[torch.arange(latents.shape[1]) % 3].expand(len(seeds), -1, -1)
-        predicted = model.transition(latents, actions)
-        found.append((latents[-1], predicted[-1], model.energy(predicted, latents[:, :2])[-1]))
-    for together, alone in zip(*found, strict=True):
-        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
+        found.append({name: value[-1] for name, value in model.state_dict().items()})
+    assert all(torch.equal(found[0][name], value) for name, value in found[1].items())
+
+
+class PlainSampler:
+    """The same draws from the walks one by one; lists what any member drew, sorted, each state once."""
+
+    def __init__(self, task, steps, discount, device):
+        self.task, self.steps, self.discount = task, steps, discount
+
+    def draw_member(self, walk, draw, count):
+        """Windows, their actions, pairs, gaps and targets of one seed."""
+        walks, length = walk.actions.shape
+        index = torch.randint(walks, (count, 1), generator=draw)
+        begin = torch.randint(length - self.steps + 1, (count, 1), generator=draw)
+        when = begin + torch.arange(self.steps + 1)
+        begins = walk.valid.nonzero()
+        of_pair, time = begins[torch.randint(len(begins), (count,), generator=draw)].unbind(1)
+        uniform = torch.rand(count, generator=draw)
+        wished = 1 + (uniform.log() / math.log(self.discount)).floor().long()
+        gap = torch.minimum(wished, walk.valid.sum(1)[of_pair] - time)
+        pairs = walk.states[of_pair[:, None], torch.stack([time, time + gap], 1)]
+        visited = torch.unique(walk.states)
+        targets = visited[torch.randint(len(visited), (count,), generator=draw)]
+        return walk.states[index, when], walk.actions[index, when[:, :-1]], pairs, gap, targets
+
+    def draw(self, draws, count):
+        members = [
+            self.draw_member(walk, draw, count) for walk, draw in zip(self.task.walks, draws, strict=True)
+        ]
+        states, choices, pairs, gap, targets = (torch.stack(parts) for parts in zip(*members, strict=True))
+        drawn = torch.cat([states, pairs, targets[..., None]], -1)
+        different, positions = torch.unique(drawn, return_inverse=True)
+        own = torch.zeros(len(states), len(different), dtype=torch.bool)
+        own.scatter_(1, positions.flatten(1), True)
+        return Batch(
+            observations=Observations(self.task.observations[:, different]),
+            states=positions[..., : self.steps + 1],
+            choices=choices,
+            actions=F.one_hot(choices, self.task.world.num_actions).double(),
+            pairs=positions[..., -3:-1],
+            gap=gap.double(),
+            targets=positions[..., -1],
+            own=own,
+        )
+
+
+@pytest.mark.parametrize("batch_size", [3, 40])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_twenty_steps_are_those_of_plainly_drawn_batches(float64, monkeypatch, objective, batch_size):
+    """With fewer draws than states, and more."""
+    config = tiny(iterations=20, num_walks=100, environments=("Empty-6x6",), batch_size=batch_size)
+    task = make_task(config.environments[0], config)
+    task = dataclasses.replace(task, observations=task.observations.double())
+    variant = HelmVariant(objective, 0.01, 1.0, (4,))
+    _, found = train_helm(task, variant=variant, config=config, device=CPU)
+    monkeypatch.setattr(train_helm_module, "BatchSampler", PlainSampler)
+    _, expected = train_helm(task, variant=variant, config=config, device=CPU)
+    assert len(found["loss"]) == 20 and found.keys() == expected.keys()
+    for name in found.keys() - {"seconds"}:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

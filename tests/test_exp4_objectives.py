@@ -46,6 +46,81 @@ def test_keys_that_are_not_allowed_do_not_count():
     torch.testing.assert_close(masked, info_nce(queries, keys[:, :4], positives, 0.2))
 
 
+def masked_by_loop(queries, keys, positives, temperature, allowed):
+    """Each query's loss over its own key and the keys that its row of `allowed` [B, K] names."""
+    losses = []
+    for query, positive, row in zip(queries, positives.tolist(), allowed, strict=True):
+        logits = F.cosine_similarity(query[None], keys, dim=-1) / temperature
+        kept = [key for key in range(len(keys)) if row[key] or key == positive]
+        losses.append(logits[kept].logsumexp(0) - logits[positive])
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+def test_a_querys_own_key_counts_whatever_the_mask_says(share):
+    queries, keys, positives = normal(5, 8), normal(7, 8, stream="keys"), torch.tensor([0, 6, 3, 3, 1])
+    draw = generator(1, "masks")
+    for shape in ((7,), (5, 7)):  # one for all queries, one for each
+        allowed = torch.rand(shape, generator=draw) < share
+        expected = masked_by_loop(queries, keys, positives, 0.2, allowed.expand(5, 7))
+        torch.testing.assert_close(info_nce(queries, keys, positives, 0.2, allowed), expected)
+        both = info_nce(
+            queries.expand(2, 5, 8),
+            keys.expand(2, 7, 8),
+            positives.expand(2, 5),
+            0.2,
+            allowed.expand(2, *shape),
+        )
+        torch.testing.assert_close(both, expected.expand(2, 5))
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 7), (2, 5, 7), (7, 5)], ids=str)
+def test_a_mask_of_another_shape_is_refused_in_one_line(shape):
+    with pytest.raises(ValueError) as error:
+        info_nce(normal(5, 8), normal(7, 8), torch.arange(5), 0.2, torch.ones(shape, dtype=torch.bool))
+    assert "\n" not in str(error.value) and str(shape) in str(error.value) and "(5, 7)" in str(error.value)
+
+
+def test_a_mask_of_numbers_and_a_temperature_of_zero_are_refused():
+    with pytest.raises(ValueError, match="bool"):
+        info_nce(normal(5, 8), normal(7, 8), torch.arange(5), 0.2, torch.ones(7))
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature"):
+            info_nce(normal(5, 8), normal(7, 8), torch.arange(5), temperature)
+
+
+LOSSES = {
+    "info_nce": lambda x: info_nce(x, normal(5, 4, stream="keys").to(x), torch.tensor([1, 0, 2]), 0.3),
+    "expectile_loss": lambda x: expectile_loss(x, 0.1),
+    "straightening": straightening,
+    "qrl_spread": lambda x: qrl_spread(x, 8.0, 0.6),
+    "qrl_violation": qrl_violation,
+    "lagrangian": lambda x: lagrangian(x, x.square(), x.new_tensor(0.3), 0.1),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_keeps_its_inputs_dtype_and_has_the_gradient_of_its_value(name):
+    inputs = normal(3, 4).double()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        assert LOSSES[name](inputs.to(dtype)).dtype == dtype
+    assert torch.autograd.gradcheck(LOSSES[name], inputs.requires_grad_())
+
+
+def test_the_expectiles_weights_have_the_precision_of_the_errors():
+    errors = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    expected = torch.tensor([0.1 * 1.0, (1 - 0.1) * 4.0, 0.1 * 9.0], dtype=torch.float64)
+    assert torch.equal(expectile_loss(errors, 0.1), expected)
+
+
+def test_losses_at_their_edges():
+    zeros = torch.zeros(1, 3, requires_grad=True)  # a batch of one that has no direction
+    loss = info_nce(zeros, torch.zeros(5, 3), torch.tensor([0]), 0.1)
+    loss.sum().backward()
+    assert float(loss.detach()) == pytest.approx(math.log(5)) and zeros.grad.isfinite().all()
+    assert straightening(normal(2, 3)).shape == (0,)  # one transition has no angle
+
+
 def test_the_quasimetric_is_one():
     points = normal(12, METRIC_GROUPS * METRIC_GROUP_SIZE)
     distance = quasimetric(points[:, None], points[None])

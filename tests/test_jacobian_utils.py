@@ -333,8 +333,9 @@ def test_a_penalty_without_a_graph_is_refused(penalty):
 
 
 def test_inference_mode_is_refused_in_one_line_and_no_grad_is_fine():
-    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
-        norms(lambda z, a: 0.5 * z + a)
+    for measure in EVERY.values():
+        with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+            measure(lambda z, a: 0.5 * z + a)
     with torch.no_grad():
         torch.testing.assert_close(norms(lambda z, a: 0.5 * z + a)[0][0], torch.full((4,), -0.3635).double(),
                                    atol=1e-4, rtol=0)  # fmt: skip
@@ -368,9 +369,23 @@ def test_states_and_actions_that_do_not_fit_are_refused_in_one_line(state, actio
         assert_refused(error, word, "must be")
 
 
-def test_a_chunk_below_one_is_refused():
-    with pytest.raises(ValueError, match="chunk = 0"):
-        norms(lambda z, a: z + a, chunk=0)
+@pytest.mark.parametrize("chunk", [0, -1, 1.5])
+def test_a_chunk_that_is_no_number_of_steps_is_refused(chunk):
+    with pytest.raises(ValueError, match=f"chunk = {chunk}"):
+        norms(lambda z, a: z + a, chunk=chunk)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (0, 4, 3), (2, 3, 4), (2, 4, 2), (1, 2, 4, 3)], ids=str)
+def test_probes_of_another_shape_are_refused_in_one_line(shape):
+    state, actions = rollout_inputs()
+    for measure, plan in (
+        (rollout_squared_norms_stochastic, actions),
+        (step_squared_norms_stochastic, actions[:, 0]),
+        (spectral_penalty_stochastic, actions[:, 0]),
+    ):
+        with pytest.raises(ValueError) as error:
+            measure(lambda z, a: z + a, state, plan, torch.ones(shape))
+        assert_refused(error, "probes", str(shape), "(4, 3)")
 
 
 def test_a_step_with_a_context_of_each_element_works_with_chunk_1_alone():
@@ -708,6 +723,45 @@ def test_any_step_may_offer_its_closed_form_and_measurements_use_it():
     torch.testing.assert_close(state[0], torch.full((4,), math.log10(49 * 3**0.5)).double())
     assert (action == -math.inf).all()
     assert one_step(spectral_penalty)(step).tolist() == pytest.approx([49 * 3] * 4)
+
+
+def wrapped(step):
+    @functools.wraps(step)
+    def slower(z, a):
+        return 0.1 * step(z, a)
+
+    return slower
+
+
+class Delegate:
+    """Stands for a step, does something else, and passes every other attribute on."""
+
+    def __init__(self, step):
+        self.inner = step
+
+    def __call__(self, z, a):
+        return 0.1 * self.inner(z, a)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+
+@pytest.mark.parametrize("around", [wrapped, Delegate])
+def test_what_wraps_a_step_does_not_pass_on_its_closed_form(around):
+    def function(z, a):
+        return 0.5 * z + a
+
+    function.jacobians = lambda z, a: (torch.full((4, 3, 3), 7.0), torch.zeros(4, 3, 3))
+    for step, inputs in (
+        (function, (torch.ones(4, 3), torch.ones(4, 3))),
+        (MODELS["flat"]()[0].step, (torch.ones(2, 4, 3), torch.ones(2, 4, 2))),
+    ):
+        outer = around(step)
+        assert closed_form(step) is not None and closed_form(outer) is None
+        expected = jacobians(outer, *inputs)
+        torch.testing.assert_close(step_jacobians(outer, *inputs), expected)
+        squares = sum(jacobian.square().sum((-2, -1)) for jacobian in expected)
+        torch.testing.assert_close(spectral_penalty(outer, *inputs), squares)
 
 
 def test_measured_closed_forms_keep_no_graph():

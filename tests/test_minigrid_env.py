@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import os
 import subprocess
 import sys
@@ -72,6 +73,50 @@ def test_an_empty_room_has_four_poses_in_every_cell_but_the_goal(size):
 def test_golden_state_counts(name, actions, going_on, goals):
     world = tabulate(name, actions=actions)
     assert (int((~world.terminal).sum()), len(world.goal_states)) == (going_on, goals)
+
+
+FIELDS = (
+    "next_state", "reward", "terminated", "goal_states", "observations", "position", "direction", "carrying"
+)  # fmt: skip
+
+
+def digest(world: GridWorld) -> str:
+    """A hash of a table's contents, types and shapes."""
+    found = hashlib.sha256()
+    for name in FIELDS:
+        values = getattr(world, name)
+        found.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
+        found.update(values.contiguous().numpy().tobytes())
+    rest = world.action_names, world.image_shape, world.start_state, world.max_steps, world.name
+    found.update(repr(rest).encode())
+    return found.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("Empty-8x8", {}, "8f529ef7059b8ebd"),
+        ("Empty-16x16", {}, "62464fdbd00f10ab"),
+        ("Empty-6x6", {"observation": "rgb"}, "88c1bcb4595a247d"),
+        ("FourRooms", {}, "bb4ecdb0bcd0cab0"),
+        ("FourRooms", {"observation": "partial"}, "36c3e2dd0e873d2f"),
+        ("DoorKey-5x5", {}, "d41a7349ae9f1dea"),
+        ("DoorKey-6x6", {"without": ("drop",)}, "25e8bde2642b7dd7"),
+        ("KeyCorridorS3R1", {}, "a807d666546c8e4a"),
+        ("GoToDoor-5x5", {}, "d2f24dec1daa74ac"),
+        ("PutNear-6x6-N2", {"without": ("drop",)}, "5e1677eec416304f"),
+        ("LavaGapS5", {"layout_seed": 3}, "5913d82a64a11da8"),
+        ("MultiRoom-N2-S4", {}, "5882ac6fd88fc394"),
+        ("Fetch-5x5-N2", {}, "92b5539aafdd27b8"),
+        ("ObstructedMaze-1Dl", {"without": ("drop",)}, "fe8ccfa094458e90"),
+        ("MemoryS7", {}, "b21b7a51afc96e09"),
+        ("UnlockPickup", {"without": ("drop",)}, "5f0e3edf04886282"),
+        ("BabyAI-OpenTwoDoors", {"without": ("drop",)}, "7ebb667abbfa51b5"),
+    ],
+)
+def test_golden_tables(name, options, expected):
+    """As they were tabulated before objects of every kind were watched: the same to the bit."""
+    assert digest(tabulate(name, **options)) == expected
 
 
 def test_ended_states_absorb_without_reward(world):

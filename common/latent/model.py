@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from common.latent.observations import Observations, take
 from common.training.ensembles import EnsembleMLP
 
+FEW_ROWS = 32  # up to so many latents the calls cost more than what they compute
 GROUPED_PLANS = 256  # discrete plans from which on it pays to compute them in groups of one action
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
 
@@ -141,15 +142,18 @@ class _FrozenRollout(torch.autograd.Function):
     def forward(ctx, start: Tensor, actions: Tensor, layers: Sequence[nn.Module]) -> Tensor:
         keep = any(ctx.needs_input_grad)
         start, actions, weights = _without_a_single_member(start, actions, layers)
-        latents, tape = [start], []
+        (bias_1, weight_1), (bias_2, weight_2), (bias_3, weight_3) = weights
+        affine, radius = _affine_of(start), _radius(start)
+        shape = (*start.shape[:-1], actions.shape[-1], start.shape[-1])  # [.., B, A, d]
+        latent, latents, tape = start, [start], []
         for add in _mixtures(actions):
-            hidden_1 = _affine(latents[-1], *weights[0])
-            hidden_2 = _affine(F.silu(hidden_1, inplace=not keep), *weights[1])
-            flat = _affine(F.silu(hidden_2, inplace=not keep), *weights[2])
-            displacements = flat.view(*flat.shape[:-1], actions.shape[-1], -1)  # [.., B, A, d]
-            moved = add(latents[-1], displacements)
-            scale = _length(moved).reciprocal_().mul_(moved.shape[-1] ** 0.5)
-            latents.append(moved.mul_(scale))
+            hidden_1 = affine(bias_1, latent, weight_1)
+            hidden_2 = affine(bias_2, F.silu(hidden_1, inplace=not keep), weight_2)
+            displacements = affine(bias_3, F.silu(hidden_2, inplace=not keep), weight_3).view(shape)
+            moved = add(latent, displacements)
+            scale = _length(moved).reciprocal_().mul_(radius)
+            latent = moved.mul_(scale)
+            latents.append(latent)
             if keep:
                 tape.append((hidden_1, hidden_2, displacements, scale))
         ctx.tape, ctx.weights, ctx.latents, ctx.actions = tape, weights, latents, actions
@@ -161,43 +165,43 @@ class _FrozenRollout(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         gradient = gradient if ctx.actions.dim() == 4 else gradient[0]
         into_1, into_2, into_3 = (weight.mT for _, weight in ctx.weights)
+        affine, product = _affine_of(ctx.latents[0]), torch.mm if gradient.dim() == 3 else torch.bmm
+        silu_backward = torch.ops.aten.silu_backward
         adjoint, slopes = torch.zeros_like(ctx.latents[0]), []
-        steps = zip(ctx.tape, ctx.latents[1:], ctx.actions.unbind(-2), gradient.unbind(-2), strict=True)
+        actions = ctx.actions.unsqueeze(-1).unbind(-3)  # T of [.., B, A, 1]
+        steps = zip(ctx.tape, ctx.latents[1:], actions, gradient.unbind(-2), strict=True)
         for (hidden_1, hidden_2, displacements, scale), latent, action, here in reversed(list(steps)):
             moved = _through_projection(latent, adjoint + here, scale)
-            slopes.append((displacements @ moved.unsqueeze(-1)).squeeze(-1))
-            into_last = (action.unsqueeze(-1) * moved.unsqueeze(-2)).flatten(-2)
-            adjoint_2 = torch.ops.aten.silu_backward(into_last @ into_3, hidden_2)
-            adjoint_1 = torch.ops.aten.silu_backward(adjoint_2 @ into_2, hidden_1)
-            adjoint = _affine(adjoint_1, moved, into_1)
+            each = displacements.view(-1, *displacements.shape[-2:])
+            slopes.append(torch.bmm(each, moved.view(len(each), -1, 1)).view(displacements.shape[:-1]))
+            into_last = (action * moved.unsqueeze(-2)).flatten(-2)
+            adjoint_2 = silu_backward(product(into_last, into_3), hidden_2)
+            adjoint_1 = silu_backward(product(adjoint_2, into_2), hidden_1)
+            adjoint = affine(moved, adjoint_1, into_1)
         slopes = torch.stack(slopes[::-1], -2)
         return (adjoint, slopes, None) if slopes.dim() == 4 else (adjoint[None], slopes[None], None)
 
 
 def _mixtures(actions: Tensor) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """For each of the T steps, z [.., B, d] and g [.., B, A, d] -> z + sum_k a_k g_k, in a new tensor.
-
-    Actions [.., B, T, A]. Discrete ones pick their displacement, where a look at them does not wait for a
-    device.
-    """
-    choices = _choices(actions) if actions.device.type == "cpu" else None
-    if choices is None:
-        by_step = actions.movedim((-2, -1), (0, 1)).contiguous().unsqueeze(-1).unbind(0)  # [A, .., B, 1]
-        return [partial(_mixed, shares) for shares in by_step]
-    rows = actions.shape[-1] * torch.arange(choices[..., 0].numel(), device=actions.device)
-    picked = choices.movedim(-1, 0).flatten(1) + rows  # [T, S B], rows of all displacements
-    return [partial(_picked, index) for index in picked.unbind(0)]
+    """For each step of [.., B, T, A]: (z [.., B, d], g [.., B, A, d]) -> z + sum_k a_k g_k, a new tensor."""
+    rows = actions.numel() // (actions.shape[-1] * actions.shape[-2])
+    if rows <= FEW_ROWS:
+        shares = actions.movedim(-2, 0).reshape(actions.shape[-2], rows, 1, -1)  # [T, S B, 1, A]
+        return [partial(_mixed_by_product, now) for now in shares.unbind(0)]
+    shares = actions.movedim((-2, -1), (0, 1)).contiguous().unsqueeze(-1)  # [T, A, .., B, 1]
+    return [partial(_mixed, now.unbind(0)) for now in shares.unbind(0)]
 
 
-def _mixed(shares: Tensor, latents: Tensor, displacements: Tensor) -> Tensor:
-    for share, displacement in zip(shares.unbind(0), displacements.unbind(-2), strict=True):
+def _mixed(shares: Sequence[Tensor], latents: Tensor, displacements: Tensor) -> Tensor:
+    for share, displacement in zip(shares, displacements.unbind(-2), strict=True):
         latents = torch.addcmul(latents, share, displacement)
     return latents
 
 
-def _picked(index: Tensor, latents: Tensor, displacements: Tensor) -> Tensor:
-    flat = displacements.view(-1, latents.shape[-1])
-    return flat.index_select(0, index).view(latents.shape).add_(latents)
+def _mixed_by_product(shares: Tensor, latents: Tensor, displacements: Tensor) -> Tensor:
+    """One call instead of one an action: less where calls are what costs."""
+    each = displacements.view(-1, *displacements.shape[-2:])
+    return torch.baddbmm(latents.view(len(each), 1, -1), shares, each).view(latents.shape)
 
 
 def _rollout_of_plans(start: Tensor, choices: Tensor, layers: Sequence[nn.Module]) -> Tensor:
@@ -207,23 +211,37 @@ def _rollout_of_plans(start: Tensor, choices: Tensor, layers: Sequence[nn.Module
     regroups the latents, the narrowest there is.
     """
     start, _, (first, second, last) = _without_a_single_member(start, start, layers)
-    count, width = start.shape[0], start.shape[1]
+    width, radius = start.shape[-1], _radius(start)
     blocks = list(zip(last[0].split(width, -1), last[1].split(width, -1), strict=True))
-    order = choices.T.argsort(-1)  # [T, B], rows by their action
-    sizes = F.one_hot(choices.T, len(blocks)).sum(1).tolist()  # [T, A]
-    place = order.argsort(-1)  # [T, B], where a row stands
-    regroup = torch.cat([order[:1], place[:-1].gather(1, order[1:])])  # in the step before
-    rolled = start.new_empty(len(order), count, width)
+    place, sizes = _grouped(choices.T, len(blocks))
+    order = torch.empty_like(place).scatter_(
+        1, place, torch.arange(len(start), device=place.device).expand_as(place)
+    )
+    regroup = torch.cat([order[:1], place[:-1].gather(1, order[1:])])  # where rows stood a step before
+    rolled = start.new_empty(*choices.shape, width)
     latent = start
-    for rows, moves, counts, here in zip(order, regroup, sizes, rolled, strict=True):
+    steps = zip(order, regroup, sizes.tolist(), rolled.unbind(1), strict=True)
+    for rows, moves, counts, here in steps:
         latent = latent.index_select(0, moves)
-        hidden = F.silu(_affine(latent, *first), inplace=True)
-        hidden = F.silu(_affine(hidden, *second), inplace=True)
-        parts = zip(latent.split(counts), hidden.split(counts), blocks, strict=True)
-        moved = torch.cat([part + _affine(own, *block) for part, own, block in parts])
-        latent = moved.mul_(_length(moved).reciprocal_().mul_(width**0.5))
+        hidden = F.silu(torch.addmm(first[0], latent, first[1]), inplace=True)
+        hidden = F.silu(torch.addmm(second[0], hidden, second[1]), inplace=True)
+        parts = zip(hidden.split(counts), blocks, strict=True)
+        moved = torch.cat([torch.addmm(bias, own, weight) for own, (bias, weight) in parts]).add_(latent)
+        latent = moved.mul_(_length(moved).reciprocal_().mul_(radius))
         here.index_copy_(0, rows, latent)
-    return rolled.movedim(0, 1)[None]
+    return rolled[None]
+
+
+def _grouped(choices: Tensor, num_actions: int) -> tuple[Tensor, Tensor]:
+    """Places that put a row's equal actions side by side, in their order; and how many there are of each.
+
+    [T, B] -> [T, B] int64, a permutation of each row, and [T, A].
+    """
+    taken = choices[:, None] == torch.arange(num_actions, device=choices.device)[:, None]  # [T, A, B]
+    so_far = taken.cumsum(-1)
+    sizes = so_far[..., -1]
+    first = sizes.cumsum(-1) - sizes  # [T, A], where a group begins
+    return so_far.gather(1, choices[:, None])[:, 0] - 1 + first.gather(1, choices), sizes
 
 
 def _choices(actions: Tensor) -> Tensor | None:
@@ -248,9 +266,14 @@ def _without_a_single_member(
     return start[0], actions[0], [(layer.bias[0], layer.weight[0]) for layer in layers]
 
 
-def _affine(inputs: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
-    """bias + inputs weight: matrices, or batches of matrices."""
-    return (torch.addmm if inputs.dim() == 2 else torch.baddbmm)(bias, inputs, weight)
+def _affine_of(inputs: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """(bias, inputs, weight) -> bias + inputs weight, for matrices like these or batches of matrices."""
+    return torch.addmm if inputs.dim() == 2 else torch.baddbmm
+
+
+def _radius(latents: Tensor) -> Tensor:
+    """sqrt(d) as a tensor, by which a product costs less than by a number."""
+    return latents.new_full((), latents.shape[-1] ** 0.5)
 
 
 def _length(moved: Tensor) -> Tensor:
@@ -278,14 +301,17 @@ class _FrozenJumps(torch.autograd.Function):
         start, scales, weights = _without_a_single_member(start, scales, layers)
         shifts = shifts if shifts.dim() == scales.dim() else shifts[0]
         keep = any(ctx.needs_input_grad)
-        latents, tape = [start], []
+        (bias_1, weight_1), (bias_2, weight_2), (bias_3, weight_3) = weights
+        affine, radius = _affine_of(start), _radius(start)
+        latent, latents, tape = start, [start], []
         for scale, shift in zip(scales.unbind(-2), shifts.unbind(-2), strict=True):
-            features = _affine(latents[-1], *weights[0])
+            features = affine(bias_1, latent, weight_1)
             hidden = torch.addcmul(shift, features, scale)
-            inner = _affine(F.silu(hidden), *weights[1])
-            moved = _affine(F.silu(inner), *weights[2]).add_(latents[-1])
+            inner = affine(bias_2, F.silu(hidden), weight_2)
+            moved = affine(bias_3, F.silu(inner), weight_3).add_(latent)
             length = _length(moved)
-            latents.append(moved.div_(length).mul_(moved.shape[-1] ** 0.5))
+            latent = moved.div_(length).mul_(radius)
+            latents.append(latent)
             if keep:
                 tape.append((features, hidden, inner, length))
         ctx.tape, ctx.weights, ctx.latents, ctx.scales = tape, weights, latents, scales
@@ -297,15 +323,16 @@ class _FrozenJumps(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         gradient = gradient if ctx.scales.dim() == 4 else gradient[0]
         into_features, into_1, into_2 = (weight.mT for _, weight in ctx.weights)
+        affine, radius = _affine_of(ctx.latents[0]), _radius(ctx.latents[0])
         adjoint, to_scales, to_shifts = torch.zeros_like(ctx.latents[0]), [], []
         steps = zip(ctx.tape, ctx.latents[1:], ctx.scales.unbind(-2), gradient.unbind(-2), strict=True)
         for (features, hidden, inner, length), latent, scale, here in reversed(list(steps)):
-            moved = _through_projection(latent, adjoint + here, latent.shape[-1] ** 0.5 / length)
+            moved = _through_projection(latent, adjoint + here, radius / length)
             adjoint_2 = torch.ops.aten.silu_backward(moved @ into_2, inner)
             shifted = torch.ops.aten.silu_backward(adjoint_2 @ into_1, hidden)
             to_shifts.append(shifted)
             to_scales.append(shifted * features)
-            adjoint = _affine(shifted * scale, moved, into_features)
+            adjoint = affine(moved, shifted * scale, into_features)
         found = [adjoint, *(torch.stack(slopes[::-1], -2) for slopes in (to_scales, to_shifts))]
         return (*(slopes if gradient.dim() == 4 else slopes[None] for slopes in found), None)
 

@@ -172,7 +172,10 @@ class _Slots:
         self.shape = (len(counts), max(counts))
         self.index = None
         if min(counts) < max(counts):
-            places = [torch.arange(count) + member * max(counts) for member, count in enumerate(counts)]
+            places = [
+                torch.arange(count, device="cpu") + member * max(counts)
+                for member, count in enumerate(counts)
+            ]
             self.index = torch.cat(places).to(device)  # in [S E]
 
     def pack(self, values: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Training latent world models on random walks: batches, the losses that experiments share, the fit.
 
-Shapes: S seeds, B windows, K steps, U different states of a batch, d latent, F features, A actions.
+Shapes: S seeds, B windows, K steps, U states listed in a batch, d latent, F features, A actions.
 Losses are averaged over the batch: [S].
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +25,7 @@ from common.training.fit import Loss, fit
 Model = TypeVar("Model", bound=LatentModel)
 
 CLIP_NORM = 10.0  # largest gradient norm of a member
+ROWS = 64  # lists of states are as long as a multiple of it: sums then round the same in any company
 PENALISED = 64  # windows of a batch on which the spectral and HF penalties are taken
 
 
@@ -70,25 +72,28 @@ class Windows:
 
 
 def list_states(table: Observations, drawn: Tensor) -> tuple[Observations, Tensor, Tensor]:
-    """What to encode of a table of N states so that each drawn state [S, B, C] is encoded at most once.
+    """What to encode of a table of N states so that each drawn state [S, B, C] is encoded once.
 
-    All N states where a batch may draw as many; else a row for each of the B C draws, of which a state's
-    first counts. So the sizes depend neither on what is drawn nor on the other members, and nothing waits
-    for a count from the device.
+    All N states where a batch may draw as many; else those that a member drew, in their order, filled up to
+    a number of rows U. On the cpu that is the next multiple of ROWS; elsewhere to count them would wait for
+    the device, and U is B C.
 
     Returns:
         observations: of U states; positions: of the draws in them, [S, B, C]; own: [S, U] bool, which of
         them a member drew itself, each of its states once.
     """
-    members, states = table.shape[:2]
-    flat = drawn.flatten(1)
+    flat, (members, states, _) = drawn.flatten(1), table.shape
+    met = torch.zeros(members, states, dtype=torch.bool, device=flat.device).scatter_(1, flat, True)
     if states <= flat.shape[1]:
-        own = torch.zeros(members, states, dtype=torch.bool, device=flat.device)
-        return table, drawn, own.scatter_(1, flat, True)
-    order = torch.arange(flat.shape[1], device=flat.device).expand_as(flat)
-    first = order.new_zeros(members, states).scatter_reduce_(1, flat, order, "amin", include_self=False)
-    positions = first.gather(1, flat)
-    return table.select(flat), positions.view_as(drawn), positions == order
+        return table, drawn, met
+    positions = (met.cumsum(1) - 1).gather(1, flat)
+    count = met.sum(1)
+    rows = flat.shape[1]
+    if flat.device.type == "cpu":
+        rows = ROWS * math.ceil(int(count.max()) / ROWS)
+    listed = flat.new_zeros(members, rows).scatter_(1, positions, flat)
+    own = torch.arange(rows, device=flat.device) < count[:, None]
+    return table.select(listed), positions.view_as(drawn), own
 
 
 def draw_windows(
@@ -155,10 +160,10 @@ def spectral_loss(model: LatentModel, latents: Tensor, actions: Tensor, probes: 
 
 
 def hf_loss(model: LatentModel, latents: Tensor, predicted: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; a's end at predicted [S, B,
-    d].
+    """(E(a) - E(a + delta))^2 of rollouts [S, B, K, A] from latents [S, B, d]; those of a end at predicted.
 
-    E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same states, dealt round.
+    predicted: [S, B, d]. E = ||z_K - z_g||^2 / 2d, the documents' energy per latent axis; goals are the same
+    states, dealt round.
     """
     goals = latents.roll(1, 1)
     perturbed = model.transition.rollout(latents, actions + noise)[:, :, -1]

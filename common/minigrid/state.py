@@ -231,7 +231,8 @@ def _items(container: Any) -> Iterable[Any]:
 def _require_attributes(thing: Any, env: MiniGridEnv) -> None:
     """Raise ValueError for an object that holds more than its attributes."""
     kind = type(thing)
-    plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    pickled = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    plain = pickled or issubclass(kind, types.SimpleNamespace)  # no state beside its attributes
     slots = any(vars(base).get("__slots__") for base in kind.__mro__)
     if not hasattr(thing, "__dict__") or not plain or slots:
         raise ValueError(
@@ -243,10 +244,14 @@ def _require_attributes(thing: Any, env: MiniGridEnv) -> None:
 
 def _write(target: Any, content: Any) -> None:
     """Make a container hold again what its shallow copy does."""
-    if isinstance(target, dict):
+    if type(target) is dict:
         target.update(content)
         for name in target.keys() - content.keys() if len(target) > len(content) else ():
             del target[name]
+    elif isinstance(target, dict):  # whose update may add to what is there, as a Counter's
+        target.clear()
+        for name, value in content.items():
+            target[name] = value
     elif isinstance(target, set):
         target.clear()
         target.update(content)

@@ -248,7 +248,7 @@ class _StateGraph:
         outcome = reward > 0 if terminated else None
         new = (configuration, outcome) not in self._index
         saved = self.keeper.save() if new else None
-        drift = self._drift(snapshot, name, reward) if reward else 0.0
+        drift = self._drift(snapshot, name, reward) if reward or terminated else 0.0
         return _Transition(configuration, outcome, reward, drift, saved)
 
     def _play(self, snapshot: Snapshot, name: str, clock: int = 0) -> tuple[float, bool]:
