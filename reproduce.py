@@ -31,6 +31,7 @@ log = logging.getLogger("reproduce")
 ROOT = Path(__file__).resolve().parent
 EXPERIMENTS = tuple(sorted(path.parent.name for path in ROOT.glob("exp[0-9]_*/run_experiment.py")))
 REFERENCE_LIMIT_MB = 7.0
+INTERRUPTED = (130, 143)  # exit codes of an experiment that has said how to go on
 GRACE = 60.0  # an experiment that is told to stop may take until it is ended [s]
 
 
@@ -85,8 +86,10 @@ def run_one(experiment: str, config: ReproduceConfig) -> str | None:
     with subprocess.Popen(command_of(experiment, config), stdout=subprocess.DEVNULL) as process:
         try:
             code = process.wait()
-        except BaseException:
+        except KeyboardInterrupt as interrupt:
             _end(process)
+            if process.returncode in INTERRUPTED:
+                raise type(interrupt)("said") from None
             raise
     return None if code == 0 else f"exit code {code}"
 
@@ -184,8 +187,9 @@ def main() -> int:
             return reproduce(config)
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
-        word = "terminated" if terminated else "interrupted"
-        say(f"reproduce.py {word}: the same command goes on from the last checkpoint")
+        if not interrupt.args:  # the experiment under way has not said so
+            word = "terminated" if terminated else "interrupted"
+            say(f"{word}: the same command goes on from the last checkpoint")
         return 143 if terminated else 130
     except OSError as error:
         say(f"reproduce.py: error: {error}")
