@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from common.config import RunConfig
-from common.run.command_line import bounded, exit_with_error, flush_stdout, parse_command_line, reject, say
+from common.run.command_line import bounded, exit_with_error, parse_command_line, reject, say, show
 from common.run.signals import Terminated, stoppable
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ log = logging.getLogger("reproduce")
 ROOT = Path(__file__).resolve().parent
 EXPERIMENTS = tuple(sorted(path.parent.name for path in ROOT.glob("exp[0-9]_*/run_experiment.py")))
 REFERENCE_LIMIT_MB = 7.0
+INTERRUPTED = (130, 143)  # exit codes of an experiment that has said how to go on
 GRACE = 60.0  # an experiment that is told to stop may take until it is ended [s]
 
 
@@ -85,8 +86,10 @@ def run_one(experiment: str, config: ReproduceConfig) -> str | None:
     with subprocess.Popen(command_of(experiment, config), stdout=subprocess.DEVNULL) as process:
         try:
             code = process.wait()
-        except BaseException:
+        except KeyboardInterrupt as interrupt:
             _end(process)
+            if process.returncode in INTERRUPTED:
+                raise type(interrupt)("said") from None
             raise
     return None if code == 0 else f"exit code {code}"
 
@@ -164,17 +167,16 @@ def reproduce(config: ReproduceConfig) -> int:
     finished, failures = run_all(config)
     html = render_html(finished, failures)
     write_atomically(page, lambda file: file.write(html.encode()))
-    for experiment in finished:
-        results = experiment.results
-        print(f"\n{experiment.name}")
-        print(format_table(results["criteria"], results["preset"], results["seeds"]))
-    for experiment, reason in failures.items():
-        print(f"\n{experiment}: {reason}")
-    print(f"\nReport: {page}")
+    tables = [
+        f"\n{done.name}\n{format_table(*(done.results[part] for part in ('criteria', 'preset', 'seeds')))}"
+        for done in finished
+    ]
+    reasons = [f"\n{experiment}: {reason}" for experiment, reason in failures.items()]
+    unseen = show(*tables, *reasons, f"\nReport: {page}")
     if config.update_reference:
         update_reference(finished)
     missed = any(row["passed"] is False for experiment in finished for row in experiment.results["criteria"])
-    return 1 if failures or (config.strict and missed) else 0
+    return 1 if unseen or failures or (config.strict and missed) else 0
 
 
 def main() -> int:
@@ -182,12 +184,12 @@ def main() -> int:
     config = parse_command_line(PRESETS)
     try:
         with stoppable():
-            code = reproduce(config)
-            return flush_stdout() or code
+            return reproduce(config)
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
-        word = "terminated" if terminated else "interrupted"
-        say(f"reproduce.py {word}: the same command goes on from the last checkpoint")
+        if not interrupt.args:  # the experiment under way has not said so
+            word = "terminated" if terminated else "interrupted"
+            say(f"{word}: the same command goes on from the last checkpoint")
         return 143 if terminated else 130
     except OSError as error:
         say(f"reproduce.py: error: {error}")

@@ -10,6 +10,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +53,19 @@ def run_script(path: Path, *args: str) -> Done:
     """
     stdout, stderr = io.StringIO(), io.StringIO()
     handler, root = logging.StreamHandler(stderr), logging.getLogger()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     before = {number: signal.getsignal(number) for number in HANDLED}
     level, environment, argv = root.level, dict(os.environ), sys.argv
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     sys.argv = [str(path), *map(str, args)]
     try:
-        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+        with (
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("default")  # as in a process of its own, where a warning ends nothing
             runpy.run_path(str(path), run_name="__main__")
         code = 0
     except SystemExit as exit_:
@@ -138,12 +144,12 @@ class TinyRun:
         assert drawn.keys() == self.figures
         for name, figures in drawn.items():
             for figure in [figures] if isinstance(figures, Figure) else figures:
-                shown = [axis for axis in figure.axes if axis.get_visible() and axis.axison]
+                shown = [axis for axis in figure.axes if axis.get_visible() and (axis.axison or axis.images)]
                 assert shown, name
                 for axis in shown:
                     assert _holds_data(axis), f"{name}: an empty panel, {axis.get_title(loc='left')!r}"
-                labels = [axis.get_xlabel() + axis.get_title(loc="left") for axis in shown]
-                assert any(labels) or name.endswith(".gif"), f"{name}: nothing says what it shows"
+                said = [figure.get_suptitle(), *(axis.get_title(loc="left") for axis in shown)]
+                assert any(said), f"{name}: nothing says what it shows"
 
     def assert_starts(self, output):
         """What has an interval over starts is in arrays.npz start by start, for pool_seeds.py."""

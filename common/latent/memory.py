@@ -20,7 +20,6 @@ def memory_needed(config: MiniGridConfig) -> dict[str, float]:
         "hidden_dim": seeds * 4 * 4.0 * config.hidden_dim * width,  # with gradient and two moments
         "d_latent": seeds * 4 * 4.0 * config.d_latent * width,
         "batch_size": seeds * 4.0 * config.batch_size * width * rollout,
-        "rollout_steps": seeds * 4.0 * config.batch_size * width * rollout,
         "evaluations_per_step": plans,
         "gd_steps": descents,
         "planning_horizons": descents,

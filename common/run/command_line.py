@@ -99,7 +99,7 @@ def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None
         raise SystemExit(give_up_stdout(error)) from None
     except SystemExit as exit_:
         if exit_.code in (0, None):
-            raise SystemExit(flush_stdout()) from None
+            raise SystemExit(show()) from None
         exit_with_error(_first_paragraph(box.getvalue()))
 
 
@@ -129,10 +129,12 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def flush_stdout() -> int:
-    """Exit code 0, or 1 after a line on stderr where what was printed cannot be written (disk full)."""
+def show(*texts: str) -> int:
+    """Print, and flush; exit code 0, or 1 after a line on stderr where stdout takes no more (disk full)."""
     try:
         if sys.stdout is not None:
+            for text in texts:
+                print(text)
             sys.stdout.flush()
     except (OSError, ValueError) as error:
         return give_up_stdout(error)

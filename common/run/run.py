@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.config import RunConfig
 from common.run.cache import Checkpoint, ConfigView
-from common.run.command_line import ConfigError, flush_stdout, say
+from common.run.command_line import ConfigError, say, show
 from common.run.criteria import Criterion, evaluate, format_table
 from common.run.devices import map_in_threads, resolve_device, worker_count
 from common.run.files import locked, remove_litter
@@ -421,10 +421,12 @@ def main(experiment: Experiment, config: RunConfig) -> int:
             experiment.execute(config)
         saved = experiment.plot(config)
         folders = Folders.of(experiment, config)
-        print(format_table(saved["criteria"], saved["preset"], saved["seeds"]))
-        print(f"\nFigures: {folders.plots}\nNumbers: {folders.results / 'results.json'}")
+        unseen = show(
+            format_table(saved["criteria"], saved["preset"], saved["seeds"]),
+            f"\nFigures: {folders.plots}\nNumbers: {folders.results / 'results.json'}",
+        )
         failed = any(criterion["passed"] is False for criterion in saved["criteria"])
-        return 1 if config.strict and failed else 0
+        return 1 if unseen or (config.strict and failed) else 0
 
     return _reported(work, config)
 
@@ -438,8 +440,7 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
         run = Run(experiment, config)
         with run.held(), _own_random_numbers(config.seeds[0]):
             experiment.compute(run)
-        print(f"Checkpoints: {run.folders.cache}")
-        return 0
+        return show(f"Checkpoints: {run.folders.cache}")
 
     return _reported(work, config)
 
@@ -449,8 +450,7 @@ def _reported(work: Callable[[], int], config: RunConfig) -> int:
     configure_logging()
     try:
         with stoppable():
-            code = work()
-            return flush_stdout() or code
+            return work()
     except KeyboardInterrupt as interrupt:
         terminated = isinstance(interrupt, Terminated)
         say(f"{'terminated' if terminated else 'interrupted'}: {_how_to_go_on(config)}")
