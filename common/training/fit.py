@@ -54,9 +54,9 @@ def fit(
     """Train a module in place; of an ensemble, each member as if it were alone.
 
     The members' losses are summed, Adam acts and gradients are clipped member by member, so no member feels
-    another. All randomness comes from one generator a seed, whose states are in the checkpoint: an interrupted
-    training continues to the bit on the cpu. Whatever else the loss or `after_step` remembers from step to step
-    has to be in `extra_state`, or it begins anew.
+    another. All randomness comes from one generator a seed, whose states are in the checkpoint: an
+    interrupted training continues to the bit on the cpu. Whatever else the loss or `after_step` remembers
+    from step to step has to be in `extra_state`, or it begins anew.
 
     Args:
         module: any module; an ensemble's parameters lead with the S dimension and its losses are [S].

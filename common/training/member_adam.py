@@ -13,7 +13,8 @@ class MemberAdam(torch.optim.Adam):
     """torch.optim.Adam, fused, on each member's slice of the parameters.
 
     The fused kernel takes a tensor's last few numbers one by one and the others in vectors, which round
-    differently; which numbers are last depends on S. On slices a member is the same to the bit in any company.
+    differently; which numbers are last depends on S. On slices a member is the same to the bit in any
+    company.
     """
 
     def __init__(self, module: nn.Module, members: int, learning_rate: float):
