@@ -10,7 +10,10 @@ def seconds_by_round(
     repeats: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Time of each function in each of `repeats` rounds [s]; called in turn, noise falls on all alike."""
+    """Time of each function in each of `repeats` rounds [s]; called in turn, noise falls on all alike.
+
+    `clock` is time.process_time where other programs share the machine.
+    """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():

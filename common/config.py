@@ -121,7 +121,7 @@ class Exp1Config(RunConfig):
     lambda_spectral_linear: float = bounded(0.06, low=0.0)
     # standard deviation of the start and action noise in HELM's training [normalised units]; 0: none,
     # and the mollified true system is left out
-    hf_noise_sigma: float = bounded(0.05, low=0.0)
+    hf_noise_sigma: float = bounded(0.05, low=0.0, high=10.0)
     # environment steps in one macro step N (try 2, 4, 8)
     coarse_stride: int = bounded(4, low=1)
     # macro-step lengths of the training rollouts, taken in turn
@@ -137,7 +137,7 @@ class Exp1Config(RunConfig):
     # Monte-Carlo samples of the mollified true system for each start state
     mollified_samples: int = bounded(2048, low=4)
     # standard deviation of the perturbation under which action gradients are compared
-    gradient_noise: float = bounded(0.1, above=0.0)
+    gradient_noise: float = bounded(0.1, low=1e-6, high=10.0)
     # horizons of the gradient comparison [steps]
     gradient_horizons: tuple[int, ...] = bounded((20, 48, 100, 200, 400), low=1, rising=True)
     # horizons of planning by gradient descent [steps]; the documents' 10 20 30 50 80 end where the
@@ -148,7 +148,7 @@ class Exp1Config(RunConfig):
     # gradient steps of one plan
     gd_steps: int = bounded(50, low=1)
     # step size of planning by gradient descent, on the actions before tanh
-    gd_lr: float = bounded(0.1, above=0.0)
+    gd_lr: float = bounded(0.1, low=1e-6, high=100.0)
     # plans for each episode of closed-loop control, the first one included
     replans: int = bounded(4, low=1)
 
@@ -161,6 +161,8 @@ class Exp1Config(RunConfig):
             or not set(self.systems) <= set(known)
         ):
             reject("systems", self.systems, f"at least one of {', '.join(known)}, each once")
+        if 0.0 < self.hf_noise_sigma < 1e-6:
+            reject("hf_noise_sigma", self.hf_noise_sigma, "0 or >= 1e-06: less is lost in rounding")
         self._require_distinct(
             "spectral_sweep", "weights that differ in their first six digits", "{:g}".format
         )
@@ -195,6 +197,14 @@ EXP1_PRESETS = {
 # The documents' L_HF. It is a variant of its own (`helm_published`), which no setting changes, because at
 # this weight it leaves the ripples: its gain on them is at least 1 / (1 + 2 lambda).
 LAMBDA_HF_PUBLISHED, HF_NOISE_SIGMA_PUBLISHED = 1.0, 0.05
+
+# Half the shorter period of a landscape's ripples: within more, the next ripple's minimum counts as reached.
+LARGEST_TOLERANCE = 0.28
+# Lengths of experiment 2 that mean something within the box alone.
+EXP2_LENGTHS = (
+    "hf_noise_sigma", "second_difference_sigma", "function_sigma", "input_noise_sigma", "smooth_rate",
+    "polish_rate", "hop_sigma", "smoothing_sigma", "map_sigmas",
+)  # fmt: skip
 
 Exp2Function = Literal["ackley", "rastrigin", "griewank", "levy", "schwefel", "eggholder", "himmelblau"]
 
@@ -254,10 +264,10 @@ class Exp2Config(RunConfig):
     grid_size: int = bounded(100, low=2)
     # distance within which a minimum counts as reached by the descents of the basin maps; starts this
     # near are left out [length]
-    tolerance: float = bounded(0.1, above=0.0)
+    tolerance: float = bounded(0.1, above=0.0, high=LARGEST_TOLERANCE)
     # step of the basin maps' gradient descent, divided by the model's shrink [length per unit of gradient];
     # the longest step is 0.05
-    descent_step: float = bounded(0.01, above=0.0)
+    descent_step: float = bounded(0.01, low=1e-5, high=1.0)
     # most gradient steps of a descent of the basin maps
     descent_steps: int = bounded(1500, low=1)
 
@@ -290,7 +300,7 @@ class Exp2Config(RunConfig):
     # share of the budget that descents on the post-hoc smoothed flat model spend before the hops
     smoothing_share: float = bounded(0.4, above=0.0, high=0.9)
     # distance within which a planner has reached a landscape's minimum [length]
-    plan_tolerance: float = bounded(0.05, above=0.0)
+    plan_tolerance: float = bounded(0.05, above=0.0, high=LARGEST_TOLERANCE)
     # distance for each coordinate (RMS) within which a planner has reached a test function's minimum [length]
     function_tolerance: float = bounded(0.1, above=0.0)
     # starts of planning on the landscapes along each side of the square
@@ -329,6 +339,13 @@ class Exp2Config(RunConfig):
             reject("plan_evaluations", self.plan_evaluations, "at least one descent and one polish")
         if self.cma_starts > self.function_starts:
             reject("cma_starts", self.cma_starts, f"<= {self.function_starts}, --function-starts")
+        if self.function_tolerance > self.domain_range / 10:
+            allowed = f"<= {self.domain_range / 10:g}, a tenth of --domain-range: ripples lie that close"
+            reject("function_tolerance", self.function_tolerance, allowed)
+        for name in EXP2_LENGTHS:
+            value = getattr(self, name)
+            if (max(value) if isinstance(value, tuple) else value) > self.domain_range:
+                reject(name, value, f"<= {self.domain_range:g}, --domain-range, half the side of the box")
 
 
 EXP2_PRESETS = {

@@ -49,7 +49,7 @@ ClosedForm = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # the same argum
 LN10 = math.log(10.0)
 LONGEST_CHUNK = 50  # steps whose Jacobians are taken in one batch
 SWEEP_ROWS = 2**10  # batch elements of a reverse sweep, about: what a cache holds
-CLOSED_FORM_ROWS = 2**12  # rows of the step Jacobians of a closed form, about: the same
+CLOSED_FORM_ROWS = 2**11  # rows of the step Jacobians of a closed form, about: the same
 JACOBIAN_BYTES = 2**25  # of step Jacobians in one batch, and of those that wait to be multiplied, about
 
 # ----------------------------------------------------------------------------------------------

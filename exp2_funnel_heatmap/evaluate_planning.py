@@ -5,6 +5,7 @@ Shapes: S members (L landscapes x seeds, landscape-major), B starts, G budgets, 
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -19,7 +20,7 @@ from common.run.progress import Progress
 from common.run.random import generators
 from common.run.results import Results
 from common.run.run import Run
-from common.statistics import crossed_interval
+from common.statistics import crossed_interval, mean_interval
 from exp2_funnel_heatmap.dataset import Task, uniform_points
 from exp2_funnel_heatmap.energy_functions import (
     DEFINITIONS,
@@ -57,10 +58,24 @@ FUNCTION_PLANNERS = (
     "smoothed_flat_hop",
     "multi_start",
     "cma_es",
+    "cma_es_smooth",
     "true_energy",
 )
+CMA_PLANNERS = ("cma_es", "cma_es_smooth")  # they plan one start at a time, so from fewer starts
+# Planner -> its function, and the variant that it sees.
+ON_ONE_FIELD = {
+    "flat": (single_descent, "flat"),
+    "helm": (single_descent, SMOOTHER),
+    "smoothed_flat": (smoothed_flat, "flat"),
+    "smoothed_flat_hop": (smoothed_flat_hop, "flat"),
+    "multi_start": (multi_start, "flat"),
+    "cma_es": (cma_es, "flat"),
+    "cma_es_smooth": (cma_es, SMOOTHER),
+    "true_energy": (smoothed_flat_hop, "true"),
+}
 HELD_OUT_POINTS = 4096
 BASELINES = ("smoothed_flat", "smoothed_flat_hop", "multi_start")
+FUNCTION_BASELINES = (*CMA_PLANNERS, "smoothed_flat_hop", "multi_start")
 
 PLAN_FIELDS = (
     "seeds", "domain_range", "budget_sweep", "plan_evaluations", "smooth_steps", "smooth_rate",
@@ -69,22 +84,31 @@ PLAN_FIELDS = (
 )  # fmt: skip
 
 
-class Fields(dict[str, Field]):
-    """A task's models as planners see them, tabulated where d = 2 when first asked for; and 'true'."""
+class Fields:
+    """A task's energies as planners see them, by name: the variants' models, and the truth as 'true'.
+
+    Where d = 2 a model is tabulated when it is first asked for.
+    """
 
     def __init__(self, task: Task, models: Mapping[str, EnergyModel]):
-        super().__init__(true=TrueField(task.energies))
         self.task, self.models = task, models
+        self._tables: dict[str, Field] = {}
+        self._lock = threading.Lock()  # planners are measured side by side
 
     @property
     def made_of(self) -> tuple:
         """What decides the fields, for fingerprints: tables are made when first asked for."""
         return self.task, self.models
 
-    def __missing__(self, name: str) -> Field:
-        model = self.models[name]
-        self[name] = tabulate(model, self.task.half_width) if self.task.dimension == 2 else model
-        return self[name]
+    def __getitem__(self, name: str) -> Field:
+        if name == "true":
+            return TrueField(self.task.energies)
+        if self.task.dimension != 2:
+            return self.models[name]
+        with self._lock:
+            if name not in self._tables:
+                self._tables[name] = tabulate(self.models[name], self.task.half_width)
+            return self._tables[name]
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,7 @@ def held_out(
 
 def run_planner(
     name: str,
-    fields: Fields,
+    fields: Mapping[str, Field] | Fields,
     starts: Tensor,
     budget: int,
     config: Exp2Config,
@@ -123,11 +147,13 @@ def run_planner(
 ) -> Plan:
     """One planner on starts [S, B, d].
 
+    The planner's name is not a variant's: `helm` is one descent on the variant helm_second_difference, as
+    `flat` is one on the variant flat; the variant helm, trained with L_HF, serves mollified_descent_hf alone.
     true_energy is smoothed_flat_hop on the true energy: what is left to learn if it does better.
 
     Args:
         name: of the planner.
-        fields: what it may descend on.
+        fields: what it may descend on, by the variant's name.
         starts: [S, B, d].
         budget: evaluations a start.
         config: its setting.
@@ -139,17 +165,9 @@ def run_planner(
     """
     error = torch.zeros_like(known.error) if name == "true_energy" else known.error
     shared = setting(config, error, known.share, f"{stream}/{name}")
-    others = {
-        "smoothed_flat": smoothed_flat,
-        "smoothed_flat_hop": smoothed_flat_hop,
-        "true_energy": smoothed_flat_hop,
-        "multi_start": multi_start,
-        "cma_es": cma_es,
-    }
-    if name in others:
-        plan = others[name](fields["true" if name == "true_energy" else "flat"], starts, budget, shared)
-    elif name in ("flat", "helm"):
-        plan = single_descent(fields["flat" if name == "flat" else SMOOTHER], starts, budget, shared)
+    if name in ON_ONE_FIELD:
+        planner, field = ON_ONE_FIELD[name]
+        plan = planner(fields[field], starts, budget, shared)
     else:
         plan = mollified_descent(fields[smoother_of(name)], fields["flat"], starts, budget, shared)
     if plan.evaluations > budget:
@@ -180,10 +198,11 @@ def check_planning(config: Exp2Config) -> None:
     ):
         reject("dimensions", config.dimensions, "one in which some of --functions is defined")
     one = replace(config, seeds=config.seeds[:1])
-    fields = dict.fromkeys(("flat", "helm", SMOOTHER), TrueField([aligned_landscape()]))
+    fields = dict.fromkeys(("flat", "helm", SMOOTHER, "true"), TrueField([aligned_landscape()]))
     known, starts = HeldOut(torch.ones(1), torch.ones(1)), torch.zeros(1, 1, 2)
     budgets = {"budget_sweep": min(config.budget_sweep), "plan_evaluations": config.plan_evaluations}
-    for (field, budget), planner in itertools.product(budgets.items(), LANDSCAPE_PLANNERS):
+    planners = {*LANDSCAPE_PLANNERS, *FUNCTION_PLANNERS} - {*CMA_PLANNERS}  # CMA-ES stops at any budget
+    for (field, budget), planner in itertools.product(budgets.items(), sorted(planners)):
         try:
             run_planner(planner, fields, starts, budget, one, known, "check")
         except BudgetExceeded as error:
@@ -312,11 +331,11 @@ def measure_function_planner(
     """One planner on every function of a dimension, at the configuration's budget.
 
     Returns:
-        success [L, seeds], the fraction of starts whose end is within function_tolerance a coordinate
-        (RMS) of a global minimum; evaluations [].
+        reached [S, B], whether a start's end is within function_tolerance a coordinate (RMS) of a global
+        minimum; success [L, seeds], the fraction of starts that did; evaluations [].
     """
     starts = function_starts(task, config).to(device)
-    if planner == "cma_es":  # one run at a time, so from fewer starts
+    if planner in CMA_PLANNERS:
         starts = starts[:, : config.cma_starts]
     progress = Progress(1, f"{task.name}/{planner}")
     known = held_out(task, fields.models, config)
@@ -327,7 +346,7 @@ def measure_function_planner(
     success = reached.cpu().double().mean(-1).view(len(task.energies), len(config.seeds))
     progress.update()
     progress.close(f"success={success.mean().item():.2f}")
-    return {"success": success, "evaluations": torch.tensor(plan.evaluations)}
+    return {"reached": reached, "success": success, "evaluations": torch.tensor(plan.evaluations)}
 
 
 @reads_settings("seeds", "domain_range")
@@ -356,7 +375,11 @@ def measure_function_fit(
 def record_functions(
     results: Results, task: Task, measured: Mapping[str, Mapping[str, Tensor]], fit: Mapping[str, Tensor]
 ) -> None:
-    """Metrics functions/{name}-{d}/{planner}/{success, evaluations}, flat/{r2, minimum_error}."""
+    """Metrics functions/{name}-{d}/{planner}/{success, evaluations}, flat/{r2, minimum_error}.
+
+    And mollified_descent_minus_{baseline}/success, the difference over the starts that both planned from,
+    with its 95% interval over training seeds (each has starts of its own), and .../starts, how many they are.
+    """
     seeds = len(results.seeds)
     for index, energy in enumerate(task.energies):
         prefix = f"functions/{energy.name}"
@@ -366,8 +389,13 @@ def record_functions(
             results.add(f"{prefix}/{planner}/evaluations", spent, "model evaluations")
         results.add(f"{prefix}/flat/r2", fit["r2"][index])
         results.add(f"{prefix}/flat/minimum_error", fit["minimum_error"][index], "length")
-        for baseline in ("cma_es", "smoothed_flat_hop", "multi_start"):
-            difference = (
-                measured["mollified_descent"]["success"][index] - measured[baseline]["success"][index]
-            )
-            results.add(f"{prefix}/mollified_descent_minus_{baseline}/success", difference)
+        members = slice(index * seeds, (index + 1) * seeds)
+        ours = measured["mollified_descent"]["reached"][members].double()
+        for baseline in FUNCTION_BASELINES:
+            theirs = measured[baseline]["reached"][members].double()
+            starts = theirs.shape[1]
+            difference = (ours[:, :starts] - theirs).mean(1)
+            interval = mean_interval(difference.tolist()) if seeds > 1 else None
+            name = f"{prefix}/mollified_descent_minus_{baseline}"
+            results.add(f"{name}/success", difference, interval=interval)
+            results.add(f"{name}/starts", [starts] * seeds, "starts of a seed")

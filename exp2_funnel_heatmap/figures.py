@@ -33,6 +33,7 @@ LABELS = {
     "smoothed_flat_hop": "flat, smoothed post hoc + hop",
     "multi_start": "flat, best of N restarts",
     "cma_es": "flat, CMA-ES",
+    "cma_es_smooth": "HELM, CMA-ES",
     "true_energy": "TRUE energy, smoothed + hop",
 }
 LINES = {
@@ -381,6 +382,7 @@ FUNCTION_COLUMNS = (
     "multi_start",
     "smoothed_flat_hop",
     "cma_es",
+    "cma_es_smooth",
     "mollified_descent",
     "true_energy",
 )
@@ -400,18 +402,19 @@ def draw_benchmarks(metrics: Metrics, config: Mapping[str, Any]) -> Figure | Non
     names = _function_names(metrics)
     if not names:
         return None
-    success = np.array([[_mean(metrics, f"functions/{name}/{column}/success") for column in FUNCTION_COLUMNS]
+    columns = [column for column in FUNCTION_COLUMNS if f"functions/{names[0]}/{column}/success" in metrics]
+    success = np.array([[_mean(metrics, f"functions/{name}/{column}/success") for column in columns]
                         for name in names])  # fmt: skip
     figure, axes = new_figure(1, 1, (11.0, 2.2 + 0.42 * len(names)))
     axis = axes[0, 0]
     _draw_table(axis, success, "viridis", (0.0, 1.0))
     labels = {**LABELS, "helm": "HELM alone (second difference)"}
-    axis.set_xticks(range(len(FUNCTION_COLUMNS)), [_wrap(labels[column]) for column in FUNCTION_COLUMNS])
+    axis.set_xticks(range(len(columns)), [_wrap(labels[column]) for column in columns])
     fits = [_mean(metrics, f"functions/{name}/flat/r2") for name in names]
     axis.set_yticks(
         range(len(names)), [f"{name}  ($R^2$ {fit:.3f})" for name, fit in zip(names, fits, strict=True)]
     )
-    axis.axvline(len(FUNCTION_COLUMNS) - 1.5, color="white", linewidth=4)
+    axis.axvline(len(columns) - 1.5, color="white", linewidth=4)
     axis.set_title(
         f"Test functions: starts that reach the minimum with {config['plan_evaluations']:g} evaluations "
         "of the same flat model\n(last column: of the true energy; $R^2$: fit of the flat model)"

@@ -174,7 +174,17 @@ def _anneal(flat: Field, starts: Tensor, budget: int, setting: Setting) -> tuple
 
 
 # ----------------------------------------------------------------------------------------------
-# Hops
+# What is believed of a candidate
+#
+# f is the flat model's energy, s the smooth one's, b the base that a candidate x was hopped to from:
+#
+#     expected(x) = s(x) + share (f(b) - s(b))          share: held-out regression of E - s on f - s
+#     believed(x) = expected(x) + trust (f(x) - expected(x))
+#     trust       = max(0, 1 - error^2 / variance of f - expected over the candidates)
+#
+# A base was found on s, so f(b) is an unselected sample of f there: `share` says how much of its departure
+# from s is true, and this offset moves what is expected all around the base. A candidate was selected by
+# f, so f(x) is not: `trust` takes the luck back out. A plan is the candidate of the lowest believed energy.
 # ----------------------------------------------------------------------------------------------
 
 
@@ -183,33 +193,48 @@ class _Candidates:
     """What hops have found, the unpolished bases first."""
 
     points: Tensor  # [S, B, N, d]
-    energies: Tensor  # of the flat model, [S, B, N]
-    expected: Tensor  # the smooth energy, moved by the offset of the basin, [S, B, N]
-    offsets: Tensor  # [S, B, N]
+    energies: Tensor  # of the flat model, f(x), [S, B, N]
+    expected: Tensor  # [S, B, N]
+    offsets: Tensor  # share (f(b) - s(b)), [S, B, N]
 
     def joined(self, more: "_Candidates") -> "_Candidates":
         pairs = zip(vars(self).values(), vars(more).values(), strict=True)
         return _Candidates(*(torch.cat(pair, 2) for pair in pairs))
 
+    def best(self, bases: int, error: Tensor) -> Tensor:
+        """Index of the lowest believed energy, [S, B]; the first `bases` candidates are not polished.
+
+        Only polished candidates tell of the surprise's spread.
+        """
+        surprise = self.energies - self.expected
+        return (self.expected + trust(surprise[:, :, bases:], error) * surprise).argmin(-1)
+
 
 def trust(surprise: Tensor, error: Tensor) -> Tensor:
-    """How much of a candidate's surprise is believed, by empirical Bayes: [S, B, N], [S] -> [S, B, 1].
+    """How much of a candidate's surprise f - expected is believed: [S, B, N], [S] -> [S, B, 1].
 
-    A candidate's flat energy is its true one plus an error of variance s^2; before it is asked for, the
-    true one is expected around the smooth energy with an unknown variance tau^2. The surprise, flat minus
-    expected, then varies by tau^2 + s^2 over the candidates, and 1 - s^2 / variance of it is the share that
-    the posterior mean keeps, at least 0 (Efron & Morris, 1973). The lowest of many learned energies is the
-    lowest of many errors; shrinking is what takes that back. Where ripples are far deeper than the model's
-    error this believes the flat model, where they are not the smooth one.
+    Empirical Bayes (Efron & Morris, 1973): f(x) is the true energy plus an error of variance error^2, and the
+    true one lies around `expected` with an unknown variance tau^2. The surprise then varies by
+    tau^2 + error^2 over the candidates, and the posterior mean keeps tau^2 / (tau^2 + error^2) of it. Where
+    ripples are far deeper than the model's error this believes the flat model, where they are not the smooth
+    one.
     """
     spread = surprise.var(-1, correction=0, keepdim=True)
     return (1 - error.to(spread)[:, None, None].square() / spread.clamp(min=1e-12)).clamp(min=0)
 
 
-def _best(found: _Candidates, bases: int, error: Tensor) -> Tensor:
-    """Index of the lowest posterior mean: [S, B]. Only polished candidates tell of the surprise's spread."""
-    surprise = found.energies - found.expected
-    return (found.expected + trust(surprise[:, :, bases:], error) * surprise).argmin(-1)
+def _judged_bases(
+    flat: Field, smooth: Callable[[Tensor], Tensor], bases: Tensor, setting: Setting
+) -> _Candidates:
+    """Bases [S, B, K, d] as the first candidates."""
+    energies, expected = _values(flat, bases), _values(smooth, bases)
+    offsets = setting.share.to(bases)[:, None, None] * (energies - expected)
+    return _Candidates(bases, energies, expected + offsets, offsets)
+
+
+# ----------------------------------------------------------------------------------------------
+# Hops
+# ----------------------------------------------------------------------------------------------
 
 
 def _hop(
@@ -220,11 +245,10 @@ def _hop(
     budget: int,
     setting: Setting,
 ) -> Plan:
-    """Polish the bases and perturbations of them, in rounds; keep the lowest posterior mean (see `trust`).
+    """Polish the bases and perturbations of them, in rounds; keep the lowest believed energy.
 
-    The first round perturbs every base in turn, the later ones the best so far. A base was found on the
-    smooth energy, so its flat energy is an unselected sample: held-out regression says which share of
-    its departure from the smooth one is true, and this offset moves what is expected all around the base.
+    The first round polishes every base and perturbs them in turn, the later ones perturb the best so far.
+    Each round has at least one candidate, so a small budget has fewer of them.
 
     Args:
         flat: the flat model.
@@ -234,28 +258,38 @@ def _hop(
         budget: evaluations a start.
         setting: hops, rounds, errors, random numbers.
     """
-    members, batch, kept, dimension = bases.shape
+    kept = bases.shape[2]
     cost = setting.polish_cost + smooth_cost
     count = max(kept, (budget - kept * (1 + smooth_cost)) // cost)
-    energies, expected = _values(flat, bases), _values(smooth, bases)
-    offsets = setting.share.to(bases)[:, None, None] * (energies - expected)
-    found = _Candidates(bases, energies, expected + offsets, offsets)
-    for index in range(setting.hop_rounds):
-        size = count * (index + 1) // setting.hop_rounds - count * index // setting.hop_rounds
-        first = found.points.shape[2] == kept
-        turns = torch.arange(size, device=bases.device) % kept
-        origin = turns.expand(members, batch, -1) if first else _best(found, kept, setting.error)[..., None]
-        origin = origin.expand(-1, -1, size)
-        noise = setting.normal(batch * size, dimension, bases).view(members, batch, size, dimension)
-        if first:
-            noise[:, :, :kept] = 0.0  # the bases themselves
-        centres = found.points.gather(2, origin[..., None].expand(-1, -1, -1, dimension))
-        hops = (centres + setting.hop_sigma * noise).clamp(-setting.half_width, setting.half_width)
-        ends, moved = _polish(flat, hops, setting), found.offsets.gather(2, origin)
-        more = _Candidates(ends, _values(flat, ends), _values(smooth, ends) + moved, moved)
-        found = found.joined(more)
-    points = _pick(found.points, _best(found, kept, setting.error))
+    rounds = min(setting.hop_rounds, count)
+    found = _judged_bases(flat, smooth, bases, setting)
+    for index in range(rounds):
+        size = count * (index + 1) // rounds - count * index // rounds
+        found = found.joined(_hop_round(flat, smooth, found, kept, size, setting))
+    points = _pick(found.points, found.best(kept, setting.error))
     return Plan(points, count * cost + kept * (1 + smooth_cost))
+
+
+def _hop_round(
+    flat: Field,
+    smooth: Callable[[Tensor], Tensor],
+    found: _Candidates,
+    kept: int,
+    size: int,
+    setting: Setting,
+) -> _Candidates:
+    """`size` new candidates of each start, polished; `found` begins with the `kept` bases."""
+    members, batch, known, dimension = found.points.shape
+    noise = setting.normal(batch * size, dimension, found.points).view(members, batch, size, dimension)
+    if known == kept:  # the first round
+        origin = (torch.arange(size, device=noise.device) % kept).expand(members, batch, -1)
+        noise[:, :, :kept] = 0.0  # the bases themselves
+    else:
+        origin = found.best(kept, setting.error)[..., None].expand(-1, -1, size)
+    centres = found.points.gather(2, origin[..., None].expand(-1, -1, -1, dimension))
+    hops = (centres + setting.hop_sigma * noise).clamp(-setting.half_width, setting.half_width)
+    ends, offsets = _polish(flat, hops, setting), found.offsets.gather(2, origin)
+    return _Candidates(ends, _values(flat, ends), _values(smooth, ends) + offsets, offsets)
 
 
 @dataclass(frozen=True)
@@ -344,14 +378,14 @@ def single_descent(field: Field, starts: Tensor, budget: int, setting: Setting) 
     return Plan(points, GRADIENT_COST * steps)
 
 
-def cma_es(flat: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
-    """CMA-ES of the cma package (Hansen, 2016) on the flat energy, restarted with twice the population.
+def cma_es(field: Field, starts: Tensor, budget: int, setting: Setting) -> Plan:
+    """CMA-ES of the cma package (Hansen, 2016) on one learned energy, restarted with twice the population.
 
     The restarts (IPOP, Auger & Hansen, 2005) begin at uniform random points and spend the whole budget.
     """
     found, most = torch.empty_like(starts), 0
     for member, draw in enumerate(setting.draws):
-        energy = _as_function(flat.member(member), starts)
+        energy = _as_function(field.member(member), starts)
         for index, start in enumerate(starts[member].cpu().double().numpy()):
             random = np.random.default_rng(int(torch.randint(1 << 31, (1,), generator=draw)))
             point, used = _cma_run(energy, start, budget, setting, random)

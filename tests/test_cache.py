@@ -187,4 +187,6 @@ def test_every_field_is_read_somewhere(presets):
     code = [path.read_text(encoding="utf-8") for path in (*folder.glob("*.py"), *ROOT.glob("common/**/*.py"))]
     code = "\n".join(text for text in code if "class Exp4Config" not in text)
     for name in (spec.name for spec in dataclasses.fields(config)):
-        assert re.search(rf'config\.{name}\b|config, "{name}"|"config"\]\["{name}"\]', code), name
+        assert re.search(rf'(?:config|settings)\.{name}\b|config, "{name}"|"config"\]\["{name}"\]', code), (
+            name
+        )

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.config import Exp1Config
+from common.run.command_line import ConfigError
 from exp1_spectral_cliff import evaluate_planning
 from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import make_system, rollout_true
@@ -138,3 +139,14 @@ def test_evaluations_count_a_backward_twice():
     stages = [[Integrator()], [Integrator(), Four()]]
     # half of 10 steps through 8 fine steps, half through 2 macro steps, each times three
     assert evaluate_planning.plan_evaluations(stages, 8, 10) == 3 * (5 * 8 + 5 * 2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("gradient_noise", 1e-300), ("gradient_noise", 1e300), ("gd_lr", 1e300), ("gd_lr", 1e-300),
+     ("hf_noise_sigma", 1e-300), ("hf_noise_sigma", 1e300)],
+)  # fmt: skip
+def test_noise_and_rates_that_rounding_swallows_or_that_overflow_are_refused(field, value):
+    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')}"):
+        Exp1Config(**{field: value})
+    assert Exp1Config(hf_noise_sigma=0.0).hf_noise_sigma == 0.0

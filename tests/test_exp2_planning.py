@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from common.config import Exp2Config
+from common.run.command_line import ConfigError
+from common.run.results import Results
 from exp2_funnel_heatmap.dataset import function_task, landscape_task
 from exp2_funnel_heatmap.energy_functions import (
     BenchmarkFunction,
@@ -16,13 +18,17 @@ from exp2_funnel_heatmap.energy_functions import (
 )
 from exp2_funnel_heatmap.evaluate_planning import (
     FUNCTION_PLANNERS,
+    LANDSCAPE_PLANNERS,
     Fields,
     HeldOut,
+    check_planning,
     errors,
     held_out,
+    record_functions,
     run_planner,
 )
 from exp2_funnel_heatmap.fields import cell_centres
+from exp2_funnel_heatmap.models import EnergyModel
 from exp2_funnel_heatmap.mollified_descent import (
     LONG_MEMORY,
     SHORT_MEMORY,
@@ -216,8 +222,8 @@ def test_every_function_planner_runs_on_a_field_of_several_functions():
     """Members are functions x seeds; an error is measured against the member's own minimum."""
     config = dataclasses.replace(CONFIG, seeds=(0, 1), functions=("ackley", "himmelblau"))
     task = function_task(2, config)
-    fields = Fields(task, {})
-    fields["flat"] = fields["helm_second_difference"] = Counted(lambda points: points.square().sum(-1))
+    field = Counted(lambda points: points.square().sum(-1))
+    fields = {"true": TrueField(task.energies), "flat": field, "helm_second_difference": field}
     starts, known = torch.zeros(4, 2, 2), HeldOut(torch.zeros(4), torch.ones(4))
     for planner in FUNCTION_PLANNERS:
         plan = run_planner(planner, fields, starts, 700, config, known, "test")
@@ -225,6 +231,109 @@ def test_every_function_planner_runs_on_a_field_of_several_functions():
     minima = torch.stack([energy.minimisers for energy in task.energies]).repeat_interleave(2, 0)
     torch.testing.assert_close(errors(task, minima), torch.zeros(4, 1, dtype=torch.float64))
     assert (errors(task, minima.flip(0)) > 0.5).all()
+
+
+def _as_model(energy, members):
+    """A formula as a trained ensemble that planners may see."""
+    network = torch.nn.Module()
+    network.forward = lambda points: energy(points)[..., None]
+    return EnergyModel(network, torch.zeros(members, 1), torch.ones(members, 1))
+
+
+def test_cma_es_sees_the_model_that_its_name_says():
+    """Bowls in different places: cma_es ends in the flat model's, cma_es_smooth in the smooth one's."""
+    task = landscape_task("misaligned", [MISALIGNED], CONFIG)
+    centres = {"flat": 1.0, "helm_second_difference": -1.5}
+    models = {
+        name: _as_model(lambda at, centre=centre: (at - centre).square().sum(-1), 1)
+        for name, centre in centres.items()
+    }
+    fields, known = Fields(task, models), HeldOut(torch.zeros(1), torch.ones(1))
+    for planner, variant in (("cma_es", "flat"), ("cma_es_smooth", "helm_second_difference")):
+        plan = run_planner(planner, fields, STARTS[:, :2].float(), 1500, CONFIG, known, "test")
+        assert (plan.points - centres[variant]).abs().max() < 0.01 and plan.evaluations <= 1500
+
+
+def test_a_field_is_tabulated_once_and_true_where_asked():
+    task = landscape_task("misaligned", [MISALIGNED], CONFIG)
+    fields = Fields(task, {"flat": _as_model(MISALIGNED, 1)})
+    assert fields["flat"] is fields["flat"]
+    torch.testing.assert_close(fields["true"](STARTS), MISALIGNED(STARTS))
+    in_five = function_task(5, CONFIG)
+    model = _as_model(lambda at: at.sum(-1), 1)
+    assert Fields(in_five, {"flat": model})["flat"] is model
+
+
+def test_the_difference_from_cma_es_is_over_its_own_starts():
+    """Mollified descent fails where CMA-ES was not tried: no part of the difference."""
+    config = dataclasses.replace(CONFIG, seeds=(0, 1, 2), functions=("ackley", "levy"))
+    task, starts = function_task(2, config), 8
+    reached = torch.zeros(6, starts, dtype=torch.bool)
+    reached[:, :2] = True
+    all_of_them = {"reached": reached, "success": reached.double().mean(-1).view(2, 3)}
+    two = {"reached": torch.tensor([[True, False]] * 6), "success": torch.full((2, 3), 0.5)}
+    measured = {
+        planner: {**(two if planner.startswith("cma_es") else all_of_them), "evaluations": torch.tensor(6000)}
+        for planner in FUNCTION_PLANNERS
+    }
+    results = Results("test", config.seeds)
+    record_functions(results, task, measured, {name: torch.ones(2, 3) for name in ("r2", "minimum_error")})
+    for name in ("ackley-2", "levy-2"):
+        for baseline, difference, count in (
+            ("cma_es", 0.5, 2),
+            ("cma_es_smooth", 0.5, 2),
+            ("multi_start", 0, 8),
+        ):
+            prefix = f"functions/{name}/mollified_descent_minus_{baseline}"
+            entry = results.metrics[f"{prefix}/success"]
+            assert entry["values"] == [difference] * 3 and entry["interval95"] == [difference] * 2
+            assert results.metrics[f"{prefix}/starts"]["values"] == [count] * 3
+        assert results.metrics[f"functions/{name}/cma_es/success"]["values"] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"plan_evaluations": 400},
+        {"hop_rounds": 200, "smooth_steps": 10},
+        {"plan_evaluations": 360, "budget_sweep": (360,), "smooth_starts": 9, "hop_rounds": 7},
+    ],
+)
+def test_fewer_hops_than_rounds_are_planned_with_or_refused_before_training(changed):
+    """A round without a candidate has nothing to polish, and tables refuse to be asked for nothing."""
+    config = dataclasses.replace(CONFIG, **changed)
+    try:
+        check_planning(config)
+    except ConfigError as refusal:
+        assert "--plan-evaluations" in str(refusal) or "--budget-sweep" in str(refusal)
+        return
+    task = landscape_task("misaligned", [MISALIGNED], config)
+    models = {"flat": _as_model(MISALIGNED, 1)}
+    models["helm"] = models["helm_second_difference"] = _as_model(MISALIGNED.mollified(0.5), 1)
+    fields, known = Fields(task, models), HeldOut(torch.ones(1), torch.ones(1))
+    for planner in {*LANDSCAPE_PLANNERS, *FUNCTION_PLANNERS}:
+        for budget in {min(config.budget_sweep), config.plan_evaluations}:
+            plan = run_planner(planner, fields, STARTS[:, :1].float(), budget, config, known, "test")
+            assert plan.points.isfinite().all() and plan.evaluations <= budget
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("function_tolerance", 100.0), ("function_tolerance", 0.31), ("tolerance", 100.0),
+        ("plan_tolerance", 100.0), ("hop_sigma", 1e300), ("smooth_rate", 4.0), ("map_sigmas", (0.1, 5.0)),
+        ("descent_step", 1e300), ("smoothing_sigma", 1e40),
+    ],
+)  # fmt: skip
+def test_a_length_beyond_what_the_box_can_tell_is_refused(field, value):
+    with pytest.raises(ConfigError, match=f"--{field.replace('_', '-')}"):
+        dataclasses.replace(CONFIG, **{field: value})
+
+
+def test_a_larger_box_takes_larger_lengths():
+    wide = dataclasses.replace(CONFIG, domain_range=6.0, function_tolerance=0.6, hop_sigma=6.0)
+    with pytest.raises(ConfigError, match="--function-tolerance"):
+        dataclasses.replace(wide, domain_range=3.0, hop_sigma=1.0)
 
 
 def test_on_the_true_ackley_function_smoothing_and_hopping_reach_the_minimum():

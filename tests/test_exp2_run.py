@@ -65,6 +65,7 @@ def promised_metrics():
         "mollified_descent",
         "smoothed_flat_hop",
         "cma_es",
+        "cma_es_smooth",
         "multi_start",
         "true_energy",
     ]

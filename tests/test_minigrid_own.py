@@ -523,6 +523,7 @@ def test_own_actions_are_taken_by_their_names():
         ("CartPole-v1", "CartPoleEnv is no MiniGrid environment"),
         (lambda: FullyObsWrapper(Room()), "FullyObsWrapper is around Room: allowed: .* without wrappers"),
         (lambda: Room(render_mode="human"), "render_mode = 'human': allowed: None, rgb_array"),
+        (Hiding(iter(i for i in "ab")), "Hiding cannot be copied .* allowed: its class"),
         (7, "environment = 7: allowed: a name, an environment, or what makes one"),
         ("no_such_module:Room-v0", "no MiniGrid environment .*no_such_module.*allowed"),
     ],

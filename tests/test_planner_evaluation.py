@@ -140,10 +140,9 @@ def test_a_planner_that_overspends_is_stopped_and_one_that_lies_is_told(task, mo
             evaluate(task, problems, Greedy(tell=5), "open", 5)
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(task, model, together):
+def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(task, model):
     """Energies of an uneven batch equal those of each problem alone, fine and jumpy, with their gradients."""
-    make = LatentProblems(model, task, 4, CPU, together)
+    make = LatentProblems(model, task, 4, CPU)
     states = torch.tensor([[0, 3], [1, 5], [1, 9], [1, 2]])
     plans = torch.rand(4, 2, 9, 3, generator=noise()).softmax(-1)
     together = make(states, 9, 10**6, "softmin")
@@ -161,8 +160,8 @@ def test_a_member_plans_in_its_own_model_however_many_problems_the_others_have(t
     start, chosen = make.latents[0, 3][None, None], plans[None, :1, 0]
     single = model.transition.rollout(start.expand(2, -1, -1), chosen.expand(2, -1, -1, -1))
     expected = model.energy(single, make.goals)[0, 0]  # member 0
-    over_time = make._energies(states, lambda part, *plan: part.transition.rollout(*plan))(plans)
-    torch.testing.assert_close(over_time[0, 0], expected)
+    problem = make(states, 9, 10**6, "softmin")
+    torch.testing.assert_close(problem._energies(plans)[0, 0], expected)
 
 
 def test_rollouts_in_pieces_are_the_same(task, model, monkeypatch):
@@ -215,7 +214,7 @@ def test_a_planner_has_no_way_to_the_environment(task, model):
     states = torch.tensor([[0, 3]])
     assert not leaks(make(states, 5, 100, "softmin"), task)
     for planted in ({"task": task}, task.world.next_state.clone(), task.distance.clone().double()):
-        make._blocks[0].hidden = planted
+        make._ensemble.hidden = planted
         assert leaks(make(states, 5, 100, "softmin"), task), "a leak must be seen"
 
 
@@ -259,8 +258,9 @@ def test_seed_0_is_seed_0_in_any_company(planner, mode, transition):
             assert torch.equal(own, beside), company
 
 
-@pytest.mark.parametrize("counts", [(3, 0, 5), (1, 2, 8), (2, 2, 2)])
-def test_energies_of_a_member_are_the_same_to_the_bit_in_any_company(counts):
+@pytest.mark.parametrize("candidates", [1, 3, 40])
+@pytest.mark.parametrize("counts", [(3, 0, 5), (1, 2, 8), (2, 2, 2), (8, 4, 8), (8, 8, 8)])
+def test_energies_of_a_member_are_the_same_to_the_bit_in_any_company(counts, candidates):
     """Where rounding would tell a padded batch of products from a member's own."""
     task = make_task("Empty-5x5", dataclasses.replace(CONFIG, seeds=(0, 1, 2)))
     made = LatentModel((0, 1, 2), task.observations.shape[-1], 3, d_latent=8, hidden_dim=16,
@@ -268,7 +268,7 @@ def test_energies_of_a_member_are_the_same_to_the_bit_in_any_company(counts):
     make = LatentProblems(made.requires_grad_(False), task, 4, CPU)
     rows = [(member, 2 * place + member) for member, count in enumerate(counts) for place in range(count)]
     states = torch.tensor(rows)
-    plans = torch.rand(len(rows), 1, 8, 3, generator=noise()).softmax(-1).requires_grad_()
+    plans = torch.rand(len(rows), candidates, 8, 3, generator=noise()).softmax(-1).requires_grad_()
     for rollout in ("rollout", "coarse_rollout"):
         together = getattr(make(states, 8, 10**6, "softmin"), rollout)(plans)
         (slopes,) = torch.autograd.grad(together.sum(), plans)
@@ -278,6 +278,11 @@ def test_energies_of_a_member_are_the_same_to_the_bit_in_any_company(counts):
             alone = getattr(make(states[own], 8, 10**6, "softmin"), rollout)(mine)
             assert torch.equal(alone, together[own])
             assert torch.equal(torch.autograd.grad(alone.sum(), mine)[0], slopes[own])
+            with torch.no_grad():
+                chosen = one_hot(plans.argmax(-1), 3)
+                discrete = [getattr(make(states[rows], 8, 10**6, "softmin"), rollout)(chosen[rows])
+                            for rows in (own, own | True)]  # fmt: skip
+            assert torch.equal(discrete[0], discrete[1][own])
 
 
 def test_states_out_of_order_are_refused(task, model):

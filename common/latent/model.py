@@ -19,6 +19,7 @@ from common.latent.observations import Observations, take
 from common.training.ensembles import EnsembleMLP
 
 FEW_ROWS = 32  # up to so many latents the calls cost more than what they compute
+SHARED_ROWS = 8  # latents of a member from which on it may share a batch of products with other members
 GROUPED_PLANS = 256  # discrete plans from which on it pays to compute them in groups of one action
 Energy = Callable[[Tensor], Tensor]  # latents [S, ..., d] -> energies [S, ...]
 
@@ -184,9 +185,8 @@ class _FrozenRollout(torch.autograd.Function):
 
 def _mixtures(actions: Tensor) -> list[Callable[[Tensor, Tensor], Tensor]]:
     """For each step of [.., B, T, A]: (z [.., B, d], g [.., B, A, d]) -> z + sum_k a_k g_k, a new tensor."""
-    rows = actions.numel() // (actions.shape[-1] * actions.shape[-2])
-    if rows <= FEW_ROWS:
-        shares = actions.movedim(-2, 0).reshape(actions.shape[-2], rows, 1, -1)  # [T, S B, 1, A]
+    if actions.shape[-3] <= FEW_ROWS:
+        shares = actions.movedim(-2, 0).reshape(actions.shape[-2], -1, 1, actions.shape[-1])  # [T, S B, 1, A]
         return [partial(_mixed_by_product, now) for now in shares.unbind(0)]
     shares = actions.movedim((-2, -1), (0, 1)).contiguous().unsqueeze(-1)  # [T, A, .., B, 1]
     return [partial(_mixed, now.unbind(0)) for now in shares.unbind(0)]
@@ -210,7 +210,7 @@ def _rollout_of_plans(start: Tensor, choices: Tensor, layers: Sequence[nn.Module
     Rows are kept in groups of one action, so that only its block of the last layer is computed. A step
     regroups the latents, the narrowest there is.
     """
-    start, _, (first, second, last) = _without_a_single_member(start, start, layers)
+    start, (first, second, last) = start[0], [(layer.bias[0], layer.weight[0]) for layer in layers]
     width, radius = start.shape[-1], _radius(start)
     blocks = list(zip(last[0].split(width, -1), last[1].split(width, -1), strict=True))
     place, sizes = _grouped(choices.T, len(blocks))
@@ -257,11 +257,12 @@ def _choices(actions: Tensor) -> Tensor | None:
 def _without_a_single_member(
     start: Tensor, actions: Tensor, layers: Sequence[nn.Module]
 ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]]:
-    """start, actions, and bias and weight of the layers; of a single member without its dimension.
+    """start, actions, bias and weight of the layers; of one member with few rows without its dimension.
 
-    Products of matrices cost less than batches of one.
+    Products of matrices cost less than batches of one. They may be rounded otherwise, so a member with more
+    rows, which may be in a batch with others, is in a batch of one also when it is alone.
     """
-    if len(start) > 1:
+    if len(start) > 1 or start.shape[1] >= SHARED_ROWS:
         return start, actions, [(layer.bias, layer.weight) for layer in layers]
     return start[0], actions[0], [(layer.bias[0], layer.weight[0]) for layer in layers]
 

@@ -7,17 +7,19 @@ A problem's state is a pair (member, state index): each member plans in its own 
 """
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from common.latent.model import LatentModel
+from common.latent.model import GROUPED_PLANS, SHARED_ROWS, LatentModel
 from common.minigrid.task import Task
 from common.planners.problem import TEMPERATURE, PlanningProblem
 from common.planners.table_model import TableModel
 
+VECTOR = 64  # numbers; a multiple of what processors compute at once
 ROLLOUT_NUMBERS = 2**24  # hidden numbers of a rollout without gradient that are in memory at once
 
 # (states [R, 2], horizon, budget, over_time, temperature) -> the planning problem from there
@@ -27,15 +29,14 @@ MakeProblem = Callable[[Tensor, int, int, str, float], PlanningProblem]
 class LatentProblems:
     """Makes planning problems of a trained model on its task.
 
-    On a CPU each member has products of its own, so that its plans are the same to the bit whatever members
-    plan beside it. Elsewhere all share one batch, because there a product costs its launch.
+    A member's plans are the same to the bit whatever members plan beside it: the sizes of the products that
+    its latents are in depend on its own problems alone (see `_sharing`).
 
     Args:
         model: trained, its weights frozen.
         task: its environment; only observations and the goals that the walks reached are used.
         stride: of the jumpy level to plan over; a model without it plans without.
         device: where the model is.
-        together: whether members share products; by default as said above.
 
     Attributes:
         latents: of all states, [S, N, d].
@@ -43,22 +44,11 @@ class LatentProblems:
         energy: of all states, [S, N].
     """
 
-    def __init__(
-        self,
-        model: LatentModel,
-        task: Task,
-        stride: int,
-        device: torch.device,
-        together: bool | None = None,
-    ):
-        self.model, self.stride, self.device = model, stride, device
+    def __init__(self, model: LatentModel, task: Task, stride: int, device: torch.device):
+        self.stride, self.device = stride, device
         self.num_actions = task.world.num_actions
-        seeds = range(len(task.walks))
-        shared = device.type != "cpu" if together is None else together
-        blocks = [list(seeds)] if shared else [[seed] for seed in seeds]
-        self._blocks = [_Block(model, task, block, device) for block in blocks]
-        self.latents = torch.cat([block.latents for block in self._blocks])
-        self.energy = torch.cat([block.energy for block in self._blocks])
+        self._ensemble = _Ensemble(model, task, device)
+        self.latents, self.energy = self._ensemble.latents, self._ensemble.energy
         members = torch.arange(len(self.latents), device=device)[:, None]
         self.goals = self.latents[members, task.goals.to(device)]
 
@@ -72,10 +62,12 @@ class LatentProblems:
         """
         if (states[:, 0].diff() < 0).any():
             raise ValueError("states must be ordered by member")
-        jumpy = str(self.stride) in self.model.jumpy
+        jumpy = str(self.stride) in self._ensemble.model.jumpy
+        counts = torch.bincount(states[:, 0], minlength=len(self.latents)).tolist()
         member, index = states.to(self.device).unbind(1)
+        energies = partial(self._ensemble.energies, self.latents[member, index], counts)
         return PlanningProblem(
-            self._energies(states, _steps),
+            energies(_steps),
             num_problems=len(states),
             horizon=horizon,
             num_actions=self.num_actions,
@@ -83,30 +75,10 @@ class LatentProblems:
             energy_scale=self.energy[member, index],
             over_time=over_time,
             temperature=temperature,
-            jumpy_energies=self._energies(states, partial(_jumps, stride=self.stride)) if jumpy else None,
+            jumpy_energies=energies(partial(_jumps, stride=self.stride)) if jumpy else None,
             stride=self.stride,
             device=self.device,
         )
-
-    def _energies(self, states: Tensor, rollout: "Rollout") -> Callable[[Tensor], Tensor]:
-        """Energies over time [R, C, T, A] -> [R, C, T] from states [R, 2], for a PlanningProblem."""
-        counts = torch.bincount(states[:, 0], minlength=len(self.latents)).tolist()
-        places = states[:, 1].to(self.device)
-        parts, first = [], 0
-        for block in self._blocks:
-            own = [counts[member] for member in block.members]
-            here = places[first : first + sum(own)]
-            first += sum(own)
-            if len(here):
-                parts.append((len(here), block.energies(here, own, rollout)))
-        if len(parts) == 1:
-            return parts[0][1]
-
-        def energies(actions: Tensor) -> Tensor:
-            pieces = zip(parts, actions.split([count for count, _ in parts]), strict=True)
-            return torch.cat([of_block(own) for (_, of_block), own in pieces])
-
-        return energies
 
 
 Rollout = Callable[[LatentModel, Tensor, Tensor], Tensor]  # (model, start, actions) -> latents over time
@@ -120,41 +92,56 @@ def _jumps(model: LatentModel, start: Tensor, actions: Tensor, stride: int) -> T
     return model.jump(start, actions, stride)
 
 
-class _Block:
-    """Members that share their products, and what they know of the task.
+class _Ensemble:
+    """A model's members alone and together, and what they know of the task: no way to the environment."""
 
-    A member alone keeps its own goals; members together have theirs filled up to equal numbers.
-    """
-
-    def __init__(self, model: LatentModel, task: Task, members: list[int], device: torch.device):
-        self.members, self.model = members, _of_members(model, members)
-        goals = task.goals[members]
-        if len(members) == 1:
-            goals = goals.unique_consecutive(dim=1)
+    def __init__(self, model: LatentModel, task: Task, device: torch.device):
+        self.model = model
+        members = range(len(task.walks))
+        self.parts = {(member,): _of_members(model, [member]) for member in members}
+        # without the repetitions that fill up: how many there are depends on the other seeds
+        goals = [own.unique_consecutive().to(device) for own in task.goals]
         with torch.no_grad():
-            self.latents = self.model.encoder(task.observations[members].to(device))  # [S, N, d]
-            rows = torch.arange(len(members), device=device)[:, None]
-            self.goals = self.latents[rows, goals.to(device)]  # [S, G, d]
-            self.energy = self.model.energy(self.latents, self.goals)  # [S, N]
+            observations = task.observations.to(device)
+            latents = [self.part((member,)).encoder(observations[[member]]) for member in members]
+            self.goals = [own[:, here] for own, here in zip(latents, goals, strict=True)]  # [1, G, d] each
+            energies = [
+                self.part((member,)).energy(latents[member], self.goals[member]) for member in members
+            ]
+        self.latents, self.energy = torch.cat(latents), torch.cat(energies)
+        parts = (model.transition, model.jumpy)
+        self.unit = math.gcd(*(weight.shape[-1] for part in parts for weight in part.parameters()))
 
-    def energies(self, places: Tensor, counts: list[int], rollout: Rollout) -> Callable[[Tensor], Tensor]:
-        """Energies over time [R, C, T, A] -> [R, C, T] from states [R], so many of each member."""
-        slots = _Slots(counts, places.device)
-        rows = torch.arange(len(counts), device=places.device)[:, None]
-        start = self.latents[rows, slots.pack(places)]  # [S, E, d]
+    def part(self, members: tuple[int, ...]) -> LatentModel:
+        """The model of these members alone, made when first asked for."""
+        if members not in self.parts:
+            self.parts[members] = _of_members(self.model, list(members))
+        return self.parts[members]
+
+    def energies(self, starts: Tensor, counts: list[int], rollout: Rollout) -> Callable[[Tensor], Tensor]:
+        """Energies over time [R, C, T, A] -> [R, C, T] from latents [R, d], so many of each member."""
+        packings: dict[tuple[int, bool], list[_Packing]] = {}
 
         def evaluate(actions: Tensor) -> Tensor:
-            candidates = actions.shape[1]
-            packed = slots.pack(actions).flatten(1, 2)  # [S, E C, T, A]
-            latents = rollout(self.model, start.repeat_interleave(candidates, 1), packed)  # [S, E C, T, d]
-            energies = self.model.energy(latents, self.goals)
-            return slots.unpack(energies.unflatten(1, (-1, candidates)))
+            asked = actions.shape[1], actions.requires_grad
+            if asked not in packings:
+                packings[asked] = [
+                    _Packing(own, counts, starts) for own in _sharing(counts, self.unit, *asked)
+                ]
+            found: dict[int, Tensor] = {}
+            for packing in packings[asked]:
+                packed = packing.pack(actions).flatten(1, 2)  # [S, E C, T, A]
+                start = packing.starts.repeat_interleave(actions.shape[1], 1)
+                latents = rollout(self.part(packing.members), start, packed)  # [S, E C, T, d]
+                for member, own in zip(packing.members, latents.split(1), strict=True):
+                    energies = self.part((member,)).energy(own, self.goals[member])
+                    found[member] = energies[0].unflatten(0, (-1, actions.shape[1]))
+            return torch.cat([found[member] for member in sorted(found)])
 
         def energies(actions: Tensor) -> Tensor:
             if actions.requires_grad:
                 return evaluate(actions)
-            numbers = start.shape[0] * start.shape[1] * actions.shape[2] * 4 * start.shape[2]
-            at_once = max(1, ROLLOUT_NUMBERS // numbers)
+            at_once = max(1, ROLLOUT_NUMBERS // (max(counts) * actions.shape[2] * 4 * starts.shape[1]))
             if at_once >= actions.shape[1]:
                 return evaluate(actions)
             return torch.cat([evaluate(some) for some in actions.split(at_once, 1)], 1)
@@ -162,33 +149,41 @@ class _Block:
         return energies
 
 
-class _Slots:
-    """Where R problems lie in a batch [S, E] of S members: E is the largest count, the rest is padding.
+class _Packing:
+    """Problems of members that have equally many, as a batch [S, E] of these members."""
 
-    With equal counts, such as those of one member, the batch is the problems themselves.
-    """
-
-    def __init__(self, counts: list[int], device: torch.device):
-        self.shape = (len(counts), max(counts))
+    def __init__(self, members: tuple[int, ...], counts: list[int], starts: Tensor):
+        self.members = members
+        self.shape = (len(members), counts[members[0]])
+        first = [sum(counts[:member]) for member in members]
         self.index = None
-        if min(counts) < max(counts):
-            places = [
-                torch.arange(count, device="cpu") + member * max(counts)
-                for member, count in enumerate(counts)
-            ]
-            self.index = torch.cat(places).to(device)  # in [S E]
+        if sum(counts) > self.shape[0] * self.shape[1]:  # there are others
+            own = torch.tensor(first, device="cpu")[:, None] + torch.arange(self.shape[1], device="cpu")
+            self.index = own.flatten().to(starts.device)
+        self.starts = self.pack(starts)
 
     def pack(self, values: Tensor) -> Tensor:
-        """[R, ...] -> [S, E, ...], 0 in the padding."""
-        if self.index is not None:
-            padded = values.new_zeros(self.shape[0] * self.shape[1], *values.shape[1:])
-            values = padded.index_copy(0, self.index, values)
-        return values.unflatten(0, self.shape)
+        """[R, ...] -> [S, E, ...]."""
+        own = values if self.index is None else values.index_select(0, self.index)
+        return own.unflatten(0, self.shape)
 
-    def unpack(self, values: Tensor) -> Tensor:
-        """[S, E, ...] -> [R, ...]."""
-        flat = values.flatten(0, 1)
-        return flat if self.index is None else flat.index_select(0, self.index)
+
+def _sharing(counts: list[int], unit: int, candidates: int, gradient: bool) -> list[tuple[int, ...]]:
+    """Members that share a batch: those with equally many problems, so that nothing is filled up.
+
+    What rounding depends on is then the member's own: the rows of its products, and that `unit`, a divisor
+    of all widths, gives it whole vectors in elementwise operations, which compute what is left over otherwise.
+    Members with the fewest rows stay alone, because a matrix is cheaper than a batch of one; so do those with
+    the most rows where no gradient is asked for: sharing saves them nothing, and discrete plans of one member
+    alone can be grouped by action (latent/model.py).
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for member, count in enumerate(counts):
+        rows = count * candidates
+        alone = rows < SHARED_ROWS or rows * unit % VECTOR or (not gradient and rows >= GROUPED_PLANS)
+        if count:
+            groups.setdefault((count, member if alone else -1), []).append(member)
+    return [tuple(members) for members in groups.values()]
 
 
 def _of_members(model: LatentModel, members: list[int]) -> LatentModel:

@@ -45,10 +45,16 @@ def maker(source: str | gymnasium.Env | Maker) -> Maker:
     """What makes a fresh environment: of a name, of an environment, or of a class or function itself.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name; an environment that cannot be copied.
     """
     if isinstance(source, gymnasium.Env):
-        return partial(copy.deepcopy, copy.deepcopy(source))
+        try:
+            return partial(copy.deepcopy, copy.deepcopy(source))
+        except TypeError as error:
+            raise ValueError(
+                f"{type(source).__name__} cannot be copied ({error}); allowed: its class, or a function that"
+                " makes it"
+            ) from None
     return source if callable(source) else partial(_make_registered, resolve_id(source))
 
 

@@ -44,6 +44,8 @@ CONSTANTS = (
     types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, *GENERATORS,
 )  # fmt: skip
 
+STATELESS = (*CONSTANTS, np.generic)
+
 Node = tuple[Any, Any]  # something that can change in place, and a shallow copy of what it held
 Snapshot = list[list[Node]]  # by owner
 
@@ -55,6 +57,7 @@ class Owner:
     attributes: dict[str, Any]  # live
     names: list[str]
     nodes: list[Node]  # the attributes, and every container in them at each depth
+    contained: list[Node]  # the containers alone
     containers: frozenset[str]  # names of the attributes that hold one
     frozen: dict[str, Any]  # hashable stand-ins of the attributes
 
@@ -107,8 +110,11 @@ class StateKeeper:
     def key(self) -> tuple:
         """What differs from the reset: equal for two states exactly if all that a step may depend on is."""
         made: dict[int, int] = {}
-        differences = ((n, self._differences(owner, made)) for n, owner in enumerate(self._moved))
-        return tuple((number, found) for number, found in differences if found)
+        parts = []
+        for number, owner in enumerate(self._moved):
+            if found := self._differences(owner, made):
+                parts.append((number, found))
+        return tuple(parts)
 
     def _watch(self, owners: list[Owner]) -> None:
         """Lists of what no step has changed so far, to be compared in one go."""
@@ -122,7 +128,8 @@ class StateKeeper:
     def _describe(self, attributes: dict[str, Any]) -> Owner:
         containers = frozenset(name for name, value in attributes.items() if isinstance(value, CONTAINERS))
         frozen = {name: self._freeze(value, {}) for name, value in attributes.items()}
-        return Owner(attributes, [*attributes], list(self._nodes(attributes)), containers, frozen)
+        nodes = list(self._nodes(attributes))
+        return Owner(attributes, [*attributes], nodes, nodes[1:], containers, frozen)
 
     def _differences(self, owner: Owner, made: dict[int, int]) -> frozenset:
         """(name, stand-in) of the attributes that are not as the reset left them."""
@@ -133,7 +140,7 @@ class StateKeeper:
         else:
             names = [name for name, value in attributes.items() if value is not reset.get(name, MISSING)]
             found = [(name, MISSING) for name in reset.keys() - attributes.keys()]
-        if _has_changed(owner.nodes[1:]):
+        if owner.contained and _has_changed(owner.contained):
             names += owner.containers.intersection(attributes).difference(names)
         for name in names:
             if name not in BOOKKEEPING:
@@ -191,12 +198,14 @@ class StateKeeper:
                 continue
             if not isinstance(value, (tuple, frozenset)):
                 yield value, value.copy()
+            if isinstance(value, list) and None not in map(self._numbers.get, map(id, value)):
+                continue  # a grid: objects of the reset and empty cells
             for item in _items(value):
                 if type(item) in PLAIN or id(item) in self._numbers:
                     continue
                 if isinstance(item, CONTAINERS):
                     waiting.append(item)
-                elif not isinstance(item, (*CONSTANTS, np.generic)):
+                elif not isinstance(item, STATELESS):
                     waiting.append(vars(item))
 
 
@@ -248,20 +257,17 @@ def _write(target: Any, content: Any) -> None:
         target.update(content)
         for name in target.keys() - content.keys() if len(target) > len(content) else ():
             del target[name]
+    elif isinstance(target, list):
+        target[:] = content
+    elif isinstance(target, np.ndarray):
+        np.copyto(target, content)
     elif isinstance(target, dict):  # whose update may add to what is there, as a Counter's
         target.clear()
         for name, value in content.items():
             target[name] = value
-    elif isinstance(target, set):
-        target.clear()
-        target.update(content)
-    elif isinstance(target, deque):
-        target.clear()
-        target.extend(content)
-    elif isinstance(target, np.ndarray):
-        np.copyto(target, content)
     else:
-        target[:] = content
+        target.clear()
+        target.extend(content) if isinstance(target, deque) else target.update(content)
 
 
 def _equal(now: Any, then: Any) -> bool:
@@ -272,10 +278,13 @@ def _equal(now: Any, then: Any) -> bool:
 
 
 def _has_changed(nodes: list[Node]) -> bool:
-    return not all(
-        now.tobytes() == then.tobytes() if isinstance(now, np.ndarray) else _equal(now, then)
-        for now, then in nodes
-    )
+    for now, then in nodes:
+        if isinstance(now, np.ndarray):
+            if now.tobytes() != then.tobytes():
+                return True
+        elif not _equal(now, then):
+            return True
+    return False
 
 
 def can_toggle(thing: WorldObj) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from common.run.cache import Checkpoint
 from common.run.progress import Progress
 from common.run.random import generators
+from common.training.member_adam import MemberAdam
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ def fit(
 ) -> dict[str, Tensor]:
     """Train a module in place; of an ensemble, each member as if it were alone.
 
-    The members' losses are summed, Adam acts element by element and gradients are clipped member by member,
-    so no member feels another. All randomness comes from one generator a seed, whose states are in the
-    checkpoint: an interrupted training continues to the bit on the cpu. Whatever else the loss or
-    `after_step` remembers from step to step has to be in `extra_state`, or it begins anew.
+    The members' losses are summed, Adam acts and gradients are clipped member by member, so no member feels
+    another. All randomness comes from one generator a seed, whose states are in the checkpoint: an
+    interrupted training continues to the bit on the cpu. Whatever else the loss or `after_step` remembers
+    from step to step has to be in `extra_state`, or it begins anew.
 
     Args:
         module: any module; an ensemble's parameters lead with the S dimension and its losses are [S].
@@ -136,15 +137,18 @@ class _Training:
         extra_state: Mapping[str, Stateful],
     ) -> None:
         """Make optimisers and schedules."""
-        made = (
-            torch.optim.Adam(self.module.parameters(), lr=self.learning_rate, fused=True)
-            if optimizer is None
-            else optimizer(self.module)
-        )
+        made = self._adam() if optimizer is None else optimizer(self.module)
         self.optimizers = [made] if isinstance(made, torch.optim.Optimizer) else list(made)
         make = one_cycle(self.learning_rate, self.iterations) if schedule is None else schedule
         self.schedules = [made for each in self.optimizers if (made := make(each)) is not None]
         self.extra_state = extra_state
+
+    def _adam(self) -> torch.optim.Adam:
+        """The default optimiser; of an ensemble, member by member."""
+        members = len(self.draws)
+        if all(parameter.dim() and len(parameter) == members for parameter in self.module.parameters()):
+            return MemberAdam(self.module, members, self.learning_rate)
+        return torch.optim.Adam(self.module.parameters(), lr=self.learning_rate, fused=True)
 
     def step(self, clip_norm: float | None, after_step: AfterStep | None) -> str:
         """One optimiser step; a line for the progress where the losses are recorded, else ''."""
