@@ -10,7 +10,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,9 +62,7 @@ def run_script(path: Path, *args: str) -> Done:
         with (
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
-            warnings.catch_warnings(),
         ):
-            warnings.simplefilter("default")  # as in a process of its own, where a warning ends nothing
             runpy.run_path(str(path), run_name="__main__")
         code = 0
     except SystemExit as exit_:

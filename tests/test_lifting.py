@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from common.run.cache import ROOT
+from common.run.files import ROOT
 
 USES = {
     "jacobian_utils": """

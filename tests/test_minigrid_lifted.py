@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from common.minigrid.task import random_stream
-from common.run.cache import ROOT
+from common.run.files import ROOT
 from common.run.random import generator
 
 SCRIPT = """

@@ -17,7 +17,7 @@ from common.planners import PLANNERS, make_planner
 from common.planners.candidates import one_hot
 from common.planners.problem import BudgetExceeded, Plan
 from common.run.random import generators
-from common.statistics import paired_interval, success_interval, wilson_interval
+from common.statistics import starts_interval, wilson_interval
 
 CONFIG = Exp3Config(seeds=(0, 1), num_walks=60, walk_length=20, evaluations_per_step=64)
 CPU = torch.device("cpu")
@@ -62,10 +62,10 @@ def test_wilson_against_published_values():
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
-def test_the_paired_interval_counts_a_start_once():
+def test_an_interval_over_starts_counts_a_start_once():
     first = torch.tensor([[1.0, 1.0, 0.0, 1.0]]).expand(3, -1)
-    low, high = paired_interval(first)
-    alone = paired_interval(first[:1])
+    low, high = starts_interval(first)
+    alone = starts_interval(first[:1])
     assert (low, high) == alone and (low + high) / 2 == pytest.approx(0.75)
 
 
@@ -216,16 +216,6 @@ def test_a_planner_has_no_way_to_the_environment(task, model):
     for planted in ({"task": task}, task.world.next_state.clone(), task.distance.clone().double()):
         make._ensemble.hidden = planted
         assert leaks(make(states, 5, 100, "softmin"), task), "a leak must be seen"
-
-
-def test_success_intervals_count_starts_not_seeds():
-    success = torch.tensor([[1.0, 0.0, 1.0, 1.0]]).expand(3, -1)
-    assert success_interval(success) == wilson_interval(3, 4)
-
-
-# ----------------------------------------------------------------------------------------------
-# A seed's plans are its own
-# ----------------------------------------------------------------------------------------------
 
 
 def planned_among(seeds, planner, mode, transition):

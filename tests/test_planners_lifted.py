@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common.run.cache import ROOT
+from common.run.files import ROOT
 
 PLAN = """
 import sys

@@ -172,10 +172,10 @@ def _sharing(counts: list[int], unit: int, candidates: int, gradient: bool) -> l
     """Members that share a batch: those with equally many problems, so that nothing is filled up.
 
     What rounding depends on is then the member's own: the rows of its products, and that `unit`, a divisor
-    of all widths, gives it whole vectors in elementwise operations, which compute what is left over otherwise.
-    Members with the fewest rows stay alone, because a matrix is cheaper than a batch of one; so do those with
-    the most rows where no gradient is asked for: sharing saves them nothing, and discrete plans of one member
-    alone can be grouped by action (latent/model.py).
+    of all widths, gives it whole vectors in elementwise operations, which compute what is left over
+    otherwise. Members with the fewest rows stay alone, because a matrix is cheaper than a batch of one; so
+    do those with the most rows where no gradient is asked for: sharing saves them nothing, and discrete
+    plans of one member alone can be grouped by action (latent/model.py).
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for member, count in enumerate(counts):
