@@ -147,6 +147,8 @@ def update_reference(finished: list["Finished"]) -> None:
         update_documents(ROOT)
     except FileNotFoundError as missing:
         log.warning("documents not rewritten: they also name a run that is not there (%s)", missing.filename)
+    except (KeyError, ValueError) as error:
+        log.warning("documents not rewritten: they name what these results do not hold (%s)", error)
 
 
 def reproduce(config: ReproduceConfig) -> int:

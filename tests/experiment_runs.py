@@ -141,7 +141,7 @@ class TinyRun:
         assert drawn.keys() == self.figures
         for name, figures in drawn.items():
             for figure in [figures] if isinstance(figures, Figure) else figures:
-                shown = [axis for axis in figure.axes if axis.get_visible() and (axis.axison or axis.images)]
+                shown = [axis for axis in figure.axes if axis.axison or _holds_data(axis)]
                 assert shown, name
                 for axis in shown:
                     assert _holds_data(axis), f"{name}: an empty panel, {axis.get_title(loc='left')!r}"

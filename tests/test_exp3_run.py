@@ -153,7 +153,7 @@ def test_walks_that_reach_no_goal_end_with_one_line(tmp_path):
 def test_sweeps_plan_at_what_their_labels_say_and_once_where_they_meet(monkeypatch):
     planned = []
 
-    def plan_at(task, models, variant, planner, setting, config, device):
+    def plan_at(task, model, planner, setting, config, device):
         planned.append((planner, setting))
         told = torch.tensor([setting.budget, setting.stride, setting.tau])
         return dict.fromkeys(("success", "evaluations", "milliseconds"), told)
@@ -161,7 +161,7 @@ def test_sweeps_plan_at_what_their_labels_say_and_once_where_they_meet(monkeypat
     monkeypatch.setattr(evaluate_planners, "_plan_at", plan_at)
     config = Exp3Config(budget_sweep=(16, 320), stride_sweep=(2, 4), tau_sweep=(0.5, 1.0))
     task = SimpleNamespace(name="test")
-    found = evaluate_planners.measure_sweeps(task, {}, "helm", config=config, device=torch.device("cpu"))
+    found = evaluate_planners.measure_sweeps(task, None, config=config, device=torch.device("cpu"))
     expected = {
         "budget=16/cem": (16, 4, 1), "budget=320/helm": (320, 4, 1), "stride=2/helm": (320, 2, 1),
         "stride=4/helm": (320, 4, 1), "tau=0.5/flat_gradient": (320, 4, 0.5), "tau=1/helm": (320, 4, 1),
