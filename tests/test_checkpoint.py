@@ -14,6 +14,7 @@ from common.run.cache import (
     Checkpoint,
     ConfigView,
     fingerprint,
+    imported_modules,
     imported_project_files,
     write_atomically,
 )
@@ -201,6 +202,7 @@ def test_every_field_is_read_somewhere(presets):
 
 def test_a_package_belongs_to_the_fingerprint_with_all_that_it_imports():
     """`from common.planners import make_planner` reaches every planner: their defaults decide results."""
+    assert "common.planners.problem" in imported_modules(ROOT / "common" / "planners" / "cem.py")  # relative
     files = imported_project_files(str(ROOT / "exp3_planning_efficiency" / "evaluate_planners.py"))
     planners = {path.name for path in (ROOT / "common" / "planners").glob("*.py")} - {
         "adapter.py",

@@ -148,12 +148,17 @@ def imported_project_files(source: str) -> tuple[str, ...]:
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Dotted names that a Python file imports: `from a.b import c` gives a.b and a.b.c."""
+    """Dotted names that a Python file imports: `from a.b import c` gives a.b and a.b.c.
+
+    Relative ones are told from the root of the repository.
+    """
     modules: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            modules.add(node.module)
-            modules.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            folder = path.resolve().relative_to(ROOT).parts[: -node.level] if node.level else ()
+            module = ".".join((*folder, *([node.module] if node.module else [])))
+            modules.add(module)
+            modules.update(f"{module}.{alias.name}" for alias in node.names)
     return modules
