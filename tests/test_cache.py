@@ -1,6 +1,7 @@
 """The cache's files: atomic, checked before use, weights only; one run at a time in a folder."""
 
 import dataclasses
+import io
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from common.config import EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, Exp1Config
-from common.run.cache import Checkpoint
+from common.run.cache import Checkpoint, seal
 from common.run.files import ROOT, FolderInUse, locked, remove_litter, write_atomically
 from exp1_spectral_cliff import analyze_spectrum, evaluate_planning, train_flat, train_helm
 
@@ -32,6 +33,13 @@ def test_a_damaged_file_is_passed_over(tmp_path, content):
     assert checkpoint.load() is None
 
 
+def put(path, content):
+    """Any content under a checksum that is right."""
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    path.write_bytes(seal(packed.getvalue()))
+
+
 class Malicious:
     """Would create a file when unpickled."""
 
@@ -44,7 +52,7 @@ class Malicious:
 
 def test_no_pickled_code_is_executed(tmp_path):
     checkpoint = Checkpoint(tmp_path / "a.pt", "mark")
-    torch.save({"fingerprint": "mark", "payload": Malicious(tmp_path / "owned")}, checkpoint.path)
+    put(checkpoint.path, {"fingerprint": "mark", "payload": Malicious(tmp_path / "owned")})
     assert checkpoint.load() is None
     assert not (tmp_path / "owned").exists()
 
@@ -91,7 +99,7 @@ def test_no_damage_is_loaded(tmp_path):
 )
 def test_a_foreign_file_is_passed_over(tmp_path, content):
     checkpoint = Checkpoint(tmp_path / "a.pt", "mark")
-    torch.save(content, checkpoint.path)
+    put(checkpoint.path, content)
     assert checkpoint.load() is None
 
 
@@ -103,7 +111,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def test_the_reason_names_the_file_and_gives_no_bad_advice(tmp_path, caplog):
     checkpoint = Checkpoint(tmp_path / "a.pt", "mark")
-    torch.save({"fingerprint": "mark", "payload": Malicious(tmp_path / "owned")}, checkpoint.path)
+    put(checkpoint.path, {"fingerprint": "mark", "payload": Malicious(tmp_path / "owned")})
     checkpoint.load()
     assert "a.pt is not a readable checkpoint" in caplog.text and "weights_only=False" not in caplog.text
     assert len(caplog.messages) == 1 and "\n" not in caplog.messages[0]

@@ -27,7 +27,7 @@ from common.config import Exp1Config
 from common.report.html import Finished, read_finished, render_html
 from common.run import results as results_module
 from common.run import run as run_module
-from common.run.cache import Checkpoint, reads_settings
+from common.run.cache import Checkpoint, reads_settings, seal, unseal
 from common.run.command_line import ConfigError, parse_command_line
 from common.run.files import FolderInUse, locked, remove_litter, write_atomically
 from common.run.memory import memory_of_the_machine, require_memory
@@ -396,6 +396,17 @@ FOREIGN = {
 }
 
 
+def _opened(path):
+    return torch.load(io.BytesIO(unseal(path.read_bytes())), weights_only=True)
+
+
+def _put(path, content):
+    """Any content under a checksum that is right."""
+    packed = io.BytesIO()
+    torch.save(content, packed)
+    path.write_bytes(seal(packed.getvalue()))
+
+
 def test_foreign_checkpoints_are_begun_anew(finished, copied):
     """Every file of the cache replaced, each by another stranger under the right name and fingerprint."""
     kinds = list(FOREIGN.values())
@@ -403,11 +414,11 @@ def test_foreign_checkpoints_are_begun_anew(finished, copied):
     assert len(paths) >= 5
     for shift in range(2):
         for number, path in enumerate(sorted((finished / "checkpoints").glob("*.pt"))):
-            mark = torch.load(path, weights_only=True)["fingerprint"]
+            mark = _opened(path)["fingerprint"]
             content = kinds[(number + 4 * shift) % len(kinds)]
             if isinstance(content, dict) and content["fingerprint"] is None:
                 content = content | {"fingerprint": mark}
-            torch.save(content, copied / "checkpoints" / path.name)
+            _put(copied / "checkpoints" / path.name, content)
         done = RUN(copied)
         assert "starting anew" in done.stderr and trained(done) and measured(done)
         assert_same_results(copied, finished)
@@ -418,10 +429,10 @@ def test_a_training_of_another_shape_or_a_pipe_is_begun_anew(finished, copied):
     states = sorted((copied / "checkpoints").glob("linear-*flat*.pt")) or sorted(
         (copied / "checkpoints").glob("*.pt")
     )
-    content = torch.load(states[0], weights_only=True)
+    content = _opened(states[0])
     weights = content["payload"]["module"]
     content["payload"]["module"] = {name: value[..., :1].clone() for name, value in weights.items()}
-    torch.save(content, states[0])
+    _put(states[0], content)
     pipe = next(path for path in sorted((copied / "checkpoints").glob("*.pt")) if path != states[0])
     pipe.unlink()
     os.mkfifo(pipe)

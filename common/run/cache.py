@@ -10,9 +10,9 @@ name is an error and not a stale result. Its result is kept under a fingerprint 
 """
 
 import errno
+import hashlib
 import io
 import logging
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +58,29 @@ class ConfigView(Mapping[str, Any]):
         return len(self._values)
 
 
+SEAL = b"HELM checkpoint, sha256 "  # begins a file; then 64 hexadecimal digits, a line's end, the content
+
+
+def seal(content: bytes) -> bytes:
+    """Content with its checksum before it."""
+    return SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def unseal(data: bytes) -> bytes:
+    """The content of what `seal` returned.
+
+    Raises:
+        ValueError: it is no such thing, or was changed.
+    """
+    start = len(SEAL) + 65
+    content = data[start:]
+    if not data.startswith(SEAL):
+        raise ValueError("it does not begin with a checksum")
+    if data[:start] != seal(content)[:start]:
+        raise ValueError("its checksum does not match")
+    return content
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One cached step's file. What was saved under another fingerprint is not loaded."""
@@ -70,12 +93,12 @@ class Checkpoint:
         """Write atomically; `payload` holds tensors and plain Python values."""
         content = io.BytesIO()  # written by us, so that a full disk is an OSError and no error of torch's
         torch.save({"fingerprint": self.fingerprint, "payload": payload}, content)
-        write_atomically(self.path, lambda file: file.write(content.getbuffer()))
+        write_atomically(self.path, lambda file: file.write(seal(content.getvalue())))
 
     def load(self) -> dict[str, Any] | None:
         """The payload, or None where there is none for this fingerprint or the file is damaged.
 
-        Every part's checksum is verified first, which torch.load does not do; no pickled code is executed.
+        Its checksum is verified first, as torch.load does not do; no pickled code is executed.
 
         Raises:
             IsADirectoryError: a folder stands where the file belongs, so nothing could be saved either.
@@ -87,10 +110,7 @@ class Checkpoint:
         if not self.path.is_file():  # nor a pipe that nobody writes to
             return None
         try:
-            data = self.path.read_bytes()
-            with zipfile.ZipFile(io.BytesIO(data)) as parts:
-                if (damaged := parts.testzip()) is not None:
-                    raise ValueError(f"the checksum of {damaged} does not match")
+            data = unseal(self.path.read_bytes())
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
             matches = content["fingerprint"] == self.fingerprint
             payload = content["payload"] if matches else {}
