@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
+_HELD: list[Any] = []  # files that this process has locked
 LITTER_AGE = 24 * 3600.0  # after which another machine's unfinished write counts as given up [s]
 
 
@@ -88,7 +89,18 @@ def locked(folder: Path) -> Iterator[None]:
             raise FolderInUse(
                 f"another run is writing to {folder}: wait for it, or take another folder"
             ) from None
-        yield
+        _HELD.append(file)
+        try:
+            yield
+        finally:
+            _HELD.remove(file)
+
+
+def let_go_of_locks() -> None:
+    """In a forked process: close what it shares with its parent, so that a lock ends with the parent."""
+    for file in _HELD:
+        os.close(file.fileno())
+    _HELD.clear()
 
 
 def _lock(file: Any) -> None:

@@ -3,15 +3,15 @@
 import contextvars
 import logging
 import sys
-import threading
 import time
+from typing import Any
 
 from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-# Set in a thread of `map_in_threads`: whether its siblings have failed, or the run was interrupted.
-STOP: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("STOP", default=None)
+# In a worker of `map_side_by_side`: set when its siblings have failed or the run is over.
+STOP: contextvars.ContextVar[Any] = contextvars.ContextVar("STOP", default=None)
 
 
 class Stopped(Exception):

@@ -22,13 +22,14 @@ from common.config import RunConfig
 from common.run.cache import Checkpoint, ConfigView
 from common.run.command_line import ConfigError, say, show
 from common.run.criteria import Criterion, evaluate, format_table
-from common.run.devices import map_in_threads, resolve_device, worker_count
+from common.run.devices import resolve_device
 from common.run.files import locked, remove_litter
 from common.run.fingerprint import Measured, Sources, fingerprint, import_root, mark_trained
 from common.run.memory import require_memory
 from common.run.progress import configure_logging
 from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
+from common.run.side_by_side import map_side_by_side, worker_count
 from common.run.signals import Terminated, stoppable
 from common.viz_utils import house_style, save_animation, save_figure
 
@@ -187,7 +188,7 @@ class Run:
         return view, checkpoint
 
     def train(self, *trainings: Training) -> dict[str, nn.Module]:
-        """Train every variant of some trainings; small models on a cpu side by side, in threads.
+        """Train every variant of some trainings; on a cpu side by side.
 
         They share nothing, so the results do not depend on what runs beside.
 
@@ -211,7 +212,7 @@ class Run:
                 label=f"{part.prefix}/{variant}",
             )
 
-        trained = map_in_threads(train_one, range(len(tasks)), self.device)
+        trained = map_side_by_side(train_one, range(len(tasks)), self.device)
         models = {}
         for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
             self._record_training(f"{part.prefix}/{variant}", model, history)
@@ -248,7 +249,7 @@ class Run:
         return self.measure_all([(step, name, *inputs)])[0]
 
     def measure_all(self, steps: Sequence[tuple]) -> list[Measured]:
-        """`measure` for each of (step, name, *inputs), small ones on a cpu side by side, in threads."""
+        """`measure` for each of (step, name, *inputs), on a cpu side by side."""
         prepared = [self._prepare(step, name, inputs) for step, name, *inputs in steps]
 
         def load_or_do(index: int) -> tuple[dict[str, Tensor], float]:
@@ -269,7 +270,7 @@ class Run:
             for index, mark in enumerate(marks)
             if mark not in self._measured and mark not in marks[:index]
         ]
-        found = map_in_threads(load_or_do, new, self.device)
+        found = map_side_by_side(load_or_do, new, self.device)
         for index, (arrays, seconds) in zip(new, found, strict=True):
             self.results.timings[f"{steps[index][1]}/seconds"] = seconds
             self._measured[marks[index]] = Measured(arrays, marks[index])

@@ -1,0 +1,119 @@
+"""Cached steps side by side on the cores of a cpu.
+
+Small operations do not fill two cores, and threads of one interpreter wait for each other between them. So on
+Linux the steps are done in forked processes, which leave their results in the cache, where this one finds
+them (benchmarks/bench_side_by_side.py has the ratios). Elsewhere a fork is not safe, and threads it is.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from common.run.files import let_go_of_locks
+from common.run.progress import STOP
+
+_WORK: list[Callable[[Any], Any]] = []  # what a forked worker does; it cannot be sent, being a closure
+
+
+def worker_count(items: int, device: torch.device) -> int:
+    """How many items are worked on at once: as many as torch has cores on a cpu, one on an accelerator."""
+    return max(1, min(items, torch.get_num_threads())) if device.type == "cpu" else 1
+
+
+def map_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: torch.device) -> list[Any]:
+    """[function(item) for item in items], on a cpu as many at once as torch has cores.
+
+    The first error, or an interrupt, stops the others.
+
+    Args:
+        function: keeps its result, so that called again in this process it only has to load it.
+        items: what it is called with; sent to other processes.
+        device: where the work is done.
+    """
+    cores, workers = torch.get_num_threads(), worker_count(len(items), device)
+    if workers <= 1:
+        return [function(item) for item in items]
+    threads_each = max(1, cores // workers)
+    if not _can_fork():
+        return _in_threads(function, items, workers, threads_each)
+    _in_processes(function, items, workers, threads_each)
+    return [function(item) for item in items]
+
+
+def _can_fork() -> bool:
+    """macOS's libraries do not survive a fork, and other threads may hold a lock at that moment."""
+    return sys.platform.startswith("linux") and threading.current_thread() is threading.main_thread()
+
+
+def _in_threads(function: Callable, items: Sequence, workers: int, threads_each: int) -> list[Any]:
+    """In threads, which stop where they next report progress (common/run/progress.py)."""
+    cores, stop = torch.get_num_threads(), threading.Event()
+
+    def begin() -> None:
+        torch.set_num_threads(threads_each)
+        STOP.set(stop)
+
+    pool = ThreadPoolExecutor(workers, initializer=begin)
+    try:
+        return _results(pool, function, items)
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(cores)
+
+
+def _in_processes(function: Callable, items: Sequence, workers: int, threads_each: int) -> None:
+    """In forked processes, for what they leave behind; they end with this one, however it ends."""
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("fork")
+    begin = (threads_each, os.getpid())
+    _WORK.append(function)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=begin)
+    try:
+        _results(pool, _work, items)
+    except BrokenProcessPool as error:
+        raise MemoryError("a worker process was ended by the system") from error
+    finally:
+        _WORK.pop()
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _results(pool: Executor, function: Callable, items: Sequence) -> list[Any]:
+    """The results in order, or the first error as soon as there is one."""
+    futures = [pool.submit(function, item) for item in items]
+    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+    for future in futures:
+        if future in done and future.exception() is not None:
+            raise future.exception()
+    return [future.result() for future in futures]
+
+
+def _begin(threads: int, parent: int) -> None:
+    """In a forked worker: signals and locks are the parent's business, and its end is the worker's."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    let_go_of_locks()
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Files are whole at any moment, so a worker may end at any."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _work(item: Any) -> None:
+    _WORK[-1](item)
