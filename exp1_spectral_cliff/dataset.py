@@ -135,11 +135,6 @@ def linear_action_norm(W: Tensor, B: Tensor, horizon: int) -> float:
     return math.sqrt(total)
 
 
-def linear_state_norm(W: Tensor, horizon: int) -> float:
-    """||ds_T/ds_0||_F = ||W^T||_F, in closed form."""
-    return torch.linalg.matrix_power(W, horizon).norm().item()
-
-
 def _linear_system(name: str, d: int = 8, d_action: int = 2) -> LinearSystem:
     """Eigenvalues linspace(1.02, 1.15, 8), B scaled to the published norm at T = 50, fixed seed."""
     draw = generator(0, "linear system")
@@ -211,7 +206,7 @@ def training_trajectories(system: System, config: Exp1Config) -> Trajectories:
     return Trajectories(*simulate(system, count, length, draws)).to(torch.float32)
 
 
-# The fields that shape the evaluation trajectories: every phase that measures on them declares these.
+# The fields that shape the evaluation trajectories: every step that measures on them declares these.
 EVALUATION_FIELDS = ("seeds", "horizons", "gradient_horizons", "num_jacobian_states", "num_error_states")
 
 

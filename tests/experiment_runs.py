@@ -255,7 +255,7 @@ def trained(done):
 
 
 def measured(done):
-    """Names of the phases that a finished run measured."""
+    """Names of the steps that a finished run measured."""
     return _named_beside(done, "measured in")
 
 
