@@ -20,7 +20,6 @@ from common.latent.planner_evaluation import Trial, evaluate_planner
 from common.minigrid.task import Task
 from common.planners import PLANNERS
 from common.run.cache import reads_settings
-from common.run.progress import Progress
 from common.run.random import generators
 from common.run.results import Results
 from exp3_planning_efficiency.models import WorldModel
@@ -32,61 +31,56 @@ ABLATION_PLANNERS = {"unverified": "flat_gradient", "verified": "verified_gradie
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """What the sweeps change: evaluations for each step, stride of the jumpy level, temperature."""
+class SweepRun:
+    """One planner at one setting of what the sweeps change."""
 
-    budget: int
-    stride: int
-    tau: float
+    planner: str
+    budget: int  # evaluations for each step of the horizon
+    stride: int  # of the jumpy level [steps]
+    tau: float  # temperature of the Gumbel-softmax
 
-    def __str__(self) -> str:
-        return f"budget={self.budget} stride={self.stride} tau={self.tau:g}"
+    @property
+    def name(self) -> str:
+        return f"{self.planner}/budget={self.budget},stride={self.stride},tau={self.tau:g}"
 
 
-@reads_settings(*PLANNING_FIELDS, "budget_sweep", "stride_sweep", "tau_sweep", "study_horizon")
-def measure_sweeps(
-    task: Task, model: WorldModel, *, config: Exp3Config, device: torch.device
-) -> dict[str, Tensor]:
-    """Open loop at the study horizon: over budgets, strides of the jumpy level, temperatures.
+def sweep_runs(config: Exp3Config) -> dict[str, SweepRun]:
+    """Over budgets, strides of the jumpy level and temperatures, by label; they meet in the standard setting.
 
-    `budget={n}/{planner}/..`, `stride={s}/helm/..`, `tau={x}/{planner}/..`, each as evaluate_planner.
+    `budget={n}/{planner}`, `stride={s}/helm`, `tau={x}/{planner}`.
     """
-    standard = _Setting(config.evaluations_per_step, config.coarse_stride, config.gumbel_tau)
-    runs = {
-        f"budget={budget}/{name}": (name, replace(standard, budget=budget))
-        for budget in config.budget_sweep
+    standard = {
+        name: SweepRun(name, config.evaluations_per_step, config.coarse_stride, config.gumbel_tau)
         for name in PLANNERS
     }
-    for stride in config.stride_sweep:
-        runs[f"stride={stride}/helm"] = "helm", replace(standard, stride=stride)
+    runs = {
+        f"budget={budget}/{name}": replace(run, budget=budget)
+        for budget in config.budget_sweep
+        for name, run in standard.items()
+    }
+    runs |= {
+        f"stride={stride}/helm": replace(standard["helm"], stride=stride) for stride in config.stride_sweep
+    }
     for tau in config.tau_sweep:
-        runs |= {f"tau={tau:g}/{name}": (name, replace(standard, tau=tau)) for name in WITH_TAU}
-    found, progress = {}, Progress(len(set(runs.values())), f"{task.name}/sweeps")
-    for name, setting in dict.fromkeys(runs.values()):  # sweeps meet in the standard setting
-        found[name, setting] = _plan_at(task, model, name, setting, config, device)
-        progress.update(f"{name} {setting} success={found[name, setting]['success'].mean():.2f}")
-    progress.close()
-    return {f"{label}/{kept}": found[run][kept] for label, run in runs.items() for kept in KEPT}
+        runs |= {f"tau={tau:g}/{name}": replace(standard[name], tau=tau) for name in WITH_TAU}
+    return runs
 
 
-def _plan_at(
-    task: Task,
-    model: WorldModel,
-    planner: str,
-    setting: _Setting,
-    config: Exp3Config,
-    device: torch.device,
+@reads_settings(*PLANNING_FIELDS, "study_horizon")
+def measure_sweep(
+    task: Task, model: WorldModel, run: SweepRun, *, config: Exp3Config, device: torch.device
 ) -> dict[str, Tensor]:
-    """evaluate_planner, open loop at the study horizon; the same noise at every setting."""
+    """Open loop at the study horizon, KEPT of evaluate_planner; the same noise at every setting."""
     trial = Trial(
         task,
-        problems_of(task, model, setting.stride, device),
-        configured_planner(planner, config, setting.tau),
+        problems_of(task, model, run.stride, device),
+        configured_planner(run.planner, config, run.tau),
         config,
-        noise=lambda _: generators(config.seeds, f"{task.name}/sweeps/{planner}"),
-        evaluations_per_step=setting.budget,
+        noise=lambda _: generators(config.seeds, f"{task.name}/sweeps/{run.planner}"),
+        evaluations_per_step=run.budget,
     )
-    return evaluate_planner(trial, "open", [config.study_horizon])[config.study_horizon]
+    found = evaluate_planner(trial, "open", [config.study_horizon])[config.study_horizon]
+    return {name: found[name] for name in KEPT}
 
 
 def record_ablation(
@@ -102,12 +96,10 @@ def record_ablation(
         results.add_rate(name, found[f"T={horizon}/success"], task.all_starts)
 
 
-def record_sweeps(results: Results, task: Task, measured: Mapping[str, Tensor]) -> None:
-    """`sweep/{env}/{setting}/{planner}/success` and `/evaluations`."""
-    for name, value in measured.items():
-        if name.endswith("milliseconds"):
-            results.timings[f"sweep/{task.name}/{name}"] = float(value)
-        elif name.endswith("success"):
-            results.add_rate(f"sweep/{task.name}/{name}", value, task.all_starts)
-        else:
-            results.add(f"sweep/{task.name}/{name}", value.mean(1))
+def record_sweeps(results: Results, task: Task, measured: Mapping[str, Measured]) -> None:
+    """`sweep/{env}/{setting}/{planner}/success` and `/evaluations`, by the labels of `sweep_runs`."""
+    for label, found in measured.items():
+        prefix = f"sweep/{task.name}/{label}"
+        results.add_rate(f"{prefix}/success", found["success"], task.all_starts)
+        results.add(f"{prefix}/evaluations", found["evaluations"].mean(1))
+        results.timings[f"{prefix}/milliseconds"] = float(found["milliseconds"])

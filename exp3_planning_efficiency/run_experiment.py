@@ -26,9 +26,10 @@ from exp3_planning_efficiency.criteria import CRITERIA
 from exp3_planning_efficiency.evaluate_planners import (
     ABLATION,
     ABLATION_PLANNERS,
-    measure_sweeps,
+    measure_sweep,
     record_ablation,
     record_sweeps,
+    sweep_runs,
 )
 from exp3_planning_efficiency.figures import draw_figures
 from exp3_planning_efficiency.models import WorldModel
@@ -72,8 +73,11 @@ def ablate(run: Run, task: Task, models: Models) -> None:
 
 def sweep(run: Run, task: Task, models: Models) -> None:
     """Over budgets, strides and temperatures, on HELM's model."""
-    measured = run.measure(measure_sweeps, f"{task.name}/sweeps", task, models["helm"])
-    record_sweeps(run.results, task, measured)
+    runs = sweep_runs(run.config)
+    steps = [
+        (measure_sweep, f"{task.name}/sweeps/{one.name}", task, models["helm"], one) for one in runs.values()
+    ]
+    record_sweeps(run.results, task, dict(zip(runs, run.measure_all(steps), strict=True)))
 
 
 EXPERIMENT = Experiment(

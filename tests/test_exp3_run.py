@@ -151,24 +151,28 @@ def test_walks_that_reach_no_goal_end_with_one_line(tmp_path):
 
 
 def test_sweeps_plan_at_what_their_labels_say_and_once_where_they_meet(monkeypatch):
-    planned = []
-
-    def plan_at(task, model, planner, setting, config, device):
-        planned.append((planner, setting))
-        told = torch.tensor([setting.budget, setting.stride, setting.tau])
-        return dict.fromkeys(("success", "evaluations", "milliseconds"), told)
-
-    monkeypatch.setattr(evaluate_planners, "_plan_at", plan_at)
     config = Exp3Config(budget_sweep=(16, 320), stride_sweep=(2, 4), tau_sweep=(0.5, 1.0))
-    task = SimpleNamespace(name="test")
-    found = evaluate_planners.measure_sweeps(task, None, config=config, device=torch.device("cpu"))
+    runs = evaluate_planners.sweep_runs(config)
     expected = {
-        "budget=16/cem": (16, 4, 1), "budget=320/helm": (320, 4, 1), "stride=2/helm": (320, 2, 1),
-        "stride=4/helm": (320, 4, 1), "tau=0.5/flat_gradient": (320, 4, 0.5), "tau=1/helm": (320, 4, 1),
+        "budget=16/cem": ("cem", 16, 4, 1), "budget=320/helm": ("helm", 320, 4, 1),
+        "stride=2/helm": ("helm", 320, 2, 1), "stride=4/helm": ("helm", 320, 4, 1),
+        "tau=0.5/flat_gradient": ("flat_gradient", 320, 4, 0.5), "tau=1/helm": ("helm", 320, 4, 1),
     }  # fmt: skip
-    for label, setting in expected.items():
-        assert found[f"{label}/success"].tolist() == list(setting), label
-    assert len(planned) == len(set(planned)) == 2 * len(PLANNERS) + 1 + 3
+    for label, (planner, *setting) in expected.items():
+        run = runs[label]
+        assert (run.planner, run.budget, run.stride, run.tau) == (planner, *setting), label
+    assert len(set(runs.values())) == 2 * len(PLANNERS) + 1 + 3  # a run's cache does each once
+
+    def evaluate(trial, mode, horizons):
+        told = {"tau": trial.planner.tau, "budget": trial.evaluations_per_step, "stride": trial.make_problem}
+        return {horizons[0]: dict.fromkeys(("success", "evaluations", "milliseconds"), told)}
+
+    monkeypatch.setattr(evaluate_planners, "evaluate_planner", evaluate)
+    monkeypatch.setattr(evaluate_planners, "problems_of", lambda task, model, stride, device: stride)
+    task, device = SimpleNamespace(name="test"), torch.device("cpu")
+    run = evaluate_planners.SweepRun("helm", 24, 2, 0.5)
+    found = evaluate_planners.measure_sweep(task, None, run, config=config, device=device)
+    assert found["success"] == {"tau": 0.5, "budget": 24, "stride": 2}
 
 
 def test_variants_train_on_the_same_windows():

@@ -29,7 +29,7 @@ from common.run.memory import require_memory
 from common.run.progress import configure_logging
 from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
-from common.run.side_by_side import map_side_by_side, worker_count
+from common.run.side_by_side import do_side_by_side, map_side_by_side, worker_count
 from common.run.signals import Terminated, stoppable
 from common.viz_utils import house_style, save_animation, save_figure
 
@@ -85,9 +85,13 @@ class Experiment:
         folders.plots.mkdir(parents=True, exist_ok=True)
         try:
             with house_style():
-                for name, figure in (self.draw(saved, arrays) if self.draw else {}).items():
-                    save = save_figure if isinstance(figure, Figure) else save_animation
-                    save(figure, folders.plots / name)
+                figures = self.draw(saved, arrays) if self.draw else {}
+
+                def save(name: str) -> None:
+                    write = save_figure if isinstance(figures[name], Figure) else save_animation
+                    write(figures[name], folders.plots / name)
+
+                do_side_by_side(save, list(figures))
         except OSError:
             raise
         except Exception as error:  # whatever a foreign or an older file may lack
@@ -393,14 +397,14 @@ def _plain(value: Any) -> Any:
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:
-    """Peak memory of the accelerator, else of the process; None where the system does not say (Windows)."""
+    """Peak memory of the accelerator, else of the largest process; None where nothing says (Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
         return None
     import resource  # Unix only
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 

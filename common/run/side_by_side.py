@@ -39,14 +39,23 @@ def map_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], devic
         items: what it is called with; sent to other processes.
         device: where the work is done.
     """
-    cores, workers = torch.get_num_threads(), worker_count(len(items), device)
+    workers = worker_count(len(items), device)
     if workers <= 1:
         return [function(item) for item in items]
-    threads_each = max(1, cores // workers)
     if not _can_fork():
-        return _in_threads(function, items, workers, threads_each)
-    _in_processes(function, items, workers, threads_each)
+        return _in_threads(function, items, workers)
+    _in_processes(function, items, workers)
     return [function(item) for item in items]
+
+
+def do_side_by_side(function: Callable[[Any], None], items: Sequence[Any]) -> None:
+    """`map_side_by_side` for what function(item) leaves in files, on a cpu."""
+    workers = worker_count(len(items), torch.device("cpu"))
+    if workers > 1 and _can_fork():
+        _in_processes(function, items, workers)
+    else:
+        for item in items:
+            function(item)
 
 
 def _can_fork() -> bool:
@@ -54,12 +63,12 @@ def _can_fork() -> bool:
     return sys.platform.startswith("linux") and threading.current_thread() is threading.main_thread()
 
 
-def _in_threads(function: Callable, items: Sequence, workers: int, threads_each: int) -> list[Any]:
+def _in_threads(function: Callable, items: Sequence, workers: int) -> list[Any]:
     """In threads, which stop where they next report progress (common/run/progress.py)."""
     cores, stop = torch.get_num_threads(), threading.Event()
 
     def begin() -> None:
-        torch.set_num_threads(threads_each)
+        torch.set_num_threads(max(1, cores // workers))
         STOP.set(stop)
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
@@ -71,11 +80,11 @@ def _in_threads(function: Callable, items: Sequence, workers: int, threads_each:
         torch.set_num_threads(cores)
 
 
-def _in_processes(function: Callable, items: Sequence, workers: int, threads_each: int) -> None:
+def _in_processes(function: Callable, items: Sequence, workers: int) -> None:
     """In forked processes, for what they leave behind; they end with this one, however it ends."""
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("fork")
-    begin = (threads_each, os.getpid())
+    begin = (max(1, torch.get_num_threads() // workers), os.getpid())
     _WORK.append(function)
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=begin)
     try:
