@@ -9,6 +9,7 @@ Shapes: S members (landscapes x seeds), B starts, N candidates of a start, K bas
 """
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +25,7 @@ from exp2_funnel_heatmap.dataset import uniform_points
 from exp2_funnel_heatmap.fields import Field
 
 GRADIENT_COST = 3  # evaluations
+_CMA_DRAWS = threading.Lock()  # the cma package draws from numpy's global generator
 # Adam's memory of slopes and of their squares. With the usual (0.9, 0.99), made for noisy gradients, 25
 # steps into a ripple end about 0.01 above its bottom, more than near ties differ by; not so the short one.
 LONG_MEMORY, SHORT_MEMORY = (0.9, 0.99), (0.5, 0.9)
@@ -411,7 +413,22 @@ def _cma_run(
     setting: Setting,
     random: np.random.Generator,
 ) -> tuple[np.ndarray, int]:
-    """One start's best point and evaluations."""
+    """One start's best point and evaluations; the caller's numpy keeps its random numbers."""
+    with _CMA_DRAWS:
+        state = np.random.get_state()  # noqa: NPY002 (what the package draws from)
+        try:
+            return _cma_search(energy, start, budget, setting, random)
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
+def _cma_search(
+    energy: Callable[[np.ndarray], list[float]],
+    start: np.ndarray,
+    budget: int,
+    setting: Setting,
+    random: np.random.Generator,
+) -> tuple[np.ndarray, int]:
     width, used = setting.half_width, 0
     population = 4 + int(3 * math.log(len(start)))  # the package's default
     best, lowest = start, math.inf

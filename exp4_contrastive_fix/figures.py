@@ -266,7 +266,7 @@ def _fidelity_scatter(axis: Axes, results: Results, name: str, planner: str, hor
 def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
     """The corners of the 2x2 and its effects, for each planner: a row for each environment and mode.
 
-    Bars: means with their 95% intervals over starts; dots: training seeds.
+    Bars: means with their 95% intervals; dots: training seeds.
     """
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
     objectives = results["config"]["pillar_objectives"]
@@ -287,16 +287,18 @@ def draw_two_pillars(results: Results, names: Sequence[str]) -> Figure:
             effects.set_title("effects on success", fontsize=9)
             effects.axhline(0, color="black", linewidth=0.8)
             effects.set_ylim(-0.75, 0.95)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper left", ncols=5, title="success")
-    figure.legend(
-        *axes[0, 1].get_legend_handles_labels(), loc="outside upper right", ncols=3, title="effects"
-    )
-    figure.supxlabel("whiskers: 95% interval over starts; dots: training seeds", fontsize=9)
+    wide = len(objectives) > 1
+    legends = (("left", 5 if wide else 3, "success"), ("right", 3 if wide else 1, "effects"))
+    for axis, (side, ncols, title) in zip(axes[0], legends, strict=False):
+        handles = axis.get_legend_handles_labels()
+        figure.legend(*handles, loc=f"outside upper {side}", ncols=ncols, title=title)
+    over = "training seeds and starts" if len(results["seeds"]) > 1 else "starts, of one training seed"
+    figure.supxlabel(f"whiskers: 95% interval over {over}; dots: training seeds", fontsize=9)
     return figure
 
 
 def draw_pillars_over_horizon(results: Results, names: Sequence[str]) -> Figure:
-    """The corners of the first 2x2 over the horizon, a column for each planner. Bands: 95% over starts."""
+    """The corners of the first 2x2 over the horizon, a column for each planner. Bands: 95% intervals."""
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
     size = (12.5, 0.9 + 2.3 * len(rows))
     figure, axes = new_figure(len(rows), len(PILLAR_PLANNERS), size, sharex=True, sharey=True)

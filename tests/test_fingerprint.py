@@ -17,6 +17,7 @@ from common.run.files import ROOT
 from common.run.fingerprint import Measured, Sources, fingerprint, identity, mark_trained
 from common.run.run import Experiment, Run, Training
 from common.training.ensembles import EnsembleMLP
+from common.training.fit import fit
 from exp1_spectral_cliff import train_flat, train_helm
 
 SOURCES = Sources()
@@ -100,7 +101,7 @@ def test_a_default_of_a_planner_changes_every_step_that_plans():
     )
     assert {name.rpartition(".")[2] for name in changed_steps(sources)} == {
         "measure_planner",
-        "measure_sweeps",
+        "measure_sweep",
     }
 
 
@@ -111,10 +112,12 @@ def test_a_file_edited_during_a_run_keeps_its_mark(tmp_path):
     (package / "__init__.py").write_text("")
     (package / "steps.py").write_text("def step():\n    return 1\n")
     sources = Sources([tmp_path])
-    before = sources._hash_from((package / "steps.py", "step"))
+    step = (package / "steps.py", "step")
+    before = sources._hash_from(step)
     (package / "steps.py").write_text("def step():\n    return 2\n")
-    assert sources._hash_from((package / "steps.py", "step")) == before
-    assert Sources([tmp_path])._hash_from((package / "steps.py", "step")) != before
+    assert sources._hash_from(step) == before
+    assert Sources([tmp_path])._hash_from(step) == before, "this process goes on running what it imported"
+    assert Sources([tmp_path], read={})._hash_from(step) != before, "a later process does not"
 
 
 # --- inputs ---------------------------------------------------------------------------------------
@@ -167,6 +170,16 @@ def test_a_trained_module_bears_its_mark_until_a_parameter_is_changed():
     assert identity(module, SOURCES) == "trained abc"
     with torch.no_grad():
         next(module.parameters()).add_(1.0)
+    assert "abc" not in identity(module, SOURCES)
+
+
+def test_a_trained_module_that_is_trained_again_loses_its_mark():
+    module = mark_trained(EnsembleMLP((0,), (2, 1), "test").requires_grad_(False), "abc")
+    module.requires_grad_(True)
+    fit(
+        module, lambda iteration, draws: {"loss": module(torch.ones(1, 4, 2)).square().mean((1, 2))},
+        seeds=(0,), iterations=1, learning_rate=0.1, label="test", stream="test",
+    )  # fmt: skip
     assert "abc" not in identity(module, SOURCES)
 
 

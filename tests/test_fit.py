@@ -260,3 +260,12 @@ def test_stacked_modules_give_what_each_gives():
     assert sum(p.numel() for p in stacked.parameters()) == sum(
         p.numel() for m in modules for p in m.parameters()
     )
+
+
+def test_stacked_modules_follow_training_and_evaluation_mode():
+    stacked = StackedModules([nn.Sequential(nn.Linear(3, 64), nn.Dropout(0.5)) for _ in range(2)])
+    inputs = torch.randn(2, 5, 3)
+    assert (stacked(inputs) == 0).any()
+    stacked.eval()
+    torch.testing.assert_close(stacked(inputs), stacked(inputs))
+    assert not (stacked(inputs) == 0).any()

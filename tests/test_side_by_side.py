@@ -76,6 +76,63 @@ def test_an_error_of_one_ends_the_others_soon(tmp_path, two_cores, monkeypatch, 
     assert torch.get_num_threads() == 2
 
 
+class Unsendable(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+
+
+@linux_only
+def test_an_error_that_cannot_be_sent_is_told_by_its_text(tmp_path, two_cores):
+    def function(item):
+        raise Unsendable("this", item)
+
+    with pytest.raises(RuntimeError, match="Unsendable: this and"):
+        map_side_by_side(function, range(2), CPU)
+
+
+@linux_only
+def test_a_worker_that_is_ended_is_an_error_with_its_exit_code(two_cores):
+    with pytest.raises(RuntimeError, match=r"exit code \[7\]"):
+        map_side_by_side(lambda item: os._exit(7), range(2), CPU)
+    with pytest.raises(MemoryError):
+        map_side_by_side(lambda item: os.kill(os.getpid(), signal.SIGKILL), range(2), CPU)
+
+
+@linux_only
+def test_workers_have_one_thread_each_whatever_the_parent_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        torch.randn(2000, 2000) @ torch.randn(2000, 2000)  # opens the parent's pool of threads
+
+        def function(item):
+            path = tmp_path / str(item)
+            if not path.exists():
+                large = torch.randn(1500, 1500)
+                path.write_text(f"{torch.get_num_threads()} {float((large @ large).sum() * 0)}")
+            return path.read_text()
+
+        assert map_side_by_side(function, range(2), CPU) == ["1 0.0", "1 0.0"]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_two_workers_at_most_where_nobody_says_otherwise(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert side_by_side.worker_count(9, CPU) == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        assert side_by_side.worker_count(9, CPU) == 4
+        assert side_by_side.worker_count(9, torch.device("cuda")) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_one_thread_or_one_item_stays_here(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(1)

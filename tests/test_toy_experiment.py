@@ -61,8 +61,11 @@ FILES = {
                 noise = torch.stack([torch.randn(8, 1, generator=draw) for draw in draws])
                 return {"loss": squared_error(model(x), slope * x + variant * config.noise * noise)}
 
+            def after_step(iteration):
+                return {"largest": model.layers[0].weight.abs().max()} if iteration % 20 == 0 else None
+
             history = fit(model, loss, seeds=config.seeds, iterations=config.iterations, learning_rate=0.1,
-                          label=label, stream="toy", checkpoint=checkpoint)
+                          label=label, stream="toy", checkpoint=checkpoint, after_step=after_step)
             return model, history
 
         def line_trainings(slope):
@@ -166,6 +169,18 @@ def test_execute_needs_no_command_line_and_leaves_the_caller_alone(toy, monkeypa
     assert results.metrics["toy/clean/error"]["mean"] < 0.5
     assert set(load_arrays(toy / "results")) >= {"toy/clean/history/loss"}
     assert json.loads((toy / "results" / "results.json").read_text())["preset"] == "full"
+
+
+def test_results_say_by_what_each_step_was_computed(toy):
+    load().execute(load("config").PRESETS["quick"])
+    origin = load_results(toy / "results")["provenance"]
+    assert origin["steps"] == [{name: origin[name] for name in origin["steps"][0]}]
+    assert {"device", "cpu", "cpu_capability", "torch", "git_commit"} == set(origin["steps"][0])
+
+
+def test_starting_anew_keeps_what_it_has_computed(toy):
+    load().execute(replace(load("config").PRESETS["quick"], fresh=True))
+    assert len(list((toy / "checkpoints").glob("*.pt"))) == 4
 
 
 def test_a_second_run_trains_nothing_and_agrees(toy, caplog):

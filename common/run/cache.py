@@ -14,7 +14,7 @@ import hashlib
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,14 @@ class Checkpoint:
     path: Path
     fingerprint: str
     every: int = 500  # optimiser steps between two saves of a training
+    origin: str = ""  # where and by what it is computed: kept with it
+    origins: set[str] = field(default_factory=set)  # gets that of what is saved or loaded
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write atomically; `payload` holds tensors and plain Python values."""
         content = io.BytesIO()  # written by us, so that a full disk is an OSError and no error of torch's
-        torch.save({"fingerprint": self.fingerprint, "payload": payload}, content)
+        torch.save({"fingerprint": self.fingerprint, "origin": self.origin, "payload": payload}, content)
+        self.origins.add(self.origin)
         write_atomically(self.path, lambda file: file.write(seal(content.getvalue())))
 
     def load(self) -> dict[str, Any] | None:
@@ -119,6 +122,8 @@ class Checkpoint:
         except Exception as error:  # a damaged file can fail in any way, and all mean the same
             self.warn(error)
             return None
+        if matches and (origin := content.get("origin")):
+            self.origins.add(str(origin))
         return payload if matches else None
 
     def warn(self, error: Exception) -> None:

@@ -51,7 +51,10 @@ def remove_litter(folder: Path) -> None:
         writer = path.name.removesuffix(".tmp").rpartition(".")[0].rpartition("-")
         process = writer[2]
         own = writer[0].endswith(f".{here}") and process.isdigit()
-        old = time.time() - path.stat().st_mtime > LITTER_AGE
+        try:
+            old = time.time() - path.stat().st_mtime > LITTER_AGE
+        except FileNotFoundError:  # its writer has finished
+            continue
         if old or (own and not _is_running(int(process))):
             path.unlink(missing_ok=True)
 

@@ -36,6 +36,8 @@ COMPUTES = {"random.py", "devices.py"}  # the files of common/run/ whose code de
 
 Definition = tuple[Path, str]  # a file and a top-level name in it
 
+_READ: dict[Path, str] = {}  # every source that this process has read
+
 
 # ----------------------------------------------------------------------------------------------
 # Code
@@ -124,11 +126,15 @@ def import_root(path: Path) -> Path:
 class Sources:
     """The project's sources as they were when this was made: a run hashes the code that it runs.
 
-    Editing a file while a run is under way must not put the new code's mark on the old code's result.
+    Editing a file while a process runs must not put the new code's mark on the old code's result: a file is
+    read once a process.
     """
 
-    def __init__(self, roots: Sequence[Path] = (ROOT,)):
+    def __init__(self, roots: Sequence[Path] = (ROOT,), read: dict[Path, str] | None = None):
+        """`read`: the texts that this process has read."""
+        self._read = _READ if read is None else read
         self._texts: dict[Path, str] = {}
+        self._hashes: dict[Definition, str] = {}
         self._files: dict[Path, SourceFile | None] = {}
         self.digests: dict[tuple[int, int], tuple[Tensor, str]] = {}  # of large tensors that were told before
         for root in roots:
@@ -139,9 +145,14 @@ class Sources:
         root = root.resolve()
         for package in sorted(root.glob("*/__init__.py")):
             for path in sorted(package.parent.rglob("*.py")):
-                self._texts.setdefault(path, path.read_text(encoding="utf-8"))
+                self._take(path)
         for path in sorted(root.glob("*.py")):
-            self._texts.setdefault(path, path.read_text(encoding="utf-8"))
+            self._take(path)
+
+    def _take(self, path: Path) -> None:
+        if path not in self._read:
+            self._read[path] = path.read_text(encoding="utf-8")
+        self._texts.setdefault(path, self._read[path])
 
     def file(self, path: Path) -> SourceFile | None:
         """A file of the project; None for any other."""
@@ -156,14 +167,18 @@ class Sources:
         function = inspect.unwrap(function)
         path = Path(inspect.getsourcefile(function)).resolve()
         if path not in self._texts and path.exists():  # a script or test beside the project
-            self._texts[path] = path.read_text(encoding="utf-8")
+            self._take(path)
         name = function.__qualname__.partition(".")[0]
         if self.file(path) is None or name not in self.file(path).definitions:  # a notebook's cell
             return hashlib.sha256(inspect.getsource(function).encode()).hexdigest()
         return self._hash_from((path, name))
 
-    @cache  # noqa: B019 (a Sources lives as long as its run)
     def _hash_from(self, start: Definition) -> str:
+        if start not in self._hashes:
+            self._hashes[start] = self._hash_anew(start)
+        return self._hashes[start]
+
+    def _hash_anew(self, start: Definition) -> str:
         found: dict[Definition, str] = {}
         waiting, files = [start], set()
         while waiting:
@@ -325,15 +340,15 @@ def _tensor_identity(value: Tensor, sources: Sources) -> str:
 def _contents(value: Tensor | np.ndarray | np.generic) -> str:
     if isinstance(value, Tensor):
         flat = value.detach().cpu().contiguous().flatten()
-        return _digest(str(value.dtype), str(tuple(value.shape)), flat.view(torch.uint8).numpy().tobytes())
+        return _digest(str(value.dtype), str(tuple(value.shape)), flat.view(torch.uint8).numpy().data)
     array = np.ascontiguousarray(value)
-    return _digest(str(array.dtype), str(array.shape), array.tobytes())
+    return _digest(str(array.dtype), str(array.shape), array.reshape(-1).view(np.uint8).data)
 
 
-def _digest(*parts: str | bytes) -> str:
+def _digest(*parts: str | memoryview) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        data = part if isinstance(part, bytes) else part.encode()
+        data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()[:32]

@@ -90,7 +90,7 @@ class Results:
         if len(numbers) != len(self.seeds):
             raise ValueError(f"metric {name} has {len(numbers)} values for {len(self.seeds)} seeds")
         self.metrics[name] = summarise(numbers, unit)
-        if interval is not None:
+        if interval is not None and all(map(math.isfinite, interval)):
             self.metrics[name]["interval95"] = list(interval)
 
     def add_rate(self, name: str, success: torch.Tensor, enumerated: bool) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import itertools
+import json
 import logging
 import random
 import shutil
@@ -34,6 +35,8 @@ from common.run.signals import Terminated, stoppable
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
+
+ORIGIN = ("device", "cpu", "cpu_capability", "torch", "git_commit")  # of the provenance, kept with each step
 
 Draw = Callable[[dict[str, Any], dict[str, Any]], Mapping[str, Figure | Iterable[Figure]]]
 
@@ -84,7 +87,7 @@ class Experiment:
             raise ValueError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
         folders.plots.mkdir(parents=True, exist_ok=True)
         try:
-            with house_style():
+            with locked(folders.results), house_style():
                 figures = self.draw(saved, arrays) if self.draw else {}
 
                 def save(name: str) -> None:
@@ -159,6 +162,9 @@ class Run:
         self.sources.add(import_root(experiment.folder / "run_experiment.py"))
         self.step_seconds = 0.0  # of every step so far, reused ones included
         self._measured: dict[str, Measured] = {}  # by fingerprint, in this process
+        self._begun_anew: set[Path] = set()  # files that --fresh has discarded
+        self._origin = json.dumps({name: self.provenance[name] for name in ORIGIN})
+        self._origins: set[str] = set()  # of every step whose result this run has
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -185,9 +191,10 @@ class Run:
     def _prepare(self, step: Callable, name: str, inputs: Sequence[Any]) -> tuple[ConfigView, Checkpoint]:
         view = ConfigView(self.config, step.settings_read)
         mark = fingerprint(step, view, inputs, self.sources)
-        path = self.folders.cache / f"{name.replace('/', '-')}-{mark[:10]}.pt"
-        checkpoint = Checkpoint(path, mark, self.config.checkpoint_every)
-        if self.config.fresh:
+        path = self.folders.cache / f"{name.replace('/', '-')[:80]}-{mark[:10]}.pt"
+        checkpoint = Checkpoint(path, mark, self.config.checkpoint_every, self._origin, self._origins)
+        if self.config.fresh and path not in self._begun_anew:
+            self._begun_anew.add(path)
             checkpoint.discard()
         return view, checkpoint
 
@@ -207,6 +214,7 @@ class Run:
 
         def train_one(index: int) -> tuple[nn.Module, dict[str, Tensor]]:
             (part, variant), (view, checkpoint) = tasks[index], prepared[index]
+            _seed_by(checkpoint.fingerprint)
             return part.step(
                 *part.inputs,
                 variant=part.variants[variant],
@@ -239,7 +247,8 @@ class Run:
             if term == "seconds":
                 continue
             self.results.add_array(f"{name}/history/{term}", values)
-            if term != "iteration":
+            members = values.shape[-1] if values.dim() > 1 else 0
+            if term != "evaluation" and members and members % len(self.config.seeds) == 0:
                 last = values[-max(1, len(values) // 10) :].double().mean(0)
                 # an ensemble over several tasks has members task by task: average these, seed by seed
                 last = last.view(-1, len(self.config.seeds)).mean(0)
@@ -260,6 +269,7 @@ class Run:
             (step, name, *inputs), (view, checkpoint) = steps[index], prepared[index]
             saved = _checked_measurement(checkpoint)
             if saved is None:
+                _seed_by(checkpoint.fingerprint)
                 began = time.monotonic()
                 arrays = step(*inputs, config=view, device=self.device)
                 arrays = {key: value.cpu().clone() for key, value in arrays.items()}  # a view saves its base
@@ -321,7 +331,7 @@ class Run:
             "preset": self.config.preset,
             "config": _plain(self.config.identity()),
             "changed": self.changed,
-            "provenance": self.provenance,
+            "provenance": self.provenance | {"steps": [json.loads(text) for text in sorted(self._origins)]},
             "seeds": list(self.config.seeds),
             "metrics": self.results.metrics,
             "timings": timings,
@@ -360,6 +370,11 @@ def _folder_for_earlier(results: Path) -> Path:
             (results / name).mkdir(exist_ok=True)
             return results / name
     raise AssertionError
+
+
+def _seed_by(fingerprint: str) -> None:
+    """Global generators of a step, for a library's own draws: by what it is, not by what ran before."""
+    seed_everything(int(fingerprint[:15], 16))
 
 
 def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:

@@ -7,12 +7,13 @@ them (benchmarks/bench_side_by_side.py has the ratios). Elsewhere a fork is not 
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -21,12 +22,17 @@ import torch
 from common.run.files import let_go_of_locks
 from common.run.progress import STOP
 
+FEW = 2  # workers at once where nobody says otherwise
 _WORK: list[Callable[[Any], Any]] = []  # what a forked worker does; it cannot be sent, being a closure
 
 
 def worker_count(items: int, device: torch.device) -> int:
-    """How many items are worked on at once: as many as torch has cores on a cpu, one on an accelerator."""
-    return max(1, min(items, torch.get_num_threads())) if device.type == "cpu" else 1
+    """How many items are worked on at once: one on an accelerator, on a cpu as many as torch has threads.
+
+    More than FEW of them only where OMP_NUM_THREADS asks for more.
+    """
+    most = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(FEW, torch.get_num_threads())
+    return max(1, min(items, most)) if device.type == "cpu" else 1
 
 
 def map_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: torch.device) -> list[Any]:
@@ -73,7 +79,7 @@ def _in_threads(function: Callable, items: Sequence, workers: int) -> list[Any]:
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
     try:
-        return _results(pool, function, items)
+        return _results([pool.submit(function, item) for item in items])
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
@@ -81,26 +87,33 @@ def _in_threads(function: Callable, items: Sequence, workers: int) -> list[Any]:
 
 
 def _in_processes(function: Callable, items: Sequence, workers: int) -> None:
-    """In forked processes, for what they leave behind; they end with this one, however it ends."""
+    """In forked processes, for what they leave behind; they end with this one, however it ends.
+
+    Each has one thread: OpenMP's others do not come along through a fork.
+    """
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("fork")
-    begin = (max(1, torch.get_num_threads() // workers), os.getpid())
     _WORK.append(function)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=begin)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
+    own: set[multiprocessing.Process] = set()
     try:
-        _results(pool, _work, items)
+        futures = [pool.submit(_work, item) for item in items]
+        own = set(multiprocessing.active_children()) - before
+        _results(futures)
     except BrokenProcessPool as error:
-        raise MemoryError("a worker process was ended by the system") from error
+        codes = sorted({process.exitcode for process in own if process.exitcode})
+        if -signal.SIGKILL in codes:
+            raise MemoryError("the system ended a worker process") from error
+        raise RuntimeError(f"a worker process ended with exit code {codes}") from error
     finally:
         _WORK.pop()
-        for process in set(multiprocessing.active_children()) - before:
+        for process in own:
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _results(pool: Executor, function: Callable, items: Sequence) -> list[Any]:
+def _results(futures: Sequence[Future]) -> list[Any]:
     """The results in order, or the first error as soon as there is one."""
-    futures = [pool.submit(function, item) for item in items]
     done, _ = wait(futures, return_when=FIRST_EXCEPTION)
     for future in futures:
         if future in done and future.exception() is not None:
@@ -108,12 +121,12 @@ def _results(pool: Executor, function: Callable, items: Sequence) -> list[Any]:
     return [future.result() for future in futures]
 
 
-def _begin(threads: int, parent: int) -> None:
+def _begin(parent: int) -> None:
     """In a forked worker: signals and locks are the parent's business, and its end is the worker's."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     let_go_of_locks()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -125,4 +138,11 @@ def _end_with(parent: int) -> None:
 
 
 def _work(item: Any) -> None:
-    _WORK[-1](item)
+    try:
+        _WORK[-1](item)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:  # one that cannot be sent
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise

@@ -32,6 +32,7 @@ class MemberAdam(torch.optim.Adam):
             for member, own in enumerate(slices):
                 own.grad = None if parameter.grad is None else parameter.grad[member]
         super().step(closure)
+        torch.autograd.graph.increment_version(self.whole)  # which slices do not
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the whole parameters' gradients and the slices'."""

@@ -22,10 +22,16 @@ class StackedModules(nn.Module):
         parameters, buffers = torch.func.stack_module_state(list(modules))
         self.names = {kind: list(values) for kind, values in (("p", parameters), ("b", buffers))}
         for name, value in parameters.items():
-            self.register_parameter(self._own("p", name), nn.Parameter(value.detach().clone()))
+            own = nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad)
+            self.register_parameter(self._own("p", name), own)
         for name, value in buffers.items():
             self.register_buffer(self._own("b", name), value.detach().clone())
         object.__setattr__(self, "skeleton", copy.deepcopy(modules[0]).to("meta"))  # no submodule: no weights
+
+    def train(self, mode: bool = True) -> "StackedModules":
+        """Training or evaluation mode, of the members as well."""
+        self.skeleton.train(mode)
+        return super().train(mode)
 
     @staticmethod
     def _own(kind: str, name: str) -> str:
