@@ -4,6 +4,7 @@ results.json is strict JSON with the keys
 
     schema, experiment, preset, config, provenance, seeds
     changed    the settings that differ from the preset's
+    computed_by  machines and commits of the cached steps, which may be earlier runs'
     metrics    flat name -> {unit, values (one a seed), mean, min, max, ci95 from 5 seeds on};
                interval95 over training seeds and starts where it comes from starts that seeds share, with
                several seeds; of one seed starts95, over starts alone, on which no verdict hangs; a value
