@@ -12,7 +12,7 @@ from torch import Tensor
 from common.config import Exp3Config
 from common.latent.comparison import (
     PLANNING_FIELDS,
-    Measured,
+    Outcomes,
     configured_planner,
     problems_of,
 )
@@ -88,7 +88,7 @@ def record_ablation(
     task: Task,
     mode: str,
     horizon: int,
-    measured: Mapping[tuple[str, str], Measured],
+    measured: Mapping[tuple[str, str], Outcomes],
 ) -> None:
     """Success of unverified and verified gradient planning in each variant of the model."""
     for (variant, planner), found in measured.items():
@@ -96,7 +96,7 @@ def record_ablation(
         results.add_rate(name, found[f"T={horizon}/success"], task.all_starts)
 
 
-def record_sweeps(results: Results, task: Task, measured: Mapping[str, Measured]) -> None:
+def record_sweeps(results: Results, task: Task, measured: Mapping[str, Outcomes]) -> None:
     """`sweep/{env}/{setting}/{planner}/success` and `/evaluations`, by the labels of `sweep_runs`."""
     for label, found in measured.items():
         prefix = f"sweep/{task.name}/{label}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from common.latent.comparison import Measured
+from common.latent.comparison import Outcomes
 from common.minigrid.task import Task
 from common.run.results import Results
 
@@ -43,7 +43,7 @@ def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tens
 
 
 def record_pillars(
-    results: Results, task: Task, prefix: str, found: Mapping[str, Measured], horizons: Sequence[int]
+    results: Results, task: Task, prefix: str, found: Mapping[str, Outcomes], horizons: Sequence[int]
 ) -> None:
     """`{prefix}/T=../..`: success at the corners and the effects, with 95% intervals over the same starts."""
     for horizon in horizons:

@@ -2,7 +2,7 @@
 
 import torch
 
-from common.minigrid.walks import distances_to
+from common.minigrid.walks import distances_from, distances_to
 from common.planners.table_model import TableModel
 
 HEADINGS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # MiniGrid's: right, down, left, up
@@ -43,3 +43,8 @@ def room(size, **options):
     table = absorbing(pose_grid(size, size, **options), corner(size, size))
     distance = distances_to(table, corner(size, size))
     return TableModel(table, distance.clamp(max=4.0 * size)), distance
+
+
+def all_distances(next_state):
+    """Least number of steps from each state to each other, -1 where there is no way: [N, A] -> [N, N]."""
+    return distances_from(next_state, torch.arange(len(next_state)))

@@ -12,8 +12,8 @@ from common.latent.evaluation import distances_between, record_model, sample_pai
 from common.latent.model import LatentModel
 from common.minigrid.table import tabulate
 from common.minigrid.task import make_task
-from common.minigrid.walks import all_distances
 from common.statistics import spearman
+from tests.pose_grids import all_distances
 
 
 def test_spearman_of_monotone_maps_is_one_and_of_reversed_ones_minus_one():

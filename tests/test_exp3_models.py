@@ -30,21 +30,6 @@ def tiny(seeds=(0, 1), environment="Empty-8x8", **changes):
     )
 
 
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def plain_training(task, config):
     """Every window's observations encoded, every rollout done anew; no list of states."""
     model = make_model(task, config, VARIANT.strides)

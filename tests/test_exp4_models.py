@@ -11,12 +11,12 @@ import exp4_contrastive_fix.train_helm as train_helm_module
 from common.config import EXP4_PRESETS
 from common.latent.observations import Observations
 from common.minigrid.task import make_task
-from common.minigrid.walks import all_distances
 from common.run.random import generators
 from exp4_contrastive_fix.dataset import Batch, BatchSampler
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import train_flat
 from exp4_contrastive_fix.train_helm import HelmVariant, train_helm
+from tests.pose_grids import all_distances
 
 CPU = torch.device("cpu")
 
@@ -25,21 +25,6 @@ def tiny(seeds=(0, 1), **changes):
     sizes = {"num_walks": 30, "walk_length": 20, "d_latent": 8, "hidden_dim": 16}
     sizes |= {"environments": ("Empty-5x5",), "batch_size": 32, "iterations": 6}
     return dataclasses.replace(EXP4_PRESETS["quick"], seeds=seeds, **(sizes | changes))
-
-
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.fixture
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from minigrid.envs.empty import EmptyEnv
 
 from common.minigrid.table import GridWorld, registered_names, resolve_id, tabulate, verify_against_live
 from common.minigrid.walks import (
-    all_distances,
     collect_walks,
     coverage,
     distances_from,
@@ -26,6 +25,7 @@ from common.minigrid.walks import (
 )
 from common.run.files import ROOT
 from common.run.random import generator
+from tests.pose_grids import all_distances
 
 NO_DROP = ("left", "right", "forward", "pickup", "toggle")
 MOVES = ("left", "right", "forward")

@@ -13,7 +13,7 @@ import common, sys
 from types import SimpleNamespace
 from minigrid_table.table import tabulate, verify_against_live
 from minigrid_table.task import check_environments, make_task
-from minigrid_table.walks import all_distances, collect_walks, distances_from
+from minigrid_table.walks import collect_walks, distances_from
 
 settings = SimpleNamespace(
     environments=("Empty-5x5",), seeds=(0, 1), layout_seed=0, observation="full", drop_action="auto",

@@ -42,7 +42,7 @@ PLANNING_FIELDS = (
 )  # fmt: skip
 UNITS = {"spl": "1", "final_distance": "steps", "evaluations": "transitions"}  # beside success
 
-Measured = Mapping[str, Tensor]  # `T=../success` and its like at every horizon, each [S, E]
+Outcomes = Mapping[str, Tensor]  # `T=../success` and its like at every horizon, each [S, E]
 
 
 def configured_planner(name: str, config: MiniGridConfig, tau: float | None = None) -> Planner:
@@ -117,7 +117,7 @@ class Plans:
         return f"{self.label}/{self.planner}/{self.mode}/T={','.join(map(str, self.horizons))}"
 
 
-def plan_all(run: Run, task: Task, wanted: Sequence[Plans]) -> list[Measured]:
+def plan_all(run: Run, task: Task, wanted: Sequence[Plans]) -> list[Outcomes]:
     """`measure_planner` for each, as cached steps of the run, side by side."""
     return run.measure_all([
         (
@@ -170,7 +170,7 @@ def compare_planners(run: Run, task: Task, models: Mapping[str, LatentModel | No
 
 
 def record_planner(
-    results: Results, task: Task, prefix: str, measured: Measured, horizons: Sequence[int]
+    results: Results, task: Task, prefix: str, measured: Outcomes, horizons: Sequence[int]
 ) -> None:
     """`{prefix}/T=../success` and its like, with 95% intervals.
 
@@ -189,8 +189,8 @@ def record_difference(
     task: Task,
     prefix: str,
     mode: str,
-    first: Measured,
-    second: Measured,
+    first: Outcomes,
+    second: Outcomes,
     horizons: Sequence[int],
 ) -> None:
     """`{prefix}/{mode}/T=../success`: success of first - second over the same starts, with 95% intervals."""
@@ -199,7 +199,7 @@ def record_difference(
 
 
 def record_controls(
-    results: Results, task: Task, controls: Mapping[str, Measured], horizons: Sequence[int]
+    results: Results, task: Task, controls: Mapping[str, Outcomes], horizons: Sequence[int]
 ) -> None:
     """`{env}/random_policy/T={T}/success`, exact, and `shortest_path`, the upper bound."""
     for name, found in controls.items():

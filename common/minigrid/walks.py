@@ -135,11 +135,3 @@ def _sweep(distance: Tensor, next_state: Tensor, sources: Tensor) -> None:
         reached = ((frontier - state)[:, None] + next_state[state]).flatten()  # in the row of their source
         frontier = torch.unique(reached[distance[reached] < 0])
         steps += 1
-
-
-def all_distances(next_state: Tensor) -> Tensor:
-    """Least number of steps from each state to each other: [N, A] -> [N, N], as `distances_from` gives it.
-
-    Row: from; column: to. N^2 numbers: with many states, take `distances_from` a sample.
-    """
-    return distances_from(next_state, torch.arange(len(next_state), device=next_state.device))
