@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import inspect
 import itertools
 import json
 import logging
@@ -58,6 +59,7 @@ class Experiment:
     criteria: Sequence[Criterion] = ()
     check: Callable[[RunConfig], None] | None = None
     memory: Callable[[Any], Mapping[str, float]] | None = None
+    headline: str = ""  # file name of the figure that says most; none: the experiment's own name
 
     def execute(self, config: RunConfig) -> Results:
         """Run the experiment in this process and save what it measured: no command line, no exit, no figures.
@@ -333,6 +335,8 @@ class Run:
         content = {
             "schema": SCHEMA,
             "experiment": self.experiment.name,
+            "title": (inspect.getdoc(type(self.config)) or "").partition("\n")[0],
+            "headline": self.experiment.headline or f"{self.experiment.name}.png",
             "preset": self.config.preset,
             "config": _plain(self.config.identity()),
             "changed": self.changed,
