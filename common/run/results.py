@@ -249,8 +249,12 @@ def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, NUMBER) for value in values)
 
 
-def load_arrays(directory: Path) -> dict[str, np.ndarray]:
+def load_arrays(directory: Path, results: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
     """arrays.npz of a results folder.
+
+    Args:
+        directory: the folder.
+        results: its results.json where it is loaded, for the checksum; none given: that is read for it.
 
     Raises:
         FileNotFoundError: there is none.
@@ -258,7 +262,8 @@ def load_arrays(directory: Path) -> dict[str, np.ndarray]:
     """
     path = directory / "arrays.npz"
     data = path.read_bytes()
-    expected = _saved_checksums(directory).get("arrays.npz")
+    sums = _saved_checksums(directory) if results is None else results.get("checksums", {})
+    expected = sums.get("arrays.npz")
     if expected is not None and hashlib.sha256(data).hexdigest() != expected:
         raise ValueError(
             f"{path} is not the one that results.json was written with: its checksum does not match"

@@ -97,7 +97,8 @@ class Experiment:
             ValueError: they are damaged, another experiment's, or lack what is drawn.
         """
         folders = Folders.of(self, config)
-        saved, arrays = load_results(folders.results), load_arrays(folders.results)
+        saved = load_results(folders.results)
+        arrays = load_arrays(folders.results, saved)
         if saved["experiment"] != self.name:
             raise ValueError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
         folders.plots.mkdir(parents=True, exist_ok=True)
