@@ -231,3 +231,14 @@ def test_the_table_says_what_was_found_and_leaves_out_what_was_not_measured():
 
 def test_numbers_of_the_table():
     assert format_number(3.0, log10=True) == "1e+03" and format_number(30.0, log10=True) == "10^30.0"
+
+
+def test_arrays_are_checked_against_results_that_are_loaded(tmp_path, monkeypatch):
+    """results.json is parsed once."""
+    save_results(tmp_path, whole({}), {"a": np.arange(3)})
+    results = load_results(tmp_path)
+    monkeypatch.setattr(json, "loads", None)
+    np.testing.assert_array_equal(load_arrays(tmp_path, results)["a"], np.arange(3))
+    results["checksums"]["arrays.npz"] = "another"
+    with pytest.raises(ValueError, match="checksum does not match"):
+        load_arrays(tmp_path, results)

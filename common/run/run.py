@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from common.config import RunConfig
 from common.run.cache import Checkpoint, ConfigView
-from common.run.command_line import ConfigError, say, show
+from common.run.command_line import ConfigError, DataError, say, show
 from common.run.criteria import Criterion, evaluate, format_table
 from common.run.devices import resolve_device
 from common.run.files import locked, remove_litter
@@ -33,6 +33,7 @@ from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
 from common.run.side_by_side import do_side_by_side, map_side_by_side, worker_count
 from common.run.signals import Terminated, stoppable
+from common.run.tracking import Curves, NoTracker, Tracker, tracked
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Experiment:
 
     `compute` fills a run's results. `draw` maps results.json and its arrays to {file name: figure, or the
     frames of an animation}. `check` raises ValueError for a configuration that cannot run, before anything
-    is written; `memory` estimates the largest bytes that a setting asks for, by setting.
+    is written; so may `compute` before its first step, later ConfigError (or DataError) alone, since another
+    ValueError is then a fault. `memory` estimates the largest bytes that a setting asks for, by setting.
     """
 
     name: str
@@ -61,32 +63,48 @@ class Experiment:
     memory: Callable[[Any], Mapping[str, float]] | None = None
     headline: str = ""  # file name of the figure that says most; none: the experiment's own name
 
-    def execute(self, config: RunConfig) -> Results:
+    def validate(self, config: RunConfig) -> None:
+        """Raise ConfigError for a configuration that cannot run on this machine."""
+        if self.check is not None:
+            with _bad_input():
+                self.check(config)
+        if self.memory is not None:
+            require_memory(self.memory(config), config)
+
+    def execute(self, config: RunConfig, tracker: Tracker | None = None) -> Results:
         """Run the experiment in this process and save what it measured: no command line, no exit, no figures.
 
+        Args:
+            config: its settings.
+            tracker: what follows it; none given: the configuration's, which ends with it.
+
         Raises:
-            ValueError: a configuration that cannot run.
+            ConfigError: a configuration that cannot run.
             FloatingPointError: a training diverged.
             OSError: a file cannot be written, or another run holds the folder.
         """
-        run = Run(self, config)
+        if tracker is None:
+            with tracked(config.tracker) as own:
+                return self.execute(config, own)
+        run = Run(self, config, tracker)
         with run.held(), _own_random_numbers(config.seeds[0]):
-            self.compute(run)
+            run.compute()
             run.set_earlier_results_aside()
             run.save()
         return run.results
 
-    def plot(self, config: RunConfig) -> dict[str, Any]:
-        """Draw every figure from the saved results, which are returned.
+    def plot(self, config: RunConfig, tracker: Tracker | None = None) -> dict[str, Any]:
+        """Draw every figure from the saved results, which are returned; a tracker gets the figures.
 
         Raises:
             FileNotFoundError: there are none.
-            ValueError: they are damaged, another experiment's, or lack what is drawn.
+            DataError: they are damaged, another experiment's, or lack what is drawn.
         """
         folders = Folders.of(self, config)
-        saved, arrays = load_results(folders.results), load_arrays(folders.results)
+        saved = load_results(folders.results)
+        arrays = load_arrays(folders.results, saved)
         if saved["experiment"] != self.name:
-            raise ValueError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
+            raise DataError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
         folders.plots.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folders.results), house_style():
@@ -97,13 +115,15 @@ class Experiment:
                     write(figures[name], folders.plots / name)
 
                 do_side_by_side(save, list(figures))
+                for name in figures if tracker is not None else ():
+                    tracker.figure(folders.plots / name)
         except OSError:
             raise
         except Exception as error:  # whatever a foreign or an older file may lack
             if not config.replot:
                 raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-            raise ValueError(f"{folders.results} lacks what the figures are drawn from ({reason})") from error
+            raise DataError(f"{folders.results} lacks what the figures are drawn from ({reason})") from error
         return saved
 
 
@@ -147,13 +167,10 @@ class Training:
 class Run:
     """Does cached steps, reuses what has the same fingerprint, and keeps the results."""
 
-    def __init__(self, experiment: Experiment, config: RunConfig):
-        """Raises ValueError for a configuration that cannot run; writes nothing."""
+    def __init__(self, experiment: Experiment, config: RunConfig, tracker: Tracker | None = None):
+        """Raises ConfigError for a configuration that cannot run; writes nothing."""
         self.experiment, self.config = experiment, config
-        if experiment.check is not None:
-            experiment.check(config)
-        if experiment.memory is not None:
-            require_memory(experiment.memory(config), config)
+        experiment.validate(config)
         standard = experiment.presets[config.preset].identity()
         self.changed = [name for name, value in config.identity().items() if value != standard[name]]
         self.folders = Folders.of(experiment, config)
@@ -164,9 +181,12 @@ class Run:
         self.sources.add(import_root(experiment.folder / "run_experiment.py"))
         self.step_seconds = 0.0  # of every step so far, reused ones included
         self._measured: dict[str, Measured] = {}  # by fingerprint, in this process
+        self._has_begun = False  # its first step
         self._begun_anew: set[Path] = set()  # files that --fresh has discarded
         self._origin = json.dumps({name: self.provenance[name] for name in ORIGIN})
         self._origins: set[str] = set()  # of every step whose result this run has
+        self.tracker = NoTracker() if tracker is None else tracker
+        self._curves = Curves(self.tracker, config.seeds)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -186,15 +206,29 @@ class Run:
             if path.is_dir():
                 raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
+            settings = _plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
+            self.tracker.begin(self.folders.output, self.experiment.name, settings)
             yield
+
+    def compute(self) -> None:
+        """Do what the experiment computes.
+
+        Raises:
+            ConfigError: also for a ValueError before the first step, as of an environment that has no goal.
+        """
+        with _bad_input(unless=lambda: self._has_begun):
+            self.experiment.compute(self)
 
     # --- cached steps -----------------------------------------------------------------------
 
     def _prepare(self, step: Callable, name: str, inputs: Sequence[Any]) -> tuple[ConfigView, Checkpoint]:
+        self._has_begun = True
         view = ConfigView(self.config, step.settings_read)
         mark = fingerprint(step, view, inputs, self.sources)
         path = self.folders.cache / f"{name.replace('/', '-')[:80]}-{mark[:10]}.pt"
-        checkpoint = Checkpoint(path, mark, self.config.checkpoint_every, self._origin, self._origins)
+        checkpoint = Checkpoint(
+            path, mark, self.config.checkpoint_every, self._origin, self._origins, self._curves.look
+        )
         if self.config.fresh and path not in self._begun_anew:
             self._begun_anew.add(path)
             checkpoint.discard()
@@ -213,6 +247,10 @@ class Run:
             self._prepare(part.step, f"{part.prefix}/{variant}", [*part.inputs, part.variants[variant]])
             for part, variant in tasks
         ]
+        self._curves.follow({
+            f"{part.prefix}/{variant}": checkpoint
+            for (part, variant), (_, checkpoint) in zip(tasks, prepared, strict=True)
+        })  # fmt: skip
 
         def train_one(index: int) -> tuple[nn.Module, dict[str, Tensor]]:
             (part, variant), (view, checkpoint) = tasks[index], prepared[index]
@@ -226,13 +264,37 @@ class Run:
                 label=f"{part.prefix}/{variant}",
             )
 
-        trained = map_side_by_side(train_one, range(len(tasks)), self.device)
+        checkpoints = [checkpoint for _, checkpoint in prepared]
+        missing = [index for index, checkpoint in enumerate(checkpoints) if not _is_trained(checkpoint)]
+        trained = dict(zip(missing, self._do_each(train_one, missing, checkpoints), strict=True))
         models = {}
-        for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
+        for index, (part, variant) in enumerate(tasks):
+            model, history = trained[index] = trained.get(index) or train_one(index)
             self._record_training(f"{part.prefix}/{variant}", model, history)
-            models[variant] = mark_trained(model.requires_grad_(False), checkpoint.fingerprint)
-        self._count_seconds([float(history["seconds"]) for _, history in trained])
+            models[variant] = mark_trained(model.requires_grad_(False), checkpoints[index].fingerprint)
+        self._count_seconds([float(history["seconds"]) for _, history in trained.values()])
         return models
+
+    def _do_each(
+        self, function: Callable[[int], Any], indices: Sequence[int], checkpoints: Sequence[Checkpoint]
+    ) -> list[Any]:
+        """function(index) for each, side by side, while its checkpoint is held.
+
+        One at a time, those come first that no other run is at work on.
+        """
+
+        def do(index: int) -> Any:
+            with checkpoints[index].held():
+                return function(index)
+
+        if worker_count(len(indices), self.device) > 1:
+            return map_side_by_side(do, indices, self.device, self._curves.look)
+        done, left = {}, list(indices)
+        while left:
+            index = next((index for index in left if not checkpoints[index].is_held()), left[0])
+            left.remove(index)
+            done[index] = do(index)
+        return [done[index] for index in indices]
 
     def _count_seconds(self, seconds: Sequence[float]) -> None:
         """Wall clock of steps that ran side by side."""
@@ -245,6 +307,7 @@ class Run:
         log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
         self.results.timings[f"{name}/train_seconds"] = seconds
         self.results.timings[f"{name}/parameters"] = parameters
+        self._curves.tell(name, history)
         for term, values in history.items():
             if term == "seconds":
                 continue
@@ -271,6 +334,7 @@ class Run:
             mark: index for index, mark in reversed(list(enumerate(marks))) if mark not in self._measured
         }
         new = sorted(first.values())
+        there = {index for index in new if prepared[index][1].path.is_file()}
         found = {index: _checked_measurement(prepared[index][1]) for index in new}
 
         def load_or_do(index: int) -> tuple[dict[str, Tensor], float]:
@@ -287,9 +351,9 @@ class Run:
             return saved
 
         missing = [index for index in new if found[index] is None]
-        for index in missing:
+        for index in there.intersection(missing):
             prepared[index][1].discard()  # what could not be read is said once
-        done = map_side_by_side(load_or_do, missing, self.device)
+        done = self._do_each(load_or_do, missing, [checkpoint for _, checkpoint in prepared])
         found |= zip(missing, done, strict=True)
         for index in new:
             arrays, seconds = found[index]
@@ -332,6 +396,7 @@ class Run:
         timings["phase_seconds"] = self.step_seconds
         timings["peak_memory_mb"] = _peak_memory_mb(self.device)
         self._say_what_is_not_finite()
+        metrics, criteria = self.results.metrics, evaluate(self.experiment.criteria, self.results.metrics)
         content = {
             "schema": SCHEMA,
             "experiment": self.experiment.name,
@@ -343,11 +408,13 @@ class Run:
             "provenance": self.provenance,
             "computed_by": [json.loads(text) for text in sorted(self._origins)],
             "seeds": list(self.config.seeds),
-            "metrics": self.results.metrics,
+            "metrics": metrics,
             "timings": timings,
-            "criteria": evaluate(self.experiment.criteria, self.results.metrics),
+            "criteria": criteria,
         }
         save_results(self.folders.results, content, self.results.arrays)
+        means = {name: entry["mean"] for name, entry in metrics.items() if entry["mean"] is not None}
+        self.tracker.outcome(means, criteria)
 
     def _say_what_is_not_finite(self) -> None:
         odd = [name for name, entry in self.results.metrics.items() if entry["mean"] is None]
@@ -387,6 +454,15 @@ def _seed_by(fingerprint: str) -> None:
     seed_everything(int(fingerprint[:15], 16))
 
 
+def _is_trained(checkpoint: Checkpoint) -> bool:
+    """Whether `fit` (common/training/fit.py) has finished what is saved; what cannot be read is deleted."""
+    there = checkpoint.path.is_file()
+    saved = checkpoint.load()
+    if there and saved is None and not checkpoint.is_held():
+        checkpoint.discard()  # so that it is said once
+    return saved is not None and saved.get("iteration") == saved.get("iterations", ...)
+
+
 def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:
     """A saved measurement; None where there is none, or what there is has another shape."""
     saved = checkpoint.load()
@@ -400,6 +476,19 @@ def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], flo
         checkpoint.warn(error)
         return None
     return arrays, seconds
+
+
+@contextlib.contextmanager
+def _bad_input(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """A ValueError within is the configuration's."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        if unless():
+            raise
+        raise ConfigError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -447,9 +536,10 @@ def main(experiment: Experiment, config: RunConfig) -> int:
     """
 
     def work() -> int:
-        if not config.replot:
-            experiment.execute(config)
-        saved = experiment.plot(config)
+        with tracked(config.tracker) as tracker:
+            if not config.replot:
+                experiment.execute(config, tracker)
+            saved = experiment.plot(config, tracker)
         folders = Folders.of(experiment, config)
         unseen = show(
             format_table(saved["criteria"], saved["preset"], saved["seeds"]),
@@ -467,9 +557,10 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
     def work() -> int:
         if config.replot:
             raise ConfigError("replot (--replot) = True: allowed: only with run_experiment.py")
-        run = Run(experiment, config)
-        with run.held(), _own_random_numbers(config.seeds[0]):
-            experiment.compute(run)
+        with tracked(config.tracker) as tracker:
+            run = Run(experiment, config, tracker)
+            with run.held(), _own_random_numbers(config.seeds[0]):
+                run.compute()
         return show(f"Checkpoints: {run.folders.cache}")
 
     return _reported(work, config)
@@ -486,7 +577,7 @@ def _reported(work: Callable[[], int], config: RunConfig) -> int:
         say(f"{'terminated' if terminated else 'interrupted'}: {_how_to_go_on(config)}")
         return 143 if terminated else 130
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        message, code = _what_went_wrong(error, config)
+        message, code = what_went_wrong(error, config)
         say(f"{Path(sys.argv[0]).name}: error: {message}")
         return code
 
@@ -497,14 +588,14 @@ def _how_to_go_on(config: RunConfig) -> str:
     return f"the same command {'without --fresh ' if config.fresh else ''}goes on from the last checkpoint"
 
 
-def _what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
+def what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
     """An error's line and exit code: 2 for bad input, 1 for what came up. Raises what is a fault of ours."""
     if isinstance(error, FileNotFoundError) and config.replot:
         return f"--replot needs the results of a run: {error.filename} is not there", 2
     if isinstance(error, OSError):
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         return named, getattr(error, "exit_code", 1)
-    if isinstance(error, ValueError):
+    if isinstance(error, ConfigError):
         return str(error), 2
     if isinstance(error, FloatingPointError):
         return f"{error}; a lower --learning-rate may help", 1
