@@ -1,0 +1,1 @@
+"""Recursive reasoning models: layers, carry and halting, losses, puzzles."""
