@@ -40,7 +40,7 @@ ROOMS = {
     "training": {"run", "jacobian_utils"},
     "latent": {"config", "jacobian_utils", "minigrid", "planners", "regularizers", "run", "statistics",
                "training", "viz_utils"},
-    "recursion": {"jacobian_utils", "run", "statistics", "training"},
+    "recursion": {"config", "jacobian_utils", "run", "statistics", "training", "viz_utils"},
     "report": {"run"},
 }  # fmt: skip
 
