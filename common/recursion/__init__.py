@@ -1,1 +1,1 @@
-"""Recursive reasoning models: layers, carry and halting, losses, puzzles."""
+"""Recursive reasoning models (HRM, TRM): layers, recursion, carry with adaptive halting, losses, averages."""
