@@ -604,7 +604,7 @@ class RecursionConfig(RunConfig):
 
     # width of the states
     width: int = bounded(32, low=4)
-    # attention heads; a head's width must divide into pairs for every axis of the positions
+    # number of attention heads; a head's width must divide into pairs for every axis of the positions
     heads: int = bounded(2, low=1)
     # layers of each level (HRM), or of the one net (TRM)
     layers: int = bounded(1, low=1)
@@ -682,7 +682,7 @@ class Exp5Config(RecursionConfig):
     data_dir: Path | None = None
     # seed of the puzzles and of what is held out, the same for every training seed
     puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)
-    # training puzzles
+    # puzzles to learn from
     train_puzzles: int = bounded(1000, low=2)
     # held-out puzzles that are evaluated
     test_puzzles: int = bounded(256, low=2)
@@ -731,6 +731,11 @@ class Exp5Config(RecursionConfig):
             reject("larger_tasks", self.larger_tasks, "tasks that are not among --tasks")
         if not self.tasks:
             reject("tasks", self.tasks, "at least one")
+
+    def identity(self) -> dict[str, Any]:
+        """See RunConfig; the folder of puzzles as text."""
+        folder = None if self.data_dir is None else str(self.data_dir)
+        return super().identity() | {"data_dir": folder}
 
     def plan(self) -> list[tuple[Exp5Task, tuple[Exp5Variant, ...], dict[str, Any]]]:
         """Every task with its variants, and with the settings that are its own."""
