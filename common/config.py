@@ -755,9 +755,11 @@ EXP5_PRESETS = {
     "full": Exp5Config(
         preset="full",
         seeds=tuple(range(10)),
+        variants=get_args(Exp5Variant),
         iterations=1800,
-        weight_sweep=(0.01, 0.05, 0.1, 0.2, 0.5),
+        weight_sweep=(0.01, 0.05, 0.1, 0.5),
         period_sweep=(1, 2, 4, 8),
+        sweep_grid=True,
         larger_tasks=("sudoku_6x6", "sudoku_9x9"),
     ),
     "published": Exp5Config(

@@ -283,6 +283,18 @@ def test_a_killed_training_goes_on_to_the_bit(task, tmp_path, one_thread, monkey
     assert all(torch.equal(own[term], history[term]) for term in history if term != "seconds")
 
 
+@pytest.mark.parametrize("name", ["directional", "random_goals"])
+def test_seed_0_is_seed_0_in_any_company_to_the_bit(one_thread, task, name):
+    config = dataclasses.replace(CONFIG, width=32, inner_multiple=32, batch_size=16, iterations=4)
+    variant = feudal_variants(config)[name]
+    together, alone = (
+        train_feudal(task, variant=variant, config=dataclasses.replace(config, seeds=seeds), device=CPU)[0]
+        for seeds in ((2, 0, 1), (0,))
+    )
+    for (name, whole), own in zip(together.state_dict().items(), alone.state_dict().values(), strict=True):
+        assert torch.equal(whole[1], own[0]), name
+
+
 def test_variants_begin_alike_and_see_the_same_puzzles(task):
     """Before V has moved, an untrained goal changes nothing: the first losses are the baseline's."""
     one = dataclasses.replace(CONFIG, iterations=1)
