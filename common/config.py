@@ -725,6 +725,7 @@ class Exp5Config(RecursionConfig):
         self._require_heads("larger_width", self.larger_width)
         for name in ("tasks", "variants", "larger_tasks", "larger_variants"):
             self._require_distinct(name, "each value once")
+        self._require_distinct("weight_sweep", "weights that differ in their first six digits", "{:g}".format)
         if "baseline" not in self.variants:
             reject("variants", self.variants, "baseline among them: it is what the others are compared with")
         if set(self.tasks) & set(self.larger_tasks):
