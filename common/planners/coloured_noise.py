@@ -45,5 +45,5 @@ def power_law_noise(noise: Noise, shape: Sequence[int], device: torch.device, ex
     parts = noise.normal((problems, candidates, size, bins, 2), torch.device("cpu"))
     parts = parts * (amplitude / variance.sqrt())[:, None]
     spectrum = torch.complex(parts[..., 0] * (1 + (math.sqrt(2) - 1) * real), parts[..., 1] * (1 - real))
-    waves = [torch.fft.irfft(own, n=horizon) for own in spectrum.split(noise.counts)]
+    waves = [torch.fft.irfft(own, n=horizon) for own in spectrum.split(noise.counts) if len(own)]
     return torch.cat(waves).transpose(2, 3).to(device)  # [B, N, T, A]

@@ -24,9 +24,9 @@ class ContinuousICEM:
 
     Of the paper: power-law noise; fewer candidates every round; the best elites stay in the next round's
     pool, with the energies known of them (the model is deterministic); the mean is a candidate of the last
-    round; the best plan is returned. Handed on to the next plan are the mean and the elites kept: the
-    mean begins the first round there, and the elites are among its candidates, evaluated again. The
-    paper fixes the population; here `rounds` is fixed, and the populations use up the budget.
+    round; the best plan is returned. Handed on to the next plan are the mean and the elites kept: all are
+    among the candidates of its first round (in the paper the mean is not), which is drawn around that mean.
+    The paper fixes the population; here `rounds` is fixed, and the populations use up the budget.
     """
 
     least_rollouts: ClassVar[int] = 2
@@ -57,7 +57,7 @@ class ContinuousICEM:
         for index, count in enumerate(sizes):
             plans = self._draw(mean, deviation, count, noise)
             if index == 0 and initial is not None:
-                again = initial[:, 1 : 1 + count]
+                again = initial[:, :count]
                 plans[:, : again.shape[1]] = again
             if index == len(sizes) - 1:
                 plans[:, -1] = mean
