@@ -99,6 +99,25 @@ class Problem:
         """Evaluations left for each problem."""
         return self.budget - self.evaluations
 
+    @property
+    def rollout_cost(self) -> int:
+        """Evaluations of one rollout."""
+        return self.horizon
+
+    def affordable(self, least: int) -> int:
+        """Rollouts that the budget has left for each problem.
+
+        Raises:
+            BudgetExceeded: where they are fewer than `least`.
+        """
+        left = self.remaining // self.rollout_cost
+        if left < least:
+            raise BudgetExceeded(
+                f"the planner needs {least} rollouts of {self.rollout_cost} evaluations each;"
+                f" {self.remaining} evaluations are left, which pay for {left}"
+            )
+        return left
+
     def _evaluate(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
         """Energies [B, N] of candidates [B, N, T, A], each of which costs `steps` transitions."""
         candidates = actions.shape[1]
@@ -261,13 +280,19 @@ class Plan:
 
 
 class Planner(Protocol):
-    """A frozen dataclass of hyperparameters that plans when called; noise comes from `noise` alone."""
+    """A frozen dataclass of hyperparameters that plans when called; noise comes from `noise` alone.
+
+    `least_rollouts` is the smallest budget that it works with, in rollouts a problem.
+    """
+
+    @property
+    def least_rollouts(self) -> int: ...
 
     def __call__(self, problem: PlanningProblem, noise: "torch.Generator | Noise") -> Plan:
         """Plan within the problem's budget; generators live on the CPU, one for all problems or one a group.
 
         Raises:
-            BudgetExceeded: where the budget is too small for the planner.
+            BudgetExceeded: where the budget is below `least_rollouts`.
             NoFinitePlan: where no candidate of a problem had a finite energy.
         """
         ...

@@ -22,7 +22,7 @@ from .candidates import (
     score_relaxed,
     slopes_at,
 )
-from .problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem, require
+from .problem import BACKWARD_COST, Plan, PlanningProblem, require
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class StraightThrough:
     def iteration_cost(self) -> int:
         """Rollouts that one iteration costs."""
         return (1 + BACKWARD_COST) * self.gradient_samples + self.hard_samples
+
+    @property
+    def least_rollouts(self) -> int:
+        """The smallest budget, in rollouts a problem: one iteration and the relaxation gap."""
+        return self.iteration_cost + 1
 
     def initial_logits(self, problem: PlanningProblem, steps: int, noise: torch.Generator | Noise) -> Tensor:
         """Normal logits of standard deviation init_sigma: [B, steps, A]."""
@@ -131,17 +136,6 @@ class Chain:
         """Keep the best of candidates [B, N, T] with energies [B, N], and the logits they came from."""
         improved = self.best.offer(actions, energies)
         self.best_logits = torch.where(improved[:, None, None], self.logits, self.best_logits)
-
-
-def affordable_iterations(rollouts: int, cost: int) -> int:
-    """Iterations of a cost that so many rollouts pay for.
-
-    Raises:
-        BudgetExceeded: if not one.
-    """
-    if rollouts < cost:
-        raise BudgetExceeded(f"an iteration costs {cost} rollouts, the budget leaves {rollouts}")
-    return rollouts // cost
 
 
 def _through_softmax(logits: Tensor, slope: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..candidates import Noise
-from ..problem import TEMPERATURE, BudgetExceeded, Energies, Problem, require_counts
+from ..problem import TEMPERATURE, Energies, Problem, require_counts
 
 
 class ContinuousProblem(Problem):
@@ -82,20 +82,6 @@ class ContinuousProblem(Problem):
     def rollouts(self) -> int:
         """Rollouts spent so far on each problem, a backward pass counted as two."""
         return self.evaluations // self.rollout_cost
-
-    def affordable(self, least: int) -> int:
-        """Rollouts that the budget has left for each problem.
-
-        Raises:
-            BudgetExceeded: where they are fewer than `least`.
-        """
-        left = self.remaining // self.rollout_cost
-        if left < least:
-            raise BudgetExceeded(
-                f"the planner needs {least} rollouts of {self.rollout_cost} evaluations each;"
-                f" {self.remaining} evaluations are left, which pay for {left}"
-            )
-        return left
 
     def rollout(self, actions: Tensor) -> Tensor:
         """Energy of each candidate, [B, N, T, A] -> [B, N]. Costs N T / k.
