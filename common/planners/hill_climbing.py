@@ -25,8 +25,8 @@ class HillClimbing:
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
     least_rollouts: ClassVar[int] = 1
 
-    swaps: int = 8  # N
-    patience: int = 8  # rounds without improvement before a restart
+    swaps: int = 32  # N
+    patience: int = 4  # rounds without improvement before a restart
 
     def __post_init__(self):
         require("swaps", self.swaps, self.swaps >= 1, "at least 1")

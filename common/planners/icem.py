@@ -28,13 +28,13 @@ class ICEM:
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
     least_rollouts: ClassVar[int] = 2
 
-    rounds: int = 8  # fewer where the budget pays for fewer than two candidates a round
+    rounds: int = 10  # fewer where the budget pays for fewer than two candidates a round
     decay: float = 1.25  # of the population, from round to round
     elites: int = 4  # E, half of the pool at most
     kept: float = 0.3  # share of the elites that stays in the pool
     momentum: float = 0.1  # weight of the old probabilities in each refit
     smoothing: float = 0.05  # weight of the uniform distribution in each refit
-    exponent: float = 0.5  # of the noise's power law
+    exponent: float = 2.0  # of the noise's power law
 
     def __post_init__(self):
         require_icem(self.rounds, self.decay, self.elites, self.kept, self.momentum, self.exponent)
