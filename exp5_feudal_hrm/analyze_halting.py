@@ -1,10 +1,10 @@
-"""When to stop: does the recursion's residual or its Jacobian foretell a right answer, and halt better than the
-Q head?
+"""When to stop: do the residual or the Jacobian foretell a right answer, and halt better than the Q head?
 
-Three signals rise as an answer becomes more trustworthy: what the Q head says (q), less the relative residual
-(residual), less log10 ||dz_k/dz_0||_F (jacobian). A puzzle halts at the first segment whose signal reaches a
-threshold. Thresholds are chosen on training puzzles: for each budget the largest at which these spend no more
-than it, on average. What they then spend, and how many answers are right, is measured on held-out puzzles.
+Three signals are to rise as an answer becomes trustworthy: what the Q head says (q), less the relative
+residual (residual), less log10 ||dz_k/dz_0||_F (jacobian). A puzzle halts at the first segment whose signal
+reaches a threshold. Thresholds are chosen on training puzzles: for each budget the largest at which these
+spend no more than it, on average. What they then spend, and how many answers are right, is measured on
+held-out puzzles.
 
 Shapes: S seeds, E puzzles, K segments, C budgets.
 """
@@ -20,14 +20,15 @@ from common.recursion.carry import Halting
 from common.recursion.rollout import halting_segment
 from common.run.results import Results
 from common.statistics import auroc
-from exp5_feudal_hrm.analyze_recursion import log10_jacobian, reported
+from exp5_feudal_hrm.evaluate_recursion import log10_jacobian, reported
 
-SIGNALS = ("q", "residual", "jacobian")
 STEPS_A_SEGMENT = 4  # budgets from one number of segments to the next
 
+Signals = Mapping[str, Tensor]  # by name, [S, E, K] each
 
-def signals_of(measured: Mapping[str, Tensor], segments: int, size: int, halting: Halting) -> dict[str, Tensor]:
-    """The signals of a followed recursion's first K segments, each [S, E, K]."""
+
+def signals_of(measured: Mapping[str, Tensor], segments: int, size: int, halting: Halting) -> Signals:
+    """The signals of a followed recursion's first K segments; `size` is its states' d."""
     q = measured["q"][:, :, :segments]
     return {
         "q": q[..., 0] - q[..., 1] if halting.with_continuation else q[..., 0],
@@ -37,7 +38,7 @@ def signals_of(measured: Mapping[str, Tensor], segments: int, size: int, halting
 
 
 def halted_at(signal: Tensor, thresholds: Tensor) -> Tensor:
-    """The first segment, from 1, whose signal reaches the threshold, K if none: [E, K], [C] -> [C, E] int64."""
+    """The first segment, from 1, whose signal reaches each threshold, or K: [E, K], [C] -> [C, E] int64."""
     reached = signal >= thresholds[:, None, None]
     reached[..., -1] = True
     return reached.long().argmax(-1) + 1
@@ -69,66 +70,77 @@ def halting_curve(
     return at.double().mean(-1), right.double().mean(-1)
 
 
-def record_foretelling(
-    results: Results, prefix: str, measured: Mapping[str, Tensor], segments: int, size: int, halting: Halting
-) -> None:
-    """Metrics {prefix}/auroc/{signal}/{final,now}/segment={k}: of a signal at segment k, as a foretelling of
-    the answer after the last followed segment, and of the answer at k itself; arrays [K, S].
+# ----------------------------------------------------------------------------------------------
+# From arrays to metrics
+# ----------------------------------------------------------------------------------------------
+
+
+def record_foretelling(results: Results, prefix: str, signals: Signals, exact: Tensor) -> None:
+    """Metrics {prefix}/auroc/{signal}/{final,now}/segment={k}, and arrays [K, S].
+
+    How well a signal at segment k tells puzzles whose answer is right from others: the answer after the last
+    followed segment (final), or at k itself (now).
     """
-    exact = {"final": measured["exact"][:, :, -1:].expand(-1, -1, segments), "now": measured["exact"]}
-    for name, signal in signals_of(measured, segments, size, halting).items():
-        for when, right in exact.items():
-            areas = torch.tensor(
-                [
-                    [auroc(one[:, k], truth[:, k]) for one, truth in zip(signal, right, strict=True)]
-                    for k in range(segments)
-                ]
-            )
-            results.add_array(f"{prefix}/auroc/{name}/{when}", areas)
+    answers = {"final": exact[:, :, -1:].expand_as(exact), "now": exact}
+    for name, signal in signals.items():
+        segments = signal.shape[2]
+        for when, right in answers.items():
+            areas = [
+                [auroc(one[:, k], truth[:, k]) for one, truth in zip(signal, right, strict=True)]
+                for k in range(segments)
+            ]
+            results.add_array(f"{prefix}/auroc/{name}/{when}", np.array(areas))
             for k in reported(segments):
                 results.add(f"{prefix}/auroc/{name}/{when}/segment={k}", areas[k - 1])
 
 
-def record_halting(
-    results: Results,
-    prefix: str,
-    training: Mapping[str, Tensor],
-    held_out: Mapping[str, Tensor],
-    segments: int,
-    size: int,
-    halting: Halting,
-) -> None:
-    """Metrics {prefix}/halting/{signal,fixed}/exact/segments={b}: accuracy where b segments are spent on
-    average (two thresholds in turn, where none spends just b), and .../exact: the mean over b from 2 to K - 1;
-    {signal}_minus_q and {signal}_minus_fixed; q_rule/{exact,segments}: where the Q head itself would halt.
+def record_halting(results: Results, prefix: str, training: Signals, held_out: Signals, exact: Tensor) -> None:
+    """Metrics {prefix}/halting/{signal}/exact/segments={b}, .../exact, and arrays {signal}/{segments,exact}.
 
-    `fixed` halts every puzzle after the same number of segments. Arrays {signal}/{segments,exact} [C, S].
+    Accuracy where held-out puzzles spend b segments on average, by two thresholds in turn where none spends
+    just b; .../exact is its mean over b from 2 to K - 1. `fixed` halts every puzzle after the same number of
+    segments. {signal}_minus_q and {signal}_minus_fixed: the differences. The arrays are [C, S].
+
+    Args:
+        results: where to.
+        prefix: before every name.
+        training, held_out: signals of training and of held-out puzzles.
+        exact: of held-out puzzles, [S, E, K] bool.
     """
+    segments = exact.shape[2]
+    between = range(2, segments)
     budgets = torch.linspace(1, segments, STEPS_A_SEGMENT * (segments - 1) + 1, dtype=torch.float64)
-    exact = held_out["exact"][:, :, :segments]
-    learned, shown = (signals_of(found, segments, size, halting) for found in (training, held_out))
-    between, at_equal = range(2, segments), {}
-    for name in SIGNALS:
-        pairs = [halting_curve(*each, budgets) for each in zip(learned[name], shown[name], exact, strict=True)]
+    at_equal = {"fixed": exact.double().mean(1)[:, 1:-1]}  # [S, b] each
+    for name, signal in held_out.items():
+        pairs = [
+            halting_curve(*each, budgets) for each in zip(training[name], signal, exact, strict=True)
+        ]
         spent, right = (torch.stack(values, 1) for values in zip(*pairs, strict=True))  # [C, S]
         results.add_array(f"{prefix}/halting/{name}/segments", spent)
         results.add_array(f"{prefix}/halting/{name}/exact", right)
-        at_equal[name] = torch.tensor(
-            [np.interp(between, *curve) for curve in zip(spent.T.numpy(), right.T.numpy(), strict=True)]
-        )  # [S, b]
-    at_equal["fixed"] = exact.double().mean(1)[:, 1:-1]
-    for name, right in at_equal.items():
-        compared = {name: right} | {
-            f"{name}_minus_{other}": right - at_equal[other] for other in ("q", "fixed") if name not in (other, "fixed")
-        }
-        for label, values in compared.items():
-            results.add(f"{prefix}/halting/{label}/exact", values.mean(1))
-            for b, value in zip(between, values.T, strict=True):
-                results.add(f"{prefix}/halting/{label}/exact/segments={b}", value)
-    _record_q_rule(results, prefix, held_out["q"][:, :, :segments], exact, halting)
+        curves = zip(spent.T.numpy(), right.T.numpy(), strict=True)
+        at_equal[name] = torch.from_numpy(np.stack([np.interp(between, *curve) for curve in curves]))
+    compared = dict(at_equal)
+    for name in held_out:
+        for other in {"q", "fixed"} - {name}:
+            compared[f"{name}_minus_{other}"] = at_equal[name] - at_equal[other]
+    for name, values in compared.items():
+        results.add(f"{prefix}/halting/{name}/exact", values.mean(1))
+        for b, value in zip(between, values.T, strict=True):
+            results.add(f"{prefix}/halting/{name}/exact/segments={b}", value)
 
 
-def _record_q_rule(results: Results, prefix: str, q: Tensor, exact: Tensor, halting: Halting) -> None:
+def record_q_rule(results: Results, prefix: str, q: Tensor, exact: Tensor, halting: Halting) -> None:
+    """Metrics {prefix}/halting/q_rule/{segments,exact}: where the Q head itself would halt.
+
+    Args:
+        results: where to.
+        prefix: before every name.
+        q: [S, E, K, 2].
+        exact: [S, E, K] bool.
+        halting: the rule.
+    """
     at = halting_segment(q, halting)  # [S, E]
+    right = exact.gather(-1, at[..., None] - 1)[..., 0]
     results.add(f"{prefix}/halting/q_rule/segments", at.double().mean(1), "segments")
-    results.add(f"{prefix}/halting/q_rule/exact", exact.gather(-1, at[..., None] - 1)[..., 0].double().mean(1))
+    results.add(f"{prefix}/halting/q_rule/exact", right.double().mean(1))

@@ -1,241 +1,82 @@
-"""What experiment 5 measures of the recursion itself: it is a rollout, so does it converge, and how fast?
-
-A segment maps the states z = (z_H, z_L), as one vector of d = 2 N D numbers, to the next ones. The embedded
-puzzle, and what goals add to it, are its action. So everything that holds of a world model's rollout can be
-asked of it: the relative residual ||z_k - z_{k-1}|| / ||z_k||, the Jacobian dz_k/dz_0 at every segment k, the
-growth of a tangent per segment, the largest singular value of one segment.
+"""What the recursion does, as metrics: convergence, Jacobians, gradients, and what longer gradients change.
 
 A puzzle counts as solved where the answer after the last followed segment is right.
 
-Shapes: S seeds, E puzzles, K segments, P tangents, N positions, D width, d = 2 N D.
+Shapes: S seeds, E puzzles, K segments.
 """
 
-import copy
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from common.config import Exp5Config
-from common.jacobian_utils import LN10, Step, largest_singular_value, tangent_rollout
-from common.recursion.losses import cross_entropy, judge
-from common.recursion.model import Gradient, RecursiveModel, States
-from common.recursion.puzzles.task import Batch
-from common.recursion.rollout import everyone
-from common.run.cache import reads_settings
-from common.run.random import generators
+from common.recursion.training import halting_of
 from common.run.results import Results
+from common.run.run import Run
+from exp5_feudal_hrm.analyze_halting import (
+    record_foretelling,
+    record_halting,
+    record_q_rule,
+    signals_of,
+)
 from exp5_feudal_hrm.dataset import Task
-from exp5_feudal_hrm.evaluate_variants import EvaluationGoals, make_goals
-from exp5_feudal_hrm.feudal import FeudalVariant
-from exp5_feudal_hrm.train_baseline import BaselineVariant
+from exp5_feudal_hrm.evaluate_recursion import (
+    SINGULAR_AT,
+    growth,
+    log10_jacobian,
+    measure_gradients,
+    measure_recursion,
+    measure_singular_values,
+    reported,
+    sample_puzzles,
+    state_size,
+)
+from exp5_feudal_hrm.models import HRM
+from exp5_feudal_hrm.train_baseline import BASELINES
+from exp5_feudal_hrm.train_feudal import feudal_variants
 
-REPORTED = (1, 2, 4, 8, 16, 32, 48)  # segments whose numbers are metrics; arrays have all
-AT_ONCE = 2**18  # numbers of one state that are linearised at once, about
 CONVERGED = 1e-3  # relative residual below which a recursion has arrived somewhere
-POWER_ITERATIONS = 20
-
-# ----------------------------------------------------------------------------------------------
-# The recursion as a rollout
-# ----------------------------------------------------------------------------------------------
 
 
-def segment_step(model: RecursiveModel) -> Step:
-    """One segment as a map of states [S, E, d] and an action: x [S, E, N D], then what goals add [S, E, D]."""
-    width = model.sizes.width
-    places = model.sizes.prefix + model.sizes.cells
+def analyze_recursion(run: Run, task: Task, models: Mapping[str, HRM]) -> None:
+    """Follow the recursion of the configuration's variants, compare gradients, halt by what it shows."""
+    followed = {name: models[name] for name in run.config.recursion_variants if name in models}
+    measured = {name: _follow(run, task, name, model) for name, model in followed.items()}
+    if {"baseline", "baseline_segment"} <= measured.keys():
+        size = state_size(followed["baseline"])
+        record_longer_gradients(
+            run.results, task.name, measured["baseline"], measured["baseline_segment"], size
+        )
+    for name in [name for name in followed if name in BASELINES]:
+        segments = reported(run.config.segments)
+        gradients = run.measure(
+            measure_gradients, f"{task.name}/{name}/gradients", task, models[name], segments
+        )
+        record_gradients(run.results, f"{task.name}/{name}", gradients, segments)
+        shown = run.measure(sample_puzzles, f"{task.name}/{name}/puzzle", task, models[name], measured[name])
+        for part, values in shown.items():
+            run.results.add_array(f"{task.name}/{name}/puzzle/{part}", values)
 
-    def step(flat: Tensor, action: Tensor) -> Tensor:
-        injected, guide = action.split((places * width, action.shape[-1] - places * width), -1)
-        return model.segment(
-            States.unflatten(flat, width),
-            injected.unflatten(-1, (places, width)),
-            guide[:, :, None] if guide.shape[-1] else None,
-            gradient="all",
-        ).flatten()
 
-    return step
-
-
-@reads_settings("seeds", "tangents", "recursion_puzzles")
-def measure_recursion(
-    task: Task,
-    model: RecursiveModel,
-    variant: BaselineVariant | FeudalVariant,
-    side: Literal["train", "test"],
-    segments: int,
-    *,
-    config: Exp5Config,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """A model's recursion on a side's first puzzles, followed for so many segments, with random tangents.
-
-    Goals, where the variant has them, are those that the recursion itself leads to; the Jacobian is at these
-    goals.
-
-    Returns:
-        exact [S, E, K] bool, q [S, E, K, 2] and residual [S, E, K] after each segment;
-        log_tangent [S, E, K, P]: ln ||dz_k/dz_0 v|| of normal v.
-    """
-    batch = first_puzzles(task, side, config.recursion_puzzles, model, device)
-    size, count = state_size(model), batch.inputs.shape[1]
-    tangents = torch.stack(
-        [
-            torch.randn(config.tangents, count, size, generator=draw)
-            for draw in generators(config.seeds, "tangents")
-        ],
-        1,
-    )  # [P, S, E, d]
-    actions = actions_of(model, batch, segments, make_goals(task, model, variant, config.seeds))
-    rows = max(1, AT_ONCE // (model.members * size))
-    blocks = zip(
-        batch.labels.split(rows, 1), actions.split(rows, 1), tangents.to(device).split(rows, 2), strict=True
+def _follow(run: Run, task: Task, name: str, model: HRM) -> Mapping[str, Tensor]:
+    """One variant's recursion on held-out puzzles, recorded."""
+    config, prefix, size = run.config, f"{task.name}/{name}", state_size(model)
+    given, last = (task, model, (BASELINES | feudal_variants(config))[name]), config.recursion_segments
+    measured, training, singular = run.measure_all([
+        (measure_recursion, f"{prefix}/recursion", *given, "test", last),
+        (measure_recursion, f"{prefix}/recursion/train", *given, "train", config.segments),
+        (measure_singular_values, f"{prefix}/singular", *given, reported(last, SINGULAR_AT)),
+    ])  # fmt: skip
+    record_recursion(run.results, prefix, measured, size, singular["singular_value"])
+    halting, exact = halting_of(config), measured["exact"][:, :, : config.segments]
+    signals, learned = (
+        signals_of(found, config.segments, size, halting) for found in (measured, training)
     )
-    found = [_follow(model, *block) for block in blocks]
-    return {name: torch.cat([part[name] for part in found], 1) for name in found[0]}
-
-
-def first_puzzles(
-    task: Task, side: Literal["train", "test"], count: int, model: RecursiveModel, device: torch.device
-) -> Batch:
-    """The first puzzles of a task's side, the same for every member."""
-    puzzles = getattr(task, side)
-    return everyone(puzzles.select(torch.arange(min(count, len(puzzles)))), model.members, device)
-
-
-def state_size(model: RecursiveModel) -> int:
-    """d."""
-    return model.initial(1).flatten().shape[-1]
-
-
-@torch.no_grad()
-def actions_of(
-    model: RecursiveModel, batch: Batch, segments: int, goals: EvaluationGoals | None = None
-) -> Tensor:
-    """The actions of `segment_step` in each of K segments: [S, E, K, N D], with goals [S, E, K, N D + D]."""
-    injected = model.embed_puzzles(batch.inputs, batch.identifiers)
-    actions = injected.flatten(2)[:, :, None].expand(-1, -1, segments, -1)
-    if goals is None:
-        return actions
-    states, guide, guides = model.initial(batch.inputs.shape[1]), goals.begin(batch.inputs.shape[1]), []
-    for _ in range(segments):
-        guides.append(guide.guide()[:, :, 0])
-        states = model.segment(states, injected, guides[-1][:, :, None])
-        guide.observe(states)
-    return torch.cat([actions, torch.stack(guides, 2)], -1)
-
-
-def _follow(model: RecursiveModel, labels: Tensor, actions: Tensor, tangents: Tensor) -> dict[str, Tensor]:
-    """`measure_recursion` of a few puzzles."""
-    state, found = model.initial(labels.shape[1]).flatten(), defaultdict(list)
-    for after, log_norms in tangent_rollout(segment_step(model), state, actions, tangents):
-        logits, q = model.read(States.unflatten(after, model.sizes.width))
-        found["exact"].append(judge(logits, labels).exact)
-        found["q"].append(q)
-        found["residual"].append((after - state).norm(dim=-1) / after.norm(dim=-1))
-        found["log_tangent"].append(log_norms.movedim(0, -1))
-        state = after
-    return {name: torch.stack(values, 2) for name, values in found.items()}
-
-
-def log10_jacobian(log_tangent: Tensor, size: int) -> Tensor:
-    """log10 of ||dz_k/dz_0||_F / sqrt(d), estimated from P tangents: [S, E, K, P] -> [S, E, K].
-
-    It is 0 for the identity, and log10 of the mean stretch of all directions in general.
-    """
-    squared = torch.logsumexp(2 * log_tangent, -1) - math.log(log_tangent.shape[-1])
-    return (0.5 * squared - 0.5 * math.log(size)) / LN10
-
-
-def growth(log_tangent: Tensor) -> Tensor:
-    """Growth of a tangent per segment over the second half of the segments, in nats: [S, E, K, P] -> [S, E].
-
-    At a fixed point it tends to ln of the spectral radius of one segment's Jacobian.
-    """
-    half = log_tangent.shape[2] // 2
-    after = log_tangent[:, :, -1] - log_tangent[:, :, half - 1]
-    return after.mean(-1) / (log_tangent.shape[2] - half)
-
-
-@reads_settings("seeds", "gradient_puzzles")
-def measure_singular_values(
-    task: Task,
-    model: RecursiveModel,
-    variant: BaselineVariant | FeudalVariant,
-    segments: Sequence[int],
-    *,
-    config: Exp5Config,
-    device: torch.device,
-) -> dict[str, Tensor]:
-    """The largest singular value of one segment's Jacobian, of those that are k-th in their recursions.
-
-    Returns:
-        singular_value [S, E, K'] for the K' segments named.
-    """
-    batch = first_puzzles(task, "test", config.gradient_puzzles, model, device)
-    count, goals = batch.inputs.shape[1], make_goals(task, model, variant, config.seeds)
-    draws = generators(config.seeds, "power iteration")
-    start = torch.stack([torch.randn(count, state_size(model), generator=draw) for draw in draws]).to(device)
-    step, state, values = segment_step(model), model.initial(count).flatten(), []
-    for k, action in enumerate(actions_of(model, batch, max(segments), goals).unbind(2), start=1):
-        if k in segments:
-            values.append(largest_singular_value(step, state, action, start, POWER_ITERATIONS))
-        with torch.no_grad():
-            state = step(state, action)
-    return {"singular_value": torch.stack(values, -1)}
-
-
-# ----------------------------------------------------------------------------------------------
-# How good is the gradient of one step?
-# ----------------------------------------------------------------------------------------------
-
-
-@reads_settings("gradient_puzzles")
-def measure_gradients(
-    task: Task, model: RecursiveModel, segments: Sequence[int], *, config: Exp5Config, device: torch.device
-) -> dict[str, Tensor]:
-    """The gradient of the answer's cost after segment k: of one step against longer ones, over all weights.
-
-    Returns:
-        cosine/{segment,all}, ratio/{segment,all} [K', S]: cosine of the one-step gradient with the gradient
-        through the segment and through all segments so far, and their norms over the one-step gradient's.
-    """
-    model = copy.deepcopy(model).requires_grad_(True)
-    batch, found = first_puzzles(task, "train", config.gradient_puzzles, model, device), defaultdict(list)
-    for k in segments:
-        short = cost_gradient(model, batch, k, "one_step")
-        for name in ("segment", "all"):
-            longer = cost_gradient(model, batch, k, name)
-            found[f"cosine/{name}"].append(F.cosine_similarity(short, longer, dim=-1, eps=0.0))
-            found[f"ratio/{name}"].append(longer.norm(dim=-1) / short.norm(dim=-1))
-    return {name: torch.stack(values) for name, values in found.items()}
-
-
-def cost_gradient(model: RecursiveModel, batch: Batch, segment: int, gradient: Gradient) -> Tensor:
-    """Gradient of the mean cross-entropy after a segment by all of a member's weights: [S, weights]."""
-    injected = model.embed_puzzles(batch.inputs, batch.identifiers)
-    states = model.initial(batch.inputs.shape[1])
-    with torch.set_grad_enabled(gradient == "all"):
-        for _ in range(segment - 1):
-            states = model.segment(states, injected, gradient="all")
-    states = model.segment(states, injected, gradient=gradient)
-    cost = cross_entropy(model.read(states)[0], batch.labels).mean(1).sum()
-    gradients = torch.autograd.grad(cost, list(model.parameters()), materialize_grads=True)
-    return torch.cat([part.flatten(1) for part in gradients], 1)
-
-
-# ----------------------------------------------------------------------------------------------
-# From arrays to metrics
-# ----------------------------------------------------------------------------------------------
-
-
-def reported(segments: int) -> list[int]:
-    """Those of the reported segments that are among so many, and the last one."""
-    return sorted({k for k in REPORTED if k < segments} | {segments})
+    record_foretelling(run.results, prefix, signals, measured["exact"])
+    record_halting(run.results, prefix, learned, signals, exact)
+    record_q_rule(run.results, prefix, measured["q"][:, :, : config.segments], exact, halting)
+    return measured
 
 
 def median_over(values: Tensor, rows: Tensor) -> Tensor:
@@ -247,10 +88,11 @@ def median_over(values: Tensor, rows: Tensor) -> Tensor:
 def record_recursion(
     results: Results, prefix: str, measured: Mapping[str, Tensor], size: int, singular: Tensor
 ) -> None:
-    """Metrics and arrays {prefix}/recursion/{residual,log10_jacobian,growth,singular_value}/...
+    """Metrics {prefix}/recursion/{residual,log10_jacobian,growth,singular_value}/{solved,unsolved}, arrays.
 
-    Medians over solved and over unsolved puzzles; `wrong_fixed_point`: the share of unsolved puzzles whose
-    residual is below CONVERGED at the last segment, `fixed_point` the same of solved ones.
+    Medians over the puzzles; `wrong_fixed_point`: the share of unsolved puzzles whose residual is below
+    CONVERGED at the last segment, `fixed_point` the same of solved ones. The singular values [S, E', K'] are
+    of the first puzzles, at SINGULAR_AT and the last segment; /{solved,unsolved}: at the last.
     """
     solved, segments = measured["exact"][:, :, -1], measured["exact"].shape[2]
     groups = {"solved": solved, "unsolved": ~solved}
@@ -264,15 +106,18 @@ def record_recursion(
         medians["unsolved_minus_solved"] = medians["unsolved"] - medians["solved"]
         for group, found in medians.items():
             results.add_array(f"{prefix}/recursion/{quantity}/{group}", found.T)
+            horizon = "T" if quantity == "log10_jacobian" else "segment"
             for k in reported(segments):
-                results.add(f"{prefix}/recursion/{quantity}/{group}/segment={k}", found[:, k - 1])
+                results.add(f"{prefix}/recursion/{quantity}/{group}/{horizon}={k}", found[:, k - 1])
     for group, rows in groups.items():
         slope = median_over(growth(measured["log_tangent"]), rows)
         results.add(f"{prefix}/recursion/growth/{group}", slope, "nats a segment")
         arrived = (measured["residual"][:, :, -1] < CONVERGED) & rows
         name = "fixed_point" if group == "solved" else "wrong_fixed_point"
         results.add(f"{prefix}/recursion/{name}", arrived.sum(1) / rows.sum(1))
-    for k, values in zip(reported(segments), singular.unbind(-1), strict=True):
+        largest = median_over(singular[..., -1], rows[:, : singular.shape[1]])
+        results.add(f"{prefix}/recursion/singular_value/{group}", largest)
+    for k, values in zip(reported(segments, SINGULAR_AT), singular.unbind(-1), strict=True):
         results.add(f"{prefix}/recursion/singular_value/segment={k}", values.median(1).values)
 
 
