@@ -94,7 +94,9 @@ def record_foretelling(results: Results, prefix: str, signals: Signals, exact: T
                 results.add(f"{prefix}/auroc/{name}/{when}/segment={k}", areas[k - 1])
 
 
-def record_halting(results: Results, prefix: str, training: Signals, held_out: Signals, exact: Tensor) -> None:
+def record_halting(
+    results: Results, prefix: str, training: Signals, held_out: Signals, exact: Tensor
+) -> None:
     """Metrics {prefix}/halting/{signal}/exact/segments={b}, .../exact, and arrays {signal}/{segments,exact}.
 
     Accuracy where held-out puzzles spend b segments on average, by two thresholds in turn where none spends
@@ -112,9 +114,7 @@ def record_halting(results: Results, prefix: str, training: Signals, held_out: S
     budgets = torch.linspace(1, segments, STEPS_A_SEGMENT * (segments - 1) + 1, dtype=torch.float64)
     at_equal = {"fixed": exact.double().mean(1)[:, 1:-1]}  # [S, b] each
     for name, signal in held_out.items():
-        pairs = [
-            halting_curve(*each, budgets) for each in zip(training[name], signal, exact, strict=True)
-        ]
+        pairs = [halting_curve(*each, budgets) for each in zip(training[name], signal, exact, strict=True)]
         spent, right = (torch.stack(values, 1) for values in zip(*pairs, strict=True))  # [C, S]
         results.add_array(f"{prefix}/halting/{name}/segments", spent)
         results.add_array(f"{prefix}/halting/{name}/exact", right)

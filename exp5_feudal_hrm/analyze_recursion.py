@@ -70,9 +70,7 @@ def _follow(run: Run, task: Task, name: str, model: HRM) -> Mapping[str, Tensor]
     ])  # fmt: skip
     record_recursion(run.results, prefix, measured, size, singular["singular_value"])
     halting, exact = halting_of(config), measured["exact"][:, :, : config.segments]
-    signals, learned = (
-        signals_of(found, config.segments, size, halting) for found in (measured, training)
-    )
+    signals, learned = (signals_of(found, config.segments, size, halting) for found in (measured, training))
     record_foretelling(run.results, prefix, signals, measured["exact"])
     record_halting(run.results, prefix, learned, signals, exact)
     record_q_rule(run.results, prefix, measured["q"][:, :, : config.segments], exact, halting)
