@@ -705,6 +705,19 @@ class Exp5Config(RecursionConfig):
     # whether a gate in (0, 1) scales what a goal adds to the states; otherwise the scale is 1
     gating: bool = True
 
+    # --- the recursion as a rollout ---------------------------------------------------------
+
+    # trainings whose recursion is followed
+    recursion_variants: tuple[Exp5Variant, ...] = ("baseline", "baseline_segment")
+    # held-out puzzles whose recursion is followed, and as many training puzzles to choose when to halt by
+    recursion_puzzles: int = bounded(64, low=2)
+    # segments that it is followed for
+    recursion_segments: int = bounded(48, low=2)
+    # random tangents that are carried along for each puzzle
+    tangents: int = bounded(1, low=1)
+    # training puzzles on which gradients are compared, and held-out ones whose singular values are found
+    gradient_puzzles: int = bounded(32, low=2)
+
     # --- sweeps -----------------------------------------------------------------------------
 
     # weights of the feudal loss to compare, at the manager_period

@@ -1,4 +1,4 @@
-"""Intervals over training seeds and starts, rates, and rank correlation.
+"""Intervals over training seeds and starts, rates, rank correlation and area under the ROC curve.
 
 Shapes: S training seeds, E starts, N values.
 """
@@ -104,6 +104,25 @@ def _t_quantile(degrees: float) -> float:
 def spearman(first: Tensor, second: Tensor) -> float:
     """Spearman's rank correlation of two equally long vectors, ties with their mean rank; nan if constant."""
     return float(torch.corrcoef(torch.stack([mean_ranks(first), mean_ranks(second)]))[0, 1])
+
+
+def auroc(scores: Tensor, positive: Tensor) -> float:
+    """How often a positive's score is above a negative's, a tie counting half: area under the ROC curve.
+
+    By ranks (Mann & Whitney, 1947).
+
+    Args:
+        scores: [N].
+        positive: [N] bool.
+
+    Returns:
+        in [0, 1], .5 for scores that tell nothing; nan where all are positive or none is.
+    """
+    many = int(positive.sum())
+    pairs = many * (len(positive) - many)
+    if pairs == 0:
+        return math.nan
+    return (float(mean_ranks(scores)[positive].sum()) - many * (many + 1) / 2) / pairs
 
 
 def mean_ranks(values: Tensor) -> Tensor:

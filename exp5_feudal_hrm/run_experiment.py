@@ -20,6 +20,7 @@ CONFIG = parse_command_line(EXP5_PRESETS) if __name__ == "__main__" else None  #
 from collections.abc import Sequence
 
 from common.run.run import Experiment, Run, main
+from exp5_feudal_hrm.analyze_recursion import analyze_recursion
 from exp5_feudal_hrm.criteria import CRITERIA
 from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
 from exp5_feudal_hrm.evaluate_sweep import run_sweep
@@ -36,6 +37,7 @@ def compute(run: Run) -> None:
             task = load_task(run, name)
             models = train(run, task, variants)
             measured = measure(run, task, models)
+            analyze_recursion(run, task, models)
             if position == 0:
                 run_sweep(run, task, models, measured)
 
