@@ -41,6 +41,7 @@ ROOMS = {
     "latent": {"config", "jacobian_utils", "minigrid", "planners", "regularizers", "run", "statistics",
                "training", "viz_utils"},
     "report": {"run"},
+    "sweeps": {"config", "report", "run", "statistics", "viz_utils"},
 }  # fmt: skip
 
 
