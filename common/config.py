@@ -590,3 +590,171 @@ EXP4_PRESETS = {
         pillar_horizons=(20, 50, 80),
     ),
 }
+
+# ----------------------------------------------------------------------------------------------
+# Experiments 5 and 6
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RecursionConfig(RunConfig):
+    """What experiments 5 and 6 share: a recursive model's size, its halting and its training."""
+
+    # --- model ------------------------------------------------------------------------------
+
+    # width of the states
+    width: int = bounded(32, low=4)
+    # attention heads; a head's width must divide into pairs for every axis of the positions
+    heads: int = bounded(2, low=1)
+    # layers of each level (HRM), or of the one net (TRM)
+    layers: int = bounded(1, low=1)
+    # cycles of a segment: calls of the slow level
+    cycles_high: int = bounded(2, low=1)
+    # calls of the fast level in a cycle
+    cycles_low: int = bounded(2, low=1)
+    # what the inner width of a SwiGLU is rounded up to a multiple of; HRM's 256 wastes a third at width 32
+    inner_multiple: int = bounded(32, low=1)
+    # rotary positions by row and column (2), or along the line of cells as HRM has them (1)
+    position_axes: Literal[1, 2] = 2
+
+    # --- halting ----------------------------------------------------------------------------
+
+    # most segments of a puzzle, and segments of an evaluation
+    segments: int = bounded(8, low=1)
+    # whether the halting head ends a puzzle in training; otherwise each one gets all segments
+    adaptive_halting: bool = True
+    # trm: halt where q_halt > 0; hrm: where q_halt > q_continue, whose target costs a second forward pass
+    halting: Literal["hrm", "trm"] = "trm"
+    # probability of drawing a least number of segments, uniform from 2 to all, at a segment of training
+    exploration: float = bounded(0.1, low=0.0, high=1.0)
+
+    # --- training ---------------------------------------------------------------------------
+
+    # puzzles in a batch
+    batch_size: int = bounded(48, low=2)
+    # optimiser steps of every model, each of one segment
+    iterations: int = bounded(800, low=1)
+    # learning rate of AdamW after the warm-up; betas are 0.9 and 0.95
+    learning_rate: float = bounded(3e-3, above=0.0)
+    # decoupled weight decay of AdamW
+    weight_decay: float = bounded(0.1, low=0.0)
+    # steps in which the learning rate rises from 0 [steps]
+    warmup: int = bounded(100, low=0)
+    # largest norm of a member's gradient; 0: any
+    clip_norm: float = bounded(1.0, low=0.0)
+    # decay of the average of weights that is evaluated, unbiased from the first step on
+    average_decay: float = bounded(0.99, low=0.0, high=0.9999)
+    # learning rate of a table of puzzle vectors, which are trained by the signs of gradients
+    table_learning_rate: float = bounded(1e-2, above=0.0)
+    # decoupled weight decay of a table of puzzle vectors
+    table_weight_decay: float = bounded(0.1, low=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_heads("width", self.width)
+
+    def _require_heads(self, name: str, width: int) -> None:
+        """Reject a width of which rotary positions cannot be made."""
+        unit = 2 * self.position_axes * self.heads
+        if width % unit:
+            reject(name, width, f"multiples of {unit}: pairs for {self.position_axes} axes in each head")
+
+
+Exp5Task = Literal["sudoku_4x4", "sudoku_6x6", "sudoku_9x9", "maze", "arc", "folder"]
+Exp5Variant = Literal[
+    "baseline", "head", "random_goals", "directional", "predict", "naive", "baseline_segment",
+    "directional_segment",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exp5Config(RecursionConfig):
+    """Experiment 5, feudal HRM: do goals of a manager level help a model that reasons by recursion?"""
+
+    # size of the run: quick takes minutes on a laptop, full is what the README reports, published has HRM's
+    # own sizes, for one GPU and a folder of puzzles given by --data-dir
+    preset: Literal["quick", "full", "published"] = "quick"
+    # puzzles that every variant is trained on; folder: those of --data-dir
+    tasks: tuple[Exp5Task, ...] = ("sudoku_4x4",)
+    # trainings to compare
+    variants: tuple[Exp5Variant, ...] = get_args(Exp5Variant)
+    # folder of puzzles in HRM's format, for the task folder
+    data_dir: Path | None = None
+    # seed of the puzzles and of what is held out, the same for every training seed
+    puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)
+    # training puzzles
+    train_puzzles: int = bounded(1000, low=2)
+    # held-out puzzles that are evaluated
+    test_puzzles: int = bounded(256, low=2)
+
+    # --- goals ------------------------------------------------------------------------------
+
+    # weight of the feudal loss beside the answer's; 0 leaves the head without a loss of its own
+    feudal_loss_weight: float = bounded(0.1, low=0.0)
+    # segments from one goal to the next
+    manager_period: int = bounded(4, low=1)
+    # width of a goal; 0: the states' width
+    goal_dim: int = bounded(0, low=0)
+    # whether a gate in (0, 1) scales what a goal adds to the states; otherwise the scale is 1
+    gating: bool = True
+
+    # --- sweeps -----------------------------------------------------------------------------
+
+    # weights of the feudal loss to compare, at the manager_period
+    weight_sweep: tuple[float, ...] = bounded((0.1, 0.5), low=0.0, rising=True)
+    # periods to compare, at the feudal_loss_weight [segments]
+    period_sweep: tuple[int, ...] = bounded((1, 4), low=1, rising=True)
+    # whether every weight is combined with every period
+    sweep_grid: bool = False
+
+    # --- larger puzzles ---------------------------------------------------------------------
+
+    # puzzles that the variants of larger_variants alone are trained on
+    larger_tasks: tuple[Exp5Task, ...] = ()
+    # trainings to compare on larger puzzles
+    larger_variants: tuple[Exp5Variant, ...] = ("baseline_segment", "directional_segment")
+    # width of the states on larger puzzles
+    larger_width: int = bounded(48, low=4)
+    # optimiser steps on larger puzzles
+    larger_iterations: int = bounded(1500, low=1)
+    # puzzles in a batch of larger ones
+    larger_batch_size: int = bounded(32, low=2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_heads("larger_width", self.larger_width)
+        for name in ("tasks", "variants", "larger_tasks", "larger_variants"):
+            self._require_distinct(name, "each value once")
+        if "baseline" not in self.variants:
+            reject("variants", self.variants, "baseline among them: it is what the others are compared with")
+        if set(self.tasks) & set(self.larger_tasks):
+            reject("larger_tasks", self.larger_tasks, "tasks that are not among --tasks")
+        if not self.tasks:
+            reject("tasks", self.tasks, "at least one")
+        if "folder" in (*self.tasks, *self.larger_tasks) and self.data_dir is None:
+            reject("tasks", self.tasks, "folder only with --data-dir, a folder of puzzles")
+
+    def plan(self) -> list[tuple[Exp5Task, tuple[Exp5Variant, ...], dict[str, Any]]]:
+        """Every task with its variants, and with the settings that are its own."""
+        larger = {
+            "width": self.larger_width,
+            "iterations": self.larger_iterations,
+            "batch_size": self.larger_batch_size,
+        }
+        return [
+            *((task, self.variants, {}) for task in self.tasks),
+            *((task, self.larger_variants, larger) for task in self.larger_tasks),
+        ]
+
+
+EXP5_PRESETS = {
+    "quick": Exp5Config(seeds=(0, 1, 2)),
+    "full": Exp5Config(
+        preset="full",
+        seeds=tuple(range(10)),
+        iterations=1800,
+        weight_sweep=(0.01, 0.05, 0.1, 0.2, 0.5),
+        period_sweep=(1, 2, 4, 8),
+        larger_tasks=("sudoku_6x6", "sudoku_9x9"),
+    ),
+}

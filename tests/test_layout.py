@@ -76,7 +76,10 @@ def test_nothing_shared_names_an_experiment():
             assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
-LAYERS = (("energy_", "objectives", "rollouts"), "dataset", "models", "train_", "analyze_", "run_experiment")
+LAYERS = (
+    ("energy_", "objectives", "rollouts", "feudal"), "dataset", "models", "train_", "analyze_",
+    "run_experiment",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

@@ -9,125 +9,19 @@ Shapes: N digits, lines and boxes, L = N^2 cells, B grids. Digits are 1 .. N, an
 each is one larger, as in HRM's folders: token 0 is padding.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 
+from common.recursion.puzzles.splits import Candidate, puzzles_of, split_by_class
+from common.recursion.puzzles.sudoku_solver import BOXES, Board, count_solutions
 from common.recursion.puzzles.symmetries import Symmetries, banded_permutations, canonical_forms
 from common.recursion.puzzles.task import Puzzles
 from common.run.random import generator
 
-BOXES = {4: (2, 2), 6: (2, 3), 9: (3, 3)}  # rows and columns of a box, by N
-PATIENCE = 5000  # puzzles in a row that are of no use, before generation gives up
 DRAWN_TOGETHER = 64  # puzzles whose classes are found together
-
-
-# ----------------------------------------------------------------------------------------------
-# Rules
-# ----------------------------------------------------------------------------------------------
-
-
-@cache
-def units(size: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Row, column and box of each cell of an N x N grid."""
-    box_rows, box_columns = BOXES[size]
-    rows = tuple(cell // size for cell in range(size**2))
-    columns = tuple(cell % size for cell in range(size**2))
-    boxes = tuple(
-        row // box_rows * box_rows + column // box_columns for row, column in zip(rows, columns, strict=True)
-    )
-    return rows, columns, boxes
-
-
-class Board:
-    """A partly filled grid; which digits a line or box holds is the bits of a number."""
-
-    def __init__(self, size: int, digits: Sequence[int]):
-        """`digits`: [L], 0 for an empty cell. They may break the rules; then there is no solution."""
-        self.size, self.all = size, (1 << size) - 1
-        self.row_of, self.column_of, self.box_of = units(size)
-        self.rows, self.columns, self.boxes = [0] * size, [0] * size, [0] * size
-        self.digits = [0] * size**2
-        self.empty = [cell for cell, digit in enumerate(digits) if not digit]
-        self.broken = False
-        for cell, digit in enumerate(digits):
-            if digit:
-                self.broken |= not self.allowed(cell) >> digit - 1 & 1
-                self.put(cell, digit)
-
-    def allowed(self, cell: int) -> int:
-        """The digits that a cell may have, as bits: bit d - 1 for digit d."""
-        taken = (
-            self.rows[self.row_of[cell]] | self.columns[self.column_of[cell]] | self.boxes[self.box_of[cell]]
-        )
-        return self.all & ~taken
-
-    def put(self, cell: int, digit: int) -> None:
-        """Write a digit."""
-        self._flip(cell, digit)
-        self.digits[cell] = digit
-
-    def take(self, cell: int) -> int:
-        """Empty a cell; the digit that was there."""
-        digit, self.digits[cell] = self.digits[cell], 0
-        self._flip(cell, digit)
-        return digit
-
-    def _flip(self, cell: int, digit: int) -> None:
-        bit = 1 << digit - 1
-        self.rows[self.row_of[cell]] ^= bit
-        self.columns[self.column_of[cell]] ^= bit
-        self.boxes[self.box_of[cell]] ^= bit
-
-    def solutions(self, ranks: Sequence[Sequence[int]] | None = None) -> Iterator[list[int]]:
-        """Every solution [L], one after another: depth first, the cell with the fewest digits allowed first.
-
-        `ranks` [L][N]: in which order a cell tries its digits; by default the least first.
-        """
-        if self.broken:
-            return
-        if not self.empty:
-            yield list(self.digits)
-            return
-        place, allowed = self._most_constrained()
-        cell = self.empty[place]
-        self.empty[place] = self.empty[-1]
-        self.empty.pop()
-        order = range(1, self.size + 1) if ranks is None else ranks[cell]
-        for digit in order:
-            if allowed >> digit - 1 & 1:
-                self.put(cell, digit)
-                yield from self.solutions(ranks)
-                self.take(cell)
-        self.empty.append(cell)
-        self.empty[place], self.empty[-1] = self.empty[-1], self.empty[place]
-
-    def _most_constrained(self) -> tuple[int, int]:
-        """The place in `empty` of the cell with the fewest digits allowed, and these."""
-        best, fewest, digits = 0, self.size + 1, 0
-        for place, cell in enumerate(self.empty):
-            allowed = self.allowed(cell)
-            count = allowed.bit_count()
-            if count < fewest:
-                best, fewest, digits = place, count, allowed
-                if count <= 1:
-                    break
-        return best, digits
-
-
-def count_solutions(size: int, digits: Sequence[int], limit: int = 2) -> int:
-    """How many solutions a grid has, counted up to `limit`."""
-    found = Board(size, digits).solutions()
-    return sum(1 for _ in zip(range(limit), found, strict=False))
-
-
-def has_unique_solution(size: int, digits: Sequence[int]) -> bool:
-    """Whether a grid has exactly one."""
-    return count_solutions(size, digits) == 1
-
 
 # ----------------------------------------------------------------------------------------------
 # Generation
@@ -170,9 +64,8 @@ def sudoku_puzzles(
 ) -> tuple[Puzzles, Puzzles]:
     """Two sets of puzzles, all different, no puzzle of one symmetric to a puzzle of the other.
 
-    The label of every cell is its digit, givens included, as in HRM. A class of symmetric puzzles (4x4) or
-    solutions (6x6, 9x9) is held out or not by a hash of the class and the seed, so the sizes of the sets do
-    not move a class from one to the other. Symmetric 4x4 puzzles are a group; others are groups of one.
+    The label of every cell is its digit, givens included, as in HRM. Symmetric 4x4 puzzles are a group;
+    others are groups of one.
 
     Args:
         size: N, 4, 6 or 9.
@@ -186,83 +79,40 @@ def sudoku_puzzles(
     """
     if size not in BOXES:
         raise ValueError(f"size = {size}: allowed: {', '.join(map(str, BOXES))}")
-    sets = {False: _Set(train), True: _Set(test)}  # by whether it is held out
-    idle = 0
-    for mark, solution, make_puzzle in _candidates(size, givens, generator(seed, f"sudoku/{size}")):
-        chosen = sets[_is_held_out(mark, seed, test_share)]
-        idle = 0 if chosen.add(mark, solution, make_puzzle, givens[1]) else idle + 1
-        if all(part.complete for part in sets.values()):
-            return sets[False].puzzles(size), sets[True].puzzles(size)
-        if idle == PATIENCE:
-            have, held_out = (len(part.found) for part in sets.values())
-            raise ValueError(
-                f"{size}x{size} puzzles with {givens[0]} to {givens[1]} givens: found {have} of {train} for"
-                f" training and {held_out} of {test} held out; allowed: fewer puzzles, or more givens"
-            )
-    raise AssertionError
+    candidates = _candidates(size, givens, generator(seed, f"sudoku/{size}"))
+    what = f"{size}x{size} puzzles with {givens[0]} to {givens[1]} givens"
+    sides = split_by_class(candidates, train=train, test=test, test_share=test_share, seed=seed, what=what)
+    kind = {"symmetries": sudoku_symmetries(size), "group_by_class": size == 4}
+    return puzzles_of(sides[0], (size, size), **kind), puzzles_of(sides[1], (size, size), **kind)
 
 
-class _Set:
-    """One side of a split while it is filled."""
-
-    def __init__(self, wanted: int):
-        self.wanted = wanted
-        self.found: dict[tuple[int, ...], tuple[list[int], bytes]] = {}  # puzzle -> solution, class
-
-    @property
-    def complete(self) -> bool:
-        return len(self.found) == self.wanted
-
-    def add(self, mark: bytes, solution: list[int], make_puzzle: Callable[[], list[int]], most: int) -> bool:
-        """Take a puzzle if there is room, it has at most so many givens and is not here yet."""
-        if self.complete:
-            return False
-        puzzle = tuple(make_puzzle())
-        if puzzle in self.found or sum(digit > 0 for digit in puzzle) > most:
-            return False
-        self.found[puzzle] = solution, mark
-        return True
-
-    def puzzles(self, size: int) -> Puzzles:
-        """As tokens; symmetric 4x4 puzzles are a group."""
-        solutions, marks = zip(*self.found.values(), strict=True)
-        number = {mark: index for index, mark in enumerate(dict.fromkeys(marks))}
-        groups = [number[mark] for mark in marks] if size == 4 else range(len(marks))
-        return Puzzles(
-            inputs=torch.tensor(list(self.found)) + 1,
-            labels=torch.tensor(solutions) + 1,
-            identifiers=torch.zeros(len(self.found), dtype=torch.int64),
-            groups=torch.tensor(groups),
-            vocabulary=size + 2,
-            num_identifiers=1,
-            grid=(size, size),
-            symmetries=sudoku_symmetries(size),
-        )
-
-
-def _candidates(
-    size: int, givens: tuple[int, int], draw: torch.Generator
-) -> Iterator[tuple[bytes, list[int], Callable[[], list[int]]]]:
-    """Without end: a class, a solution, and what digs its puzzle."""
+def _candidates(size: int, givens: tuple[int, int], draw: torch.Generator) -> Iterator[Candidate]:
+    """Without end."""
+    least, most = givens
     while True:
-        solutions, diggers = [], []
-        for _ in range(DRAWN_TOGETHER):
-            target = int(torch.randint(givens[0], givens[1] + 1, (), generator=draw))
-            solutions.append(random_solution(size, draw))
-            order = torch.randperm(size**2, generator=draw).tolist()
-            diggers.append(partial(dig, size, solutions[-1], target, order))
+        solutions = [random_solution(size, draw) for _ in range(DRAWN_TOGETHER)]
+        targets = torch.randint(least, most + 1, (DRAWN_TOGETHER,), generator=draw).tolist()
+        orders = torch.rand(DRAWN_TOGETHER, size**2, generator=draw).argsort(1).tolist()
+        diggers = [
+            cache(partial(dig, size, *asked)) for asked in zip(solutions, targets, orders, strict=True)
+        ]
         if size == 4:
-            puzzles = [make_puzzle() for make_puzzle in diggers]
-            marks = canonical_forms(torch.tensor(puzzles) + 1, sudoku_symmetries(size))
+            puzzles = torch.tensor([digger() for digger in diggers])
+            marks = canonical_forms(puzzles + 1, sudoku_symmetries(size))
         else:
             marks = canonical_solutions(torch.tensor(solutions), size)
-        classes = [bytes(mark) for mark in marks.tolist()]
-        yield from zip(classes, solutions, diggers, strict=True)
+        for mark, digger, solution in zip(marks.tolist(), diggers, solutions, strict=True):
+            yield bytes(mark), partial(_as_tokens, digger, solution, most)
 
 
-def _is_held_out(mark: bytes, seed: int, share: float) -> bool:
-    digest = hashlib.sha256(f"{seed}/split/".encode() + mark).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2**64
+def _as_tokens(
+    digger: Callable[[], list[int]], solution: Sequence[int], most: int
+) -> tuple[list[int], list[int]] | None:
+    """A puzzle and its solution as tokens; none where more than `most` digits had to be left."""
+    digits = digger()
+    if sum(digit > 0 for digit in digits) > most:
+        return None
+    return [digit + 1 for digit in digits], [digit + 1 for digit in solution]
 
 
 # ----------------------------------------------------------------------------------------------
