@@ -7,12 +7,13 @@ queries of a known task, and groups that were left out are unseen.
 Tokens: 0 outside the grid, colour c is c + 1. The answer holds every cell of the canvas, so the size of the
 output is part of it.
 
-Shapes: G groups, P pairs of a group at most, K demonstrations shown at most, C x C canvas, L = C^2 cells,
-B queries, V tokens.
+Shapes: S members, G groups, P pairs of a group at most, K demonstrations shown at most, C x C canvas,
+L = C^2 cells, B queries, V tokens; queries of S members lead with S.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from exp6_encoder_trm.arc import COLOURS, Pair, Task
 
 OUTSIDE = 0  # the token beside a grid that does not fill the canvas
 VOCABULARY = COLOURS + 1
+TRIES = 1000  # permutations of colours that are tried for a task
 LEAST_PAIRS = 3  # demonstrations of a task; one of them is the query
 
 
@@ -61,14 +63,56 @@ class Queries:
     labels: Tensor  # [B, L] int64
     demos: Tensor  # [B, K, 2, L] int64: input and output of each demonstration
     shown: Tensor  # [B, K] bool: which of the K there are
-    groups: Tensor  # [B] int64
+    groups: Tensor  # [B] int64; below 0: of no group that a table knows
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By name, as a carry holds them."""
+        """By name."""
         return {name: getattr(self, name) for name in ("inputs", "labels", "demos", "shown", "groups")}
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Queries":
+        """The function of every tensor."""
+        return Queries(**{name: function(value) for name, value in self.tensors().items()})
+
+    def to(self, device: torch.device) -> "Queries":
+        """On a device."""
+        return self.map(lambda value: value.to(device))
+
+    def for_members(self, members: int) -> "Queries":
+        """The same queries for each member: [B, ..] -> [S, B, ..]."""
+        return self.map(lambda value: value.expand(members, *value.shape))
+
+    def unknown(self) -> "Queries":
+        """The same, of groups that no table has."""
+        return replace(self, groups=torch.full_like(self.groups, -1))
+
+
+def stack_queries(each: Sequence[Queries]) -> Queries:
+    """Queries of each member in one: [B, ..] each -> [S, B, ..]."""
+    names = each[0].tensors()
+    return Queries(**{name: torch.stack([getattr(one, name) for one in each]) for name in names})
+
+
+class Puzzles(Protocol):
+    """What can be trained on."""
+
+    name: str
+
+    @property
+    def canvas(self) -> int:
+        """C [cells]."""
+
+    @property
+    def group_count(self) -> int:
+        """Rows of a table."""
+
+    def draw(self, count: int, draw: torch.Generator) -> Queries:
+        """A training batch of one member."""
+
+    def watched(self) -> Queries:
+        """Queries on which the training is followed, always the same."""
 
 
 def ask(groups: Groups, chosen: Tensor, most_demos: int) -> Queries:
@@ -85,7 +129,7 @@ def ask(groups: Groups, chosen: Tensor, most_demos: int) -> Queries:
     group, pair = chosen.unbind(1)
     numbers = torch.arange(groups.inputs.shape[1], device=pair.device)
     others = groups.demonstration[group] & (numbers != pair[:, None])  # [B, P]
-    order = (~others).long().argsort(1, stable=True)[:, :most_demos]  # [B, K]: those that are, first
+    order = (~others).long().argsort(dim=1, stable=True)[:, :most_demos]  # [B, K]: those that are, first
     rows = group[:, None]
     return Queries(
         inputs=groups.inputs[group, pair],
@@ -116,6 +160,38 @@ def swapped_demos(queries: Queries, draw: torch.Generator) -> Queries:
     wanted = present[(own + shifts) % len(present)]
     source = (queries.groups == wanted[:, None]).long().argmax(1)  # [B]: the first query of that group
     return replace(queries, demos=queries.demos[source], shown=queries.shown[source])
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Groups to train on, and groups of tasks never seen: `Puzzles` of a fixed set of pairs."""
+
+    name: str
+    train: Groups
+    unseen: Groups
+    most_demos: int  # K
+
+    @property
+    def canvas(self) -> int:
+        """C [cells]."""
+        return self.train.canvas
+
+    @property
+    def group_count(self) -> int:
+        """G."""
+        return len(self.train)
+
+    def draw(self, count: int, draw: torch.Generator) -> Queries:
+        """Every group as often as any other, as far as B goes; one of its demonstrations is the query."""
+        rounds = -(-count // len(self.train))
+        groups = torch.cat([torch.randperm(len(self.train), generator=draw) for _ in range(rounds)])[:count]
+        own = self.train.demonstration[groups]  # [B, P]
+        pairs = torch.rand(own.shape, generator=draw).masked_fill(~own, -1.0).argmax(1)
+        return ask(self.train, torch.stack([groups, pairs], 1), self.most_demos)
+
+    def watched(self) -> Queries:
+        """Every training query."""
+        return ask(self.train, self.train.queries(), self.most_demos)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -170,13 +246,32 @@ def recoloured_outputs(groups: Groups, count: int, seed: int) -> Groups:
     The inputs stay, so a model that does not look at the demonstrations meets one input with `count`
     different answers. The first of each task's versions is unchanged. Versions of a task are `len(groups)`
     apart, so that the first G r groups are r versions of every task.
+
+    Raises:
+        ValueError: a task has not so many versions that differ in every pair.
     """
-    versions = colour_permutations(count * len(groups), generator(seed, "recolouring"))
-    versions[: len(groups)] = torch.arange(VOCABULARY)
-    repeated = repeat(groups, count)
-    outputs = versions[:, None].expand(-1, groups.outputs.shape[1], -1).gather(2, repeated.outputs)
+    draw = generator(seed, "recolouring")
+    versions = torch.stack(
+        [_versions(groups[place : place + 1], count, draw) for place in range(len(groups))]
+    )
+    outputs = versions.transpose(0, 1).flatten(0, 1)  # [count G, P, L]
     names = tuple(f"{name}/{version}" for version in range(count) for name in groups.names)
-    return replace(repeated, outputs=outputs, names=names)
+    return replace(repeat(groups, count), outputs=outputs, names=names)
+
+
+def _versions(group: Groups, count: int, draw: torch.Generator) -> Tensor:
+    """Outputs of one group, unchanged and in other colours, no pair the same in two: [count, P, L]."""
+    valid = (group.demonstration | group.test)[0]
+    found = [group.outputs[0]]
+    for tokens in colour_permutations(TRIES, draw):
+        version = tokens[group.outputs[0]]
+        if all((version != other).any(1)[valid].all() for other in found):
+            found.append(version)
+        if len(found) == count:
+            return torch.stack(found)
+    raise ValueError(
+        f"task {group.names[0]} has {len(found)} versions, not {count}, that differ in all pairs"
+    )
 
 
 def repeat(groups: Groups, count: int) -> Groups:

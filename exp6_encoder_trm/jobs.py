@@ -29,7 +29,7 @@ class Variant:
     grad_clip_norm: float = 0.0  # largest gradient norm, encoder and TRM together; 0: as it is
     context_scale: float = 1.0  # times the encoder's output
     gradient: Gradient = "cycle"  # how far back through the recursion
-    cache_context: bool = False  # planted: what was encoded when the query came in, detached
+    patient: bool = False  # trains to its end, whatever it shows: a control
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ TOKENS = Variant(context="tokens", lr_scale=0.75, grad_clip_norm=1.0)
 MATCHES, LEARNS, NOTHING = 0.9, 0.5, 0.35  # shares of E0's train exact
 
 _JOBS = (
-    Job("E0", "overfit", Variant(context="table"), "Can the TRM memorise the puzzles with a table?",
+    Job("E0", "overfit", Variant(context="table", patient=True), "Can the TRM memorise the puzzles with a table?",
         "train exact of .9 or more", MATCHES),
     Job("E1", "overfit", BASE, "Does the encoder reach the table's accuracy?",
         "approaches E0 if the encoder works", MATCHES),
-    Job("E_diag1", "overfit", replace(BASE, freeze_encoder=True),
+    Job("E_diag1", "overfit", replace(BASE, freeze_encoder=True, patient=True),
         "Can the TRM use any fixed output of an encoder?",
         "similar to E0: the interface is right, and the training of the encoder is not", MATCHES),
-    Job("E_zero", "overfit", Variant(context="zero"), "How much can be had with no context at all?",
+    Job("E_zero", "overfit", Variant(context="zero", patient=True), "How much can be had with no context at all?",
         "a third of E0 or less, or the setting asks nothing of the context", 0.0, NOTHING),
-    Job("E_identity", "review", Variant(context="identity"),
+    Job("E_identity", "review", Variant(context="identity", patient=True),
         "Does a look-up through the encoder's interface equal the table?", "equals E0 exactly", 1.0, 1.0),
     Job("E4", "hyperparameters", LOWER_RATE, "Is the learning rate too high?",
         "the encoder's gradients are too large for the rate", MATCHES),

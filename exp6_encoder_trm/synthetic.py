@@ -80,7 +80,7 @@ def _fill(grids: Tensor, colour: int) -> Tensor:
 def _gravity(grids: Tensor, turns: int) -> Tensor:
     """What is not black falls; down for no turns, else to the side that is down after so many quarters."""
     turned = torch.rot90(grids, turns, (-2, -1))
-    order = (turned > 0).long().argsort(-2, stable=True)
+    order = (turned > 0).long().argsort(dim=-2, stable=True)
     return torch.rot90(turned.gather(-2, order), -turns, (-2, -1))
 
 
@@ -171,16 +171,31 @@ def split_family(family: Family, palette: int, side: int, unseen_share: float, s
 
 @dataclass(frozen=True)
 class PairSource:
-    """Draws queries of some tasks, with demonstrations, all pairs fresh."""
+    """Draws queries of some tasks, with demonstrations, all pairs fresh: `Puzzles` without end."""
 
+    name: str
     rules: tuple[Rule, ...]
     palette: int  # colours beside black
     side: int  # H = W [cells]
     demos: int  # K
 
+    @property
+    def canvas(self) -> int:
+        """C [cells]."""
+        return self.side
+
+    @property
+    def group_count(self) -> int:
+        """A task is a group."""
+        return len(self.rules)
+
     def draw(self, count: int, draw: torch.Generator) -> Queries:
         """`count` B queries, each of a task drawn at random."""
         return self.of(torch.randint(len(self.rules), (count,), generator=draw), draw)
+
+    def watched(self) -> Queries:
+        """Two queries of every task, always the same."""
+        return self.each(2, generator(0, f"{self.name}/watched"))
 
     def each(self, copies: int, draw: torch.Generator) -> Queries:
         """`copies` queries of every task."""

@@ -262,7 +262,7 @@ def test_a_split_is_disjoint_and_no_two_rules_are_one(family):
 
 @pytest.mark.parametrize("family", ["colours", "grids"])
 def test_pairs_are_fresh_follow_the_rule_and_are_no_identities(family):
-    source = PairSource(tuple(rules_of(family, 9, 3)), palette=9, side=3, demos=3)
+    source = PairSource("toy", tuple(rules_of(family, 9, 3)), palette=9, side=3, demos=3)
     draw = generator(0, "pairs")
     queries = source.draw(64, draw)
     assert queries.demos.shape == (64, 3, 2, 9) and queries.shown.all()
@@ -279,11 +279,11 @@ def test_pairs_are_fresh_follow_the_rule_and_are_no_identities(family):
 
 def test_a_rule_that_changes_nothing_is_named():
     with pytest.raises(ValueError, match="rule replace 3 3: no grid found"):
-        PairSource((Rule("replace", (3, 3)),), 9, 3, 3).draw(2, generator(0, "pairs"))
+        PairSource("toy", (Rule("replace", (3, 3)),), 9, 3, 3).draw(2, generator(0, "pairs"))
 
 
 def test_copying_fails_and_majority_looks_at_the_demonstrations_alone():
-    source = PairSource(tuple(rules_of("colours", 9, 3)), 9, 3, demos=3)
+    source = PairSource("toy", tuple(rules_of("colours", 9, 3)), 9, 3, demos=3)
     queries = source.draw(200, generator(0, "pairs"))
     assert not (copy_of_input(queries) == queries.labels).all(1).any()
     hidden = fewer_demos(queries, 1)

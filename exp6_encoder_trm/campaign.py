@@ -1,0 +1,5 @@
+"""x."""
+
+
+def parse_pretrain(presets, context):
+    return None
