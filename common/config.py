@@ -40,6 +40,9 @@ class RunConfig:
     strict: bool = False
     # optimiser steps between two checkpoints of a training [steps]
     checkpoint_every: int = bounded(500, low=1)
+    # where to follow the run: TensorBoard beside the results, or W&B (WANDB_MODE=offline sends nothing);
+    # both need requirements-sweep.txt
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -47,6 +50,8 @@ class RunConfig:
         self._require_distinct("seeds", "each seed once")
         if self.replot and self.fresh:
             reject("fresh", True, "without --replot, which trains nothing")
+        if self.replot and self.tracker != "none":
+            reject("tracker", self.tracker, "without --replot, which trains nothing")
 
     def _require_distinct(
         self, name: str, allowed: str, key: Callable[[Any], Any] = lambda value: value
@@ -58,7 +63,9 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
-        how = {"device", "output_dir", "cache_dir", "replot", "fresh", "strict", "checkpoint_every"}
+        how = {
+            "device", "output_dir", "cache_dir", "replot", "fresh", "strict", "checkpoint_every", "tracker",
+        }  # fmt: skip
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
 
 
@@ -663,7 +670,7 @@ class RecursionConfig(RunConfig):
 Exp5Task = Literal["sudoku_4x4", "sudoku_6x6", "sudoku_9x9", "maze", "arc", "folder"]
 Exp5Variant = Literal[
     "baseline", "head", "random_goals", "directional", "predict", "naive", "baseline_segment",
-    "directional_segment",
+    "directional_segment", "baseline_fixed", "directional_fixed",
 ]  # fmt: skip
 
 
@@ -676,8 +683,8 @@ class Exp5Config(RecursionConfig):
     preset: Literal["quick", "full", "published"] = "quick"
     # puzzles that every variant is trained on; folder: those of --data-dir
     tasks: tuple[Exp5Task, ...] = ("sudoku_4x4",)
-    # trainings to compare
-    variants: tuple[Exp5Variant, ...] = get_args(Exp5Variant)
+    # trainings to compare; _segment: gradients through the whole segment, _fixed: no adaptive halting
+    variants: tuple[Exp5Variant, ...] = get_args(Exp5Variant)[:8]
     # folder of puzzles in HRM's format, for the task folder
     data_dir: Path | None = None
     # seed of the puzzles and of what is held out, the same for every training seed
@@ -731,8 +738,6 @@ class Exp5Config(RecursionConfig):
             reject("larger_tasks", self.larger_tasks, "tasks that are not among --tasks")
         if not self.tasks:
             reject("tasks", self.tasks, "at least one")
-        if "folder" in (*self.tasks, *self.larger_tasks) and self.data_dir is None:
-            reject("tasks", self.tasks, "folder only with --data-dir, a folder of puzzles")
 
     def plan(self) -> list[tuple[Exp5Task, tuple[Exp5Variant, ...], dict[str, Any]]]:
         """Every task with its variants, and with the settings that are its own."""
@@ -756,6 +761,29 @@ EXP5_PRESETS = {
         weight_sweep=(0.01, 0.05, 0.1, 0.2, 0.5),
         period_sweep=(1, 2, 4, 8),
         larger_tasks=("sudoku_6x6", "sudoku_9x9"),
+    ),
+    "published": Exp5Config(
+        preset="published",
+        tasks=("folder",),
+        variants=("baseline", "directional"),
+        test_puzzles=10000,
+        width=512,
+        heads=8,
+        layers=4,
+        inner_multiple=256,
+        position_axes=1,
+        segments=16,
+        halting="hrm",
+        batch_size=768,
+        iterations=26041,
+        learning_rate=1e-4,
+        weight_decay=1.0,
+        warmup=2000,
+        clip_norm=0.0,
+        average_decay=0.999,
+        table_weight_decay=1.0,
+        weight_sweep=(0.1,),
+        period_sweep=(4,),
     ),
 }
 

@@ -12,9 +12,9 @@ that follow both levels get t V g beside their inputs, with
 R is the identity, or a fixed random projection where goals are narrower. The forms of the loss, over the rows
 that have a goal (sg stops the gradient; A is the drop in the answer's cost since emission, standardised):
 
-    directional   sg(t) (1 - cos(d, sg(g))) - 0.1 A cos(sg(d), g)      worker, manager (FeUdal Networks)
-    predict       1 - cos(sg(d), g)                                    the manager foretells, the worker is free
-    naive         t (1 - cos(R w, g))                                  nothing is stopped: the gate can close
+    directional   sg(t) (1 - cos(d, sg(g))) - 0.1 A cos(sg(d), g)    worker, manager (FeUdal Networks)
+    predict       1 - cos(sg(d), g)                                  the manager foretells, the worker is free
+    naive         t (1 - cos(R w, g))                                nothing is stopped: the gate can close
 
 A goal is worked out anew from the stored m in every segment: a stored, detached goal would leave W_g and w_g
 without a gradient.
@@ -48,6 +48,7 @@ class FeudalVariant:
     form: Form = "directional"
     random_goals: bool = False  # unit vectors that nobody chose, in place of the manager's
     gradient: Literal["one_step", "segment"] = "one_step"
+    adaptive: bool = True  # whether the halting head ends a puzzle in training
 
 
 class GoalHead(nn.Module):
@@ -123,6 +124,12 @@ class Feudal:
         """d = R(w - a) of the worker's states after a segment: [S, B, G]."""
         return self.head.project(states.z_L.mean(2) - self.anchor)
 
+    def compared(self, states: States, form: Form) -> Tensor:
+        """What a form's loss compares with the goal: d, or R w of the naive form, [S, B, G]."""
+        if form == "naive":
+            return self.head.project(states.z_L.mean(2))
+        return self.displacement(states)
+
     def losses(self, states: States, cost: Tensor, form: Form) -> dict[str, Tensor]:
         """Of the segment that ended in `states`, over rows with a goal.
 
@@ -135,9 +142,9 @@ class Feudal:
             feudal_loss [S]; cosine between the goal and what it is compared with, and the gate, each [S].
         """
         goal, gate = self.goal()
-        moved = self.displacement(states)
+        moved = self.compared(states, form)
         if form == "naive":
-            cosine = F.cosine_similarity(self.head.project(states.z_L.mean(2)), goal, dim=-1)
+            cosine = F.cosine_similarity(moved, goal, dim=-1)
             loss = gate * (1 - cosine)
         elif form == "predict":
             cosine = F.cosine_similarity(moved.detach(), goal, dim=-1)

@@ -24,7 +24,7 @@ class FeudalHRM(HRM):
 
 
 def sizes_of(puzzles: Puzzles, config: Exp5Config) -> Sizes:
-    """The configuration's model for the puzzles' grid and tokens, with a table where there are identifiers."""
+    """The configuration's, for the puzzles' grid and tokens; with a table where there are identifiers."""
     return Sizes(
         vocabulary=puzzles.vocabulary,
         grid=puzzles.grid,
@@ -47,6 +47,4 @@ def make_hrm(puzzles: Puzzles, config: Exp5Config) -> HRM:
 
 def make_feudal_hrm(puzzles: Puzzles, config: Exp5Config) -> FeudalHRM:
     """An untrained HRM with a goal head."""
-    return FeudalHRM(
-        config.seeds, sizes_of(puzzles, config), config.goal_dim or config.width, config.gating
-    )
+    return FeudalHRM(config.seeds, sizes_of(puzzles, config), config.goal_dim or config.width, config.gating)

@@ -28,7 +28,7 @@ from common.recursion.puzzles.task import PuzzleSampler
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, fit_recursive
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp5_feudal_hrm.dataset import Task, make_task
+from exp5_feudal_hrm.dataset import Task, load_task
 from exp5_feudal_hrm.models import MODEL_FIELDS, make_hrm
 
 
@@ -37,9 +37,14 @@ class BaselineVariant:
     """What tells one training without goals from another."""
 
     gradient: Literal["one_step", "segment"] = "one_step"
+    adaptive: bool = True  # whether the halting head ends a puzzle in training
 
 
-BASELINES = {"baseline": BaselineVariant(), "baseline_segment": BaselineVariant("segment")}
+BASELINES = {
+    "baseline": BaselineVariant(),
+    "baseline_segment": BaselineVariant(gradient="segment"),
+    "baseline_fixed": BaselineVariant(adaptive=False),
+}
 
 
 @reads_settings(*MODEL_FIELDS, *TRAINING_FIELDS)
@@ -67,7 +72,7 @@ def train_baseline(
     """
     model = make_hrm(task.train, config).to(device)
     sampler = PuzzleSampler(task.train, config.seeds, device, augment=True)
-    runner = SegmentRunner(model, config)
+    runner = SegmentRunner(model, config, adaptive=variant.adaptive)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         runner.carry.refill(sampler.draw(iteration, draws, config.batch_size))
@@ -97,7 +102,7 @@ def train_all(run: Run) -> None:
     """The baselines of every task."""
     for name, variants, changes in run.config.plan():
         with run.having(**changes):
-            run.train(baseline_trainings(make_task(name, run.config), variants))
+            run.train(baseline_trainings(load_task(run, name), variants))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from common.recursion.puzzles.task import PuzzleSampler
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, fit_recursive
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp5_feudal_hrm.dataset import Task, make_task
+from exp5_feudal_hrm.dataset import Task, load_task
 from exp5_feudal_hrm.feudal import Feudal, FeudalVariant, random_goals
 from exp5_feudal_hrm.models import MODEL_FIELDS, FeudalHRM, make_feudal_hrm
 
@@ -41,6 +41,7 @@ def feudal_variants(config: Exp5Config) -> dict[str, FeudalVariant]:
         "predict": replace(standard, form="predict"),
         "naive": replace(standard, form="naive"),
         "directional_segment": replace(standard, gradient="segment"),
+        "directional_fixed": replace(standard, adaptive=False),
     }
 
 
@@ -70,7 +71,7 @@ def train_feudal(
     """
     model = make_feudal_hrm(task.train, config).to(device)
     sampler = PuzzleSampler(task.train, config.seeds, device, augment=True)
-    runner = SegmentRunner(model, config)
+    runner = SegmentRunner(model, config, adaptive=variant.adaptive)
     feudal = Feudal(model.head, variant.period, config.batch_size)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
@@ -85,7 +86,9 @@ def train_feudal(
             "train/lm_loss": lm_loss,
             "train/q_loss": q_loss,
             **{f"train/{name}": value for name, value in goals.items()},
-            **runner.counts(segment, {"train/emissions": feudal.emissions, "train/consumed": feudal.consumed}),
+            **runner.counts(
+                segment, {"train/emissions": feudal.emissions, "train/consumed": feudal.consumed}
+            ),
         }
 
     def draw_goals(iteration: int) -> Tensor:
@@ -109,7 +112,7 @@ def train_all(run: Run) -> None:
     """The variants with goals of every task."""
     for name, variants, changes in run.config.plan():
         with run.having(**changes):
-            run.train(feudal_trainings(make_task(name, run.config), run.config, variants))
+            run.train(feudal_trainings(load_task(run, name), run.config, variants))
 
 
 if __name__ == "__main__":

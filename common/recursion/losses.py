@@ -13,8 +13,8 @@ from torch import Tensor
 def log_stablemax(logits: Tensor) -> Tensor:
     """log s(x) / sum s(x) with s(x) = x + 1 from 0 on and 1 / (1 - x) below.
 
-    Prieto et al., arXiv 2501.04697. In float64: float32 loses digits where logits are in the thousands, which is where training takes them.
-    On a device without float64 (mps) in float32. [..., V] -> [..., V].
+    Prieto et al., arXiv 2501.04697. In float64: float32 loses digits where logits are in the thousands, which
+    is where training takes them. On a device without float64 (mps) in float32. [..., V] -> [..., V].
     """
     wide = logits if logits.device.type == "mps" else logits.double()
     # each side of the `where` is finite everywhere, or its gradient would be nan times zero

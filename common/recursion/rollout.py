@@ -30,7 +30,7 @@ class Guide(Protocol):
 def everyone(puzzles: Puzzles, members: int, device: torch.device) -> Batch:
     """The same puzzles for every member: [S, E, ..]."""
     parts = (puzzles.inputs, puzzles.labels, puzzles.identifiers)
-    return Batch(*(part.to(device).expand(members, *part.shape) for part in parts))
+    return Batch(*(part.to(device).long().expand(members, *part.shape) for part in parts))
 
 
 def roll_out(

@@ -4,7 +4,7 @@ Shapes: S members (seeds), B puzzles, L cells, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,8 +31,12 @@ TRAINING_FIELDS = (
 
 def halting_of(config: RecursionConfig) -> Halting:
     """The configuration's."""
-    with_continuation = config.halting == "hrm"
-    return Halting(config.segments, config.adaptive_halting, config.exploration, with_continuation)
+    return Halting(
+        most_segments=config.segments,
+        adaptive=config.adaptive_halting,
+        exploration=config.exploration,
+        with_continuation=config.halting == "hrm",
+    )
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,10 @@ class Segment:
 class SegmentRunner:
     """Runs one segment after another of the puzzles in a carry, and counts what has halted."""
 
-    def __init__(self, model: RecursiveModel, config: RecursionConfig):
-        self.model, self.halting = model, halting_of(config)
+    def __init__(self, model: RecursiveModel, config: RecursionConfig, *, adaptive: bool = True):
+        """`adaptive`: whether the halting head may end a puzzle, if the configuration lets it."""
+        halting = halting_of(config)
+        self.model, self.halting = model, replace(halting, adaptive=halting.adaptive and adaptive)
         self.carry, self.tally = Carry(model, config.batch_size, self.halting), Tally()
 
     def run(

@@ -90,6 +90,7 @@ class Checkpoint:
     every: int = 500  # optimiser steps between two saves of a training
     origin: str = ""  # where and by what it is computed: kept with it
     origins: set[str] = field(default_factory=set)  # gets that of what is saved or loaded
+    saved: Callable[[], None] | None = None  # called after each save
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write atomically; `payload` holds tensors and plain Python values."""
@@ -97,6 +98,8 @@ class Checkpoint:
         torch.save({"fingerprint": self.fingerprint, "origin": self.origin, "payload": payload}, content)
         self.origins.add(self.origin)
         write_atomically(self.path, lambda file: file.write(seal(content.getvalue())))
+        if self.saved is not None:
+            self.saved()
 
     def load(self) -> dict[str, Any] | None:
         """The payload, or None where there is none for this fingerprint or the file is damaged.

@@ -32,6 +32,7 @@ from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
 from common.run.side_by_side import do_side_by_side, map_side_by_side, worker_count
 from common.run.signals import Terminated, stoppable
+from common.run.tracking import Curves, NoTracker, Tracker, tracked
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
@@ -59,23 +60,30 @@ class Experiment:
     check: Callable[[RunConfig], None] | None = None
     memory: Callable[[Any], Mapping[str, float]] | None = None
 
-    def execute(self, config: RunConfig) -> Results:
+    def execute(self, config: RunConfig, tracker: Tracker | None = None) -> Results:
         """Run the experiment in this process and save what it measured: no command line, no exit, no figures.
+
+        Args:
+            config: its settings.
+            tracker: what follows it; none given: the configuration's, which ends with it.
 
         Raises:
             ValueError: a configuration that cannot run.
             FloatingPointError: a training diverged.
             OSError: a file cannot be written, or another run holds the folder.
         """
-        run = Run(self, config)
+        if tracker is None:
+            with tracked(config.tracker) as own:
+                return self.execute(config, own)
+        run = Run(self, config, tracker)
         with run.held(), _own_random_numbers(config.seeds[0]):
             self.compute(run)
             run.set_earlier_results_aside()
             run.save()
         return run.results
 
-    def plot(self, config: RunConfig) -> dict[str, Any]:
-        """Draw every figure from the saved results, which are returned.
+    def plot(self, config: RunConfig, tracker: Tracker | None = None) -> dict[str, Any]:
+        """Draw every figure from the saved results, which are returned; a tracker gets the figures.
 
         Raises:
             FileNotFoundError: there are none.
@@ -95,6 +103,8 @@ class Experiment:
                     write(figures[name], folders.plots / name)
 
                 do_side_by_side(save, list(figures))
+                for name in figures if tracker is not None else ():
+                    tracker.figure(folders.plots / name)
         except OSError:
             raise
         except Exception as error:  # whatever a foreign or an older file may lack
@@ -145,7 +155,7 @@ class Training:
 class Run:
     """Does cached steps, reuses what has the same fingerprint, and keeps the results."""
 
-    def __init__(self, experiment: Experiment, config: RunConfig):
+    def __init__(self, experiment: Experiment, config: RunConfig, tracker: Tracker | None = None):
         """Raises ValueError for a configuration that cannot run; writes nothing."""
         self.experiment, self.config = experiment, config
         if experiment.check is not None:
@@ -165,6 +175,8 @@ class Run:
         self._begun_anew: set[Path] = set()  # files that --fresh has discarded
         self._origin = json.dumps({name: self.provenance[name] for name in ORIGIN})
         self._origins: set[str] = set()  # of every step whose result this run has
+        self.tracker = NoTracker() if tracker is None else tracker
+        self._curves = Curves(self.tracker, config.seeds)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -184,6 +196,8 @@ class Run:
             if path.is_dir():
                 raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
+            settings = _plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
+            self.tracker.begin(self.folders.output, self.experiment.name, settings)
             yield
 
     # --- cached steps -----------------------------------------------------------------------
@@ -192,7 +206,9 @@ class Run:
         view = ConfigView(self.config, step.settings_read)
         mark = fingerprint(step, view, inputs, self.sources)
         path = self.folders.cache / f"{name.replace('/', '-')[:80]}-{mark[:10]}.pt"
-        checkpoint = Checkpoint(path, mark, self.config.checkpoint_every, self._origin, self._origins)
+        checkpoint = Checkpoint(
+            path, mark, self.config.checkpoint_every, self._origin, self._origins, self._curves.look
+        )
         if self.config.fresh and path not in self._begun_anew:
             self._begun_anew.add(path)
             checkpoint.discard()
@@ -211,6 +227,10 @@ class Run:
             self._prepare(part.step, f"{part.prefix}/{variant}", [*part.inputs, part.variants[variant]])
             for part, variant in tasks
         ]
+        self._curves.follow({
+            f"{part.prefix}/{variant}": checkpoint
+            for (part, variant), (_, checkpoint) in zip(tasks, prepared, strict=True)
+        })  # fmt: skip
 
         def train_one(index: int) -> tuple[nn.Module, dict[str, Tensor]]:
             (part, variant), (view, checkpoint) = tasks[index], prepared[index]
@@ -224,7 +244,7 @@ class Run:
                 label=f"{part.prefix}/{variant}",
             )
 
-        trained = map_side_by_side(train_one, range(len(tasks)), self.device)
+        trained = map_side_by_side(train_one, range(len(tasks)), self.device, self._curves.look)
         models = {}
         for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
             self._record_training(f"{part.prefix}/{variant}", model, history)
@@ -243,6 +263,7 @@ class Run:
         log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
         self.results.timings[f"{name}/train_seconds"] = seconds
         self.results.timings[f"{name}/parameters"] = parameters
+        self._curves.tell(name, history)
         for term, values in history.items():
             if term == "seconds":
                 continue
@@ -330,6 +351,7 @@ class Run:
         timings["phase_seconds"] = self.step_seconds
         timings["peak_memory_mb"] = _peak_memory_mb(self.device)
         self._say_what_is_not_finite()
+        metrics, criteria = self.results.metrics, evaluate(self.experiment.criteria, self.results.metrics)
         content = {
             "schema": SCHEMA,
             "experiment": self.experiment.name,
@@ -339,11 +361,13 @@ class Run:
             "provenance": self.provenance,
             "computed_by": [json.loads(text) for text in sorted(self._origins)],
             "seeds": list(self.config.seeds),
-            "metrics": self.results.metrics,
+            "metrics": metrics,
             "timings": timings,
-            "criteria": evaluate(self.experiment.criteria, self.results.metrics),
+            "criteria": criteria,
         }
         save_results(self.folders.results, content, self.results.arrays)
+        means = {name: entry["mean"] for name, entry in metrics.items() if entry["mean"] is not None}
+        self.tracker.outcome(means, criteria)
 
     def _say_what_is_not_finite(self) -> None:
         odd = [name for name, entry in self.results.metrics.items() if entry["mean"] is None]
@@ -443,9 +467,10 @@ def main(experiment: Experiment, config: RunConfig) -> int:
     """
 
     def work() -> int:
-        if not config.replot:
-            experiment.execute(config)
-        saved = experiment.plot(config)
+        with tracked(config.tracker) as tracker:
+            if not config.replot:
+                experiment.execute(config, tracker)
+            saved = experiment.plot(config, tracker)
         folders = Folders.of(experiment, config)
         unseen = show(
             format_table(saved["criteria"], saved["preset"], saved["seeds"]),
@@ -463,9 +488,10 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
     def work() -> int:
         if config.replot:
             raise ConfigError("replot (--replot) = True: allowed: only with run_experiment.py")
-        run = Run(experiment, config)
-        with run.held(), _own_random_numbers(config.seeds[0]):
-            experiment.compute(run)
+        with tracked(config.tracker) as tracker:
+            run = Run(experiment, config, tracker)
+            with run.held(), _own_random_numbers(config.seeds[0]):
+                experiment.compute(run)
         return show(f"Checkpoints: {run.folders.cache}")
 
     return _reported(work, config)

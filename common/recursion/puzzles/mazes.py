@@ -20,7 +20,7 @@ from common.run.random import generator
 PADDING, WALL, FREE, START, GOAL, PATH = range(6)  # tokens
 VOCABULARY = 6
 
-DRAWN_TOGETHER = 64  # mazes whose classes are found together
+DRAWN_TOGETHER = 16  # mazes whose classes are found together
 
 
 def maze_puzzles(

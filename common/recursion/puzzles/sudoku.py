@@ -21,7 +21,7 @@ from common.recursion.puzzles.symmetries import Symmetries, banded_permutations,
 from common.recursion.puzzles.task import Puzzles
 from common.run.random import generator
 
-DRAWN_TOGETHER = 64  # puzzles whose classes are found together
+DRAWN_TOGETHER = 16  # puzzles whose classes are found together
 
 # ----------------------------------------------------------------------------------------------
 # Generation

@@ -20,8 +20,8 @@ IGNORE = -100  # the label of a cell about which nothing is asked
 class Puzzles:
     """N puzzles on one grid. Token 0 is padding, as in HRM's folders."""
 
-    inputs: Tensor  # [N, L] int64: tokens
-    labels: Tensor  # [N, L] int64: tokens, or IGNORE where nothing is asked
+    inputs: Tensor  # [N, L] tokens: int64, or int8 of a folder, whose batches are int64 too
+    labels: Tensor  # [N, L] tokens, or IGNORE where nothing is asked
     identifiers: Tensor  # [N] int64: which row of a table of puzzle embeddings belongs to it; 0: none
     groups: Tensor  # [N] int64, rising from 0: puzzles that are forms of one
     vocabulary: int  # V
@@ -96,7 +96,7 @@ class PuzzleSampler:
         return self.members[self.begins + chosen][order]
 
     def _draw(self, rows: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        inputs, labels = self.puzzles.inputs[rows], self.puzzles.labels[rows]
+        inputs, labels = self.puzzles.inputs[rows].long(), self.puzzles.labels[rows].long()
         if self.augment:
             cells, tokens = self.puzzles.symmetries.draw(draw, len(rows))
             inputs, labels = turn(inputs, cells, tokens), turn(labels, cells, tokens)
