@@ -637,6 +637,8 @@ class RecursionConfig(RunConfig):
 
     # --- training ---------------------------------------------------------------------------
 
+    # what the answer's cross-entropy is of: stablemax, as in the references, or softmax
+    answer_loss: Literal["stablemax", "softmax"] = "stablemax"
     # puzzles in a batch
     batch_size: int = bounded(48, low=2)
     # optimiser steps of every model, each of one segment
@@ -888,7 +890,9 @@ _EXP6_SMALL = {
     "cycles_high": 2,
     "cycles_low": 1,
     "segments": 2,
+    "adaptive_halting": False,
     "exploration": 0.0,
+    "answer_loss": "softmax",
     "batch_size": 32,
     "iterations": 700,
     "learning_rate": 2e-3,

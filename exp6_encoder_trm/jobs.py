@@ -56,14 +56,14 @@ TOKENS = Variant(context="tokens", lr_scale=0.75, grad_clip_norm=1.0)
 MATCHES, LEARNS, NOTHING = 0.9, 0.5, 0.35  # shares of E0's train exact
 
 _JOBS = (
-    Job("E0", "overfit", Variant(context="table", patient=True), "Can the TRM memorise the puzzles with a table?",
+    Job("E0", "overfit", Variant(context="table", patient=True), "Can the TRM memorise with a table?",
         "train exact of .9 or more", MATCHES),
     Job("E1", "overfit", BASE, "Does the encoder reach the table's accuracy?",
         "approaches E0 if the encoder works", MATCHES),
     Job("E_diag1", "overfit", replace(BASE, freeze_encoder=True, patient=True),
         "Can the TRM use any fixed output of an encoder?",
         "similar to E0: the interface is right, and the training of the encoder is not", MATCHES),
-    Job("E_zero", "overfit", Variant(context="zero", patient=True), "How much can be had with no context at all?",
+    Job("E_zero", "overfit", Variant(context="zero", patient=True), "How much can be had with no context?",
         "a third of E0 or less, or the setting asks nothing of the context", 0.0, NOTHING),
     Job("E_identity", "review", Variant(context="identity", patient=True),
         "Does a look-up through the encoder's interface equal the table?", "equals E0 exactly", 1.0, 1.0),

@@ -10,15 +10,13 @@ Grids hold colours 0 (black) to 9.
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from common.config import Exp6Family
 from common.run.random import generator
 from exp6_encoder_trm.dataset import Queries
-
-Family = Literal["colours", "grids"]
 
 ROUNDS = 200  # of drawing anew what was an identity; a rule that is one on nearly every grid is an error
 GRID_COLOURS = 3  # that one grid has at most, beside black
@@ -114,7 +112,7 @@ KINDS: Mapping[str, Callable[..., Tensor]] = {
 # ----------------------------------------------------------------------------------------------
 
 
-def rules_of(family: Family, palette: int, side: int) -> list[Rule]:
+def rules_of(family: Exp6Family, palette: int, side: int) -> list[Rule]:
     """Every rule of a family on side x side grids with colours 1 .. palette; no two are the same function.
 
     `colours`: swap two, replace one by another, keep one, paint all in one. `grids`: the square's symmetries,
@@ -142,7 +140,7 @@ class Split:
     unseen: tuple[Rule, ...]
 
 
-def split_family(family: Family, palette: int, side: int, unseen_share: float, seed: int) -> Split:
+def split_family(family: Exp6Family, palette: int, side: int, unseen_share: float, seed: int) -> Split:
     """A family's rules in two disjoint sets, every kind with more than one rule in both.
 
     Args:

@@ -4,8 +4,7 @@ Shapes: S members, B queries, K demonstrations, L cells, P prefix positions, D w
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +40,7 @@ class RunningQueries:
         self.fresh: Tensor | None = None  # [S, B] bool: which came in last
 
     def refill(self, draws: Sequence[torch.Generator]) -> Queries:
-        """Draw a batch, of which the halted rows get their new queries; all queries that now run [S, B, ..]."""
+        """Draw a batch, whose queries the halted rows get; all queries that now run [S, B, ..]."""
         drawn = stack_queries([self.puzzles.draw(self.count, draw) for draw in draws]).to(self.device)
         self.fresh = self.runner.carry.refill(Batch(drawn.inputs, drawn.labels, drawn.groups))
         before = drawn if self.now is None else self.now

