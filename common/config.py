@@ -791,7 +791,7 @@ EXP5_PRESETS = {
 
 
 Exp6Setting = Literal["recoloured", "plain"]
-Exp6Family = Literal["colours", "grids"]
+Exp6Family = Literal["colours", "grids", "arc"]
 Exp6Job = Literal[
     "E0", "E1", "E_diag1", "E_zero", "E_identity", "E2", "E3", "E4", "E5", "E6", "E7", "E_diag2", "E11",
     "E_warmup", "E2+E4", "E3+E5", "E_cls", "E_scale", "tokens",
@@ -836,13 +836,16 @@ class Exp6Config(RecursionConfig):
 
     # --- synthetic families -----------------------------------------------------------------
 
-    # families of rules in which tasks never seen are asked for
+    # families in which tasks never seen are asked for: two of small rules with fresh pairs, and ARC's own
+    # tasks, turned and recoloured
     families: tuple[Exp6Family, ...] = ("colours",)
     # colours of the families' grids, beside black
     palette: int = bounded(9, low=3, high=9)
     # side of the families' grids [cells]
     side: int = bounded(3, low=3, high=30)
-    # share of the rules that is never trained on
+    # side of the canvas of the family arc [cells]
+    arc_canvas: int = bounded(5, low=2, high=30)
+    # share of a family's tasks that is never trained on
     unseen_share: float = bounded(0.25, above=0.0, high=0.9)
     # seed of what is held out, the same for every training seed
     puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)

@@ -48,9 +48,10 @@ class Groups:
         """C [cells]."""
         return round(self.inputs.shape[-1] ** 0.5)
 
-    def __getitem__(self, chosen: slice) -> "Groups":
+    def __getitem__(self, chosen: slice | Tensor) -> "Groups":
+        numbers = torch.arange(len(self))[chosen].tolist()
         parts = (self.inputs[chosen], self.outputs[chosen], self.demonstration[chosen], self.test[chosen])
-        return Groups(*parts, self.names[chosen])
+        return Groups(*parts, tuple(self.names[number] for number in numbers))
 
     def queries(self, test: bool = False) -> Tensor:
         """All (group, pair) to ask for, [N, 2] int64: the demonstrations, or the tests."""
@@ -164,6 +165,25 @@ def swapped_demos(queries: Queries, draw: torch.Generator) -> Queries:
     return replace(queries, demos=queries.demos[source], shown=queries.shown[source])
 
 
+def left_out(queries: Queries) -> tuple[Queries, Tensor]:
+    """Each demonstration as a query with the others as its context.
+
+    Args:
+        queries: [S, B, ..].
+
+    Returns:
+        queries [S, B K, ..], and which of them count [S, B K] bool: those that there are and whose context
+        is not empty.
+    """
+    demos = queries.shown.shape[-1]
+    each = queries.map(lambda value: value.repeat_interleave(demos, 1))
+    number = torch.arange(demos, device=queries.shown.device).repeat(queries.shown.shape[1])  # [B K]
+    others = each.shown & (torch.arange(demos, device=number.device) != number[:, None])
+    pairs = queries.demos.flatten(1, 2)  # [S, B K, 2, L]
+    asked = replace(each, inputs=pairs[:, :, 0], labels=pairs[:, :, 1], shown=others)
+    return asked, queries.shown.flatten(1) & others.any(-1)
+
+
 # ----------------------------------------------------------------------------------------------
 # From tasks to groups
 # ----------------------------------------------------------------------------------------------
@@ -269,13 +289,13 @@ def augmented(groups: Groups, augmentation: Augmentation, draw: torch.Generator)
         grids = tokens[:, None, None].expand(-1, pairs, 2, -1).gather(3, grids)
     cells = torch.arange(grids.shape[-1]).expand(count, -1)
     if augmentation.dihedral:
-        cells = _all_dihedral(groups.canvas)[torch.randint(8, (count,), generator=draw)]
+        cells = all_dihedral(groups.canvas)[torch.randint(8, (count,), generator=draw)]
     grids = grids.gather(3, cells[:, None, None].expand_as(grids))
     grids = _moved(grids, groups.canvas, draw if augmentation.translation else None)
     return replace(groups, inputs=grids[:, :, 0], outputs=grids[:, :, 1])
 
 
-def _all_dihedral(canvas: int) -> Tensor:
+def all_dihedral(canvas: int) -> Tensor:
     """Where each cell comes from under the eight symmetries of the square: [8, L] int64."""
     places = torch.arange(canvas**2).view(canvas, canvas)
     turned = [torch.rot90(places, turns) for turns in range(4)]
@@ -323,15 +343,49 @@ class Setting:
 
     def draw(self, count: int, draw: torch.Generator) -> Queries:
         """Every group as often as any other, as far as B goes; one of its demonstrations is the query."""
-        rounds = -(-count // len(self.train))
-        groups = torch.cat([torch.randperm(len(self.train), generator=draw) for _ in range(rounds)])[:count]
-        own = self.train.demonstration[groups]  # [B, P]
-        pairs = torch.rand(own.shape, generator=draw).masked_fill(~own, -1.0).argmax(1)
+        groups = draw_groups(self.train, count, draw)
+        pairs = draw_pairs(self.train.demonstration[groups], draw)
         return ask(self.train, torch.stack([groups, pairs], 1), self.most_demos)
 
     def watched(self) -> Queries:
         """Every training query."""
         return ask(self.train, self.train.queries(), self.most_demos)
+
+
+def draw_groups(groups: Groups, count: int, draw: torch.Generator) -> Tensor:
+    """Every group as often as any other, as far as it goes, in random order: [B] int64."""
+    rounds = -(-count // len(groups))
+    return torch.cat([torch.randperm(len(groups), generator=draw) for _ in range(rounds)])[:count]
+
+
+def draw_pairs(allowed: Tensor, draw: torch.Generator) -> Tensor:
+    """One of the allowed pairs of each row, all as likely: [B, P] bool -> [B] int64."""
+    return torch.rand(allowed.shape, generator=draw).masked_fill(~allowed, -1.0).argmax(1)
+
+
+@dataclass(frozen=True, eq=False)
+class AugmentedSetting(Setting):
+    """The same, each query's task moved by a symmetry of its own: `Puzzles` nearly without end."""
+
+    def draw(self, count: int, draw: torch.Generator) -> Queries:
+        """As a setting's, augmented."""
+        groups = draw_groups(self.train, count, draw)
+        moved = augmented(self.train[groups], Augmentation(), draw)
+        chosen = torch.stack([torch.arange(count), draw_pairs(moved.demonstration, draw)], 1)
+        return replace(ask(moved, chosen, self.most_demos), groups=groups)
+
+
+def make_augmented_setting(config: Exp6Config) -> AugmentedSetting:
+    """ARC's tasks on the canvas `arc_canvas`, a share of them unseen.
+
+    Raises:
+        ValueError: the tasks cannot be had.
+    """
+    canvas = config.arc_canvas
+    groups = make_groups(load_tasks(config, canvas, 2), canvas, config.most_demos + 1)
+    order = torch.randperm(len(groups), generator=generator(config.puzzle_seed, "split/arc"))
+    held_out = max(1, round(config.unseen_share * len(groups)))
+    return AugmentedSetting("arc", groups[order[held_out:]], groups[order[:held_out]], config.most_demos)
 
 
 def make_setting(name: Exp6Setting, config: Exp6Config) -> Setting:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.recursion.model import Gradient
-
 Context = Literal[
     "table", "identity", "zero", "standard", "attention", "cls", "lpn_standard", "lpn_variational", "tokens"
 ]
+Gradient = Literal["one_step", "cycle", "segment", "all"] | int  # see common/recursion/model.py
 Phase = Literal["overfit", "architecture", "hyperparameters", "review"]
 
 

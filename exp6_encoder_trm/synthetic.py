@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.config import Exp6Family
+from common.config import Exp6Config, Exp6Family
 from common.run.random import generator
 from exp6_encoder_trm.dataset import Queries
 
@@ -228,6 +228,22 @@ class PairSource:
             before[same] = random_grids(len(same), self.palette, self.side, draw)
             after[same] = apply_rules(self.rules, owner[same], before[same])
         raise ValueError(f"rule {self.rules[int(owner[same[0]])].name}: no grid found that it changes")
+
+
+@dataclass(frozen=True)
+class Generalisation:
+    """Tasks of a family to train on, and the others, both with fresh pairs."""
+
+    name: str
+    train: PairSource
+    unseen: PairSource
+
+
+def make_family(name: Exp6Family, config: Exp6Config) -> Generalisation:
+    """A synthetic family, split into training and unseen tasks."""
+    split = split_family(name, config.palette, config.side, config.unseen_share, config.puzzle_seed)
+    sizes = (config.palette, config.side, config.most_demos)
+    return Generalisation(name, *(PairSource(name, rules, *sizes) for rules in (split.train, split.unseen)))
 
 
 def random_grids(count: int, palette: int, side: int, draw: torch.Generator) -> Tensor:

@@ -193,7 +193,8 @@ def fit_contextual(
         stop=stop,
     )
     average.apply()
-    warn_of_collapse(history, label)
+    if model.encoder is not None and list(model.encoder.parameters()):
+        warn_of_collapse(history, label)
     return history
 
 
