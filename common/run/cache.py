@@ -9,18 +9,19 @@ It is handed a view of the configuration that holds those settings and no others
 name is an error and not a stale result. Its result is kept under a fingerprint (common/run/fingerprint.py).
 """
 
+import contextlib
 import errno
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.run.files import write_atomically
+from common.run.files import is_taken, taken, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,23 @@ class Checkpoint:
             type(error).__name__,
             reason[:120],
         )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it while its step is done, so that of several runs one does it and the others find it done."""
+        if self.is_held():
+            log.info("%s: another run is at work on it: waiting", self.path.name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with taken(self._lock):
+            yield
+
+    def is_held(self) -> bool:
+        """Whether another run is at work on it."""
+        return is_taken(self._lock)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
 
     def discard(self) -> None:
         """Delete the file, if there is one."""

@@ -60,6 +60,13 @@ class Experiment:
     check: Callable[[RunConfig], None] | None = None
     memory: Callable[[Any], Mapping[str, float]] | None = None
 
+    def validate(self, config: RunConfig) -> None:
+        """Raise ValueError for a configuration that cannot run on this machine."""
+        if self.check is not None:
+            self.check(config)
+        if self.memory is not None:
+            require_memory(self.memory(config), config)
+
     def execute(self, config: RunConfig, tracker: Tracker | None = None) -> Results:
         """Run the experiment in this process and save what it measured: no command line, no exit, no figures.
 
@@ -158,10 +165,7 @@ class Run:
     def __init__(self, experiment: Experiment, config: RunConfig, tracker: Tracker | None = None):
         """Raises ValueError for a configuration that cannot run; writes nothing."""
         self.experiment, self.config = experiment, config
-        if experiment.check is not None:
-            experiment.check(config)
-        if experiment.memory is not None:
-            require_memory(experiment.memory(config), config)
+        experiment.validate(config)
         standard = experiment.presets[config.preset].identity()
         self.changed = [name for name, value in config.identity().items() if value != standard[name]]
         self.folders = Folders.of(experiment, config)
@@ -244,13 +248,34 @@ class Run:
                 label=f"{part.prefix}/{variant}",
             )
 
-        trained = map_side_by_side(train_one, range(len(tasks)), self.device, self._curves.look)
+        trained = self._do_each(train_one, range(len(tasks)), [checkpoint for _, checkpoint in prepared])
         models = {}
         for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
             self._record_training(f"{part.prefix}/{variant}", model, history)
             models[variant] = mark_trained(model.requires_grad_(False), checkpoint.fingerprint)
         self._count_seconds([float(history["seconds"]) for _, history in trained])
         return models
+
+    def _do_each(
+        self, function: Callable[[int], Any], indices: Sequence[int], checkpoints: Sequence[Checkpoint]
+    ) -> list[Any]:
+        """function(index) for each, side by side, while its checkpoint is held.
+
+        One at a time, those come first that no other run is at work on.
+        """
+
+        def do(index: int) -> Any:
+            with checkpoints[index].held():
+                return function(index)
+
+        if worker_count(len(indices), self.device) > 1:
+            return map_side_by_side(do, indices, self.device, self._curves.look)
+        done, left = {}, list(indices)
+        while left:
+            index = next((index for index in left if not checkpoints[index].is_held()), left[0])
+            left.remove(index)
+            done[index] = do(index)
+        return [done[index] for index in indices]
 
     def _count_seconds(self, seconds: Sequence[float]) -> None:
         """Wall clock of steps that ran side by side."""
@@ -290,6 +315,7 @@ class Run:
             mark: index for index, mark in reversed(list(enumerate(marks))) if mark not in self._measured
         }
         new = sorted(first.values())
+        there = {index for index in new if prepared[index][1].path.is_file()}
         found = {index: _checked_measurement(prepared[index][1]) for index in new}
 
         def load_or_do(index: int) -> tuple[dict[str, Tensor], float]:
@@ -306,9 +332,9 @@ class Run:
             return saved
 
         missing = [index for index in new if found[index] is None]
-        for index in missing:
+        for index in there.intersection(missing):
             prepared[index][1].discard()  # what could not be read is said once
-        done = map_side_by_side(load_or_do, missing, self.device)
+        done = self._do_each(load_or_do, missing, [checkpoint for _, checkpoint in prepared])
         found |= zip(missing, done, strict=True)
         for index in new:
             arrays, seconds = found[index]
@@ -508,7 +534,7 @@ def _reported(work: Callable[[], int], config: RunConfig) -> int:
         say(f"{'terminated' if terminated else 'interrupted'}: {_how_to_go_on(config)}")
         return 143 if terminated else 130
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        message, code = _what_went_wrong(error, config)
+        message, code = what_went_wrong(error, config)
         say(f"{Path(sys.argv[0]).name}: error: {message}")
         return code
 
@@ -519,7 +545,7 @@ def _how_to_go_on(config: RunConfig) -> str:
     return f"the same command {'without --fresh ' if config.fresh else ''}goes on from the last checkpoint"
 
 
-def _what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
+def what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
     """An error's line and exit code: 2 for bad input, 1 for what came up. Raises what is a fault of ours."""
     if isinstance(error, FileNotFoundError) and config.replot:
         return f"--replot needs the results of a run: {error.filename} is not there", 2
