@@ -829,6 +829,8 @@ class Exp6Config(RecursionConfig):
     plain_canvas: int = bounded(12, low=2, high=30)
     # tasks of the setting plain that are trained on
     plain_groups: int = bounded(32, low=2)
+    # groups of unseen tasks that are asked at most
+    most_unseen: int = bounded(32, low=1)
     # demonstrations that a context shows at most
     most_demos: int = bounded(3, low=2)
     # prefix positions of a context (the encoder `tokens` has one for each cell of its demonstrations)
@@ -875,6 +877,8 @@ class Exp6Config(RecursionConfig):
     jacobian_cycles: tuple[int, ...] = bounded((1, 2, 4, 8, 16, 32), low=1, rising=True)
     # cycles of a segment through which the encoder's gradient is followed back; the last is the segment
     gradient_cycles: tuple[int, ...] = bounded((1, 2, 4, 8), low=1, rising=True)
+    # train encoders with gradients through each of gradient_cycles, with and without clipping
+    gradient_study: bool = False
     # steps of gradient descent on the context at test time
     search_steps: int = bounded(20, low=1)
     # step size of that descent, in units of the context's root mean square
@@ -886,26 +890,62 @@ class Exp6Config(RecursionConfig):
             self._require_distinct(name, "each value once")
 
 
-_EXP6_SMALL = {
-    "width": 64,
-    "heads": 4,
-    "layers": 2,
-    "cycles_high": 2,
-    "cycles_low": 1,
-    "segments": 2,
-    "adaptive_halting": False,
-    "exploration": 0.0,
-    "answer_loss": "softmax",
-    "batch_size": 32,
-    "iterations": 700,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.01,
-    "warmup": 50,
-    "clip_norm": 0.0,
-    "average_decay": 0.98,
-    "table_weight_decay": 0.0,
-}
-
 EXP6_PRESETS = {
-    "quick": Exp6Config(**_EXP6_SMALL),
+    "quick": Exp6Config(
+        width=64,
+        heads=4,
+        layers=2,
+        cycles_low=1,
+        segments=2,
+        adaptive_halting=False,
+        exploration=0.0,
+        answer_loss="softmax",
+        batch_size=32,
+        iterations=700,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        warmup=50,
+        clip_norm=0.0,
+        average_decay=0.98,
+        table_weight_decay=0.0,
+    ),
 }
+EXP6_PRESETS["full"] = dataclasses.replace(
+    EXP6_PRESETS["quick"],
+    preset="full",
+    seeds=(0, 1, 2),
+    settings=("recoloured", "plain"),
+    jobs=get_args(Exp6Job),
+    families=("colours", "grids", "arc"),
+    family_iterations=1200,
+    gradient_study=True,
+)
+EXP6_PRESETS["published"] = dataclasses.replace(
+    EXP6_PRESETS["full"],
+    preset="published",
+    settings=("plain",),
+    plain_canvas=30,
+    most_demos=10,
+    context_tokens=16,
+    width=512,
+    heads=8,
+    inner_multiple=256,
+    position_axes=1,
+    cycles_high=3,
+    cycles_low=4,
+    segments=16,
+    adaptive_halting=True,
+    exploration=0.1,
+    answer_loss="stablemax",
+    batch_size=256,
+    iterations=12500,
+    learning_rate=1e-4,
+    weight_decay=0.1,
+    warmup=2000,
+    average_decay=0.999,
+    table_weight_decay=0.1,
+    decay_from=1.0,
+    eval_interval=1250,
+    families=(),
+    gradient_study=False,
+)

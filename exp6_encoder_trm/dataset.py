@@ -397,13 +397,15 @@ def make_setting(name: Exp6Setting, config: Exp6Config) -> Setting:
     if name == "plain":
         canvas, wanted = config.plain_canvas, config.plain_groups
         groups = make_groups(load_tasks(config, canvas, wanted), canvas, config.most_demos + 1)
-        return Setting(f"plain_{canvas}x{canvas}", groups[:wanted], groups[wanted:], config.most_demos)
+        unseen = groups[wanted:][: config.most_unseen]
+        return Setting(f"plain_{canvas}x{canvas}", groups[:wanted], unseen, config.most_demos)
     canvas, wanted = config.recoloured_canvas, config.recoloured_tasks
     groups = make_groups(load_tasks(config, canvas, wanted), canvas, config.most_demos + 1)
     train, unseen = (
         recoloured_outputs(part, config.recolourings, config.puzzle_seed)
         for part in (groups[:wanted], groups[wanted:])
     )
+    unseen = unseen[: config.most_unseen]
     return Setting(f"recoloured_{canvas}x{canvas}", train, unseen, config.most_demos)
 
 

@@ -32,6 +32,7 @@ from exp6_encoder_trm.synthetic import Generalisation
 
 HALTING_FIELDS = ("segments", "adaptive_halting", "exploration", "halting")
 BLIND: tuple[Context, ...] = ("table", "identity", "zero")  # contexts that do not read the demonstrations
+SETS = ("train", "new_queries", "unseen")  # of queries
 VOTES = 16  # augmentations of an unseen query that vote on its answer
 
 AT_ONCE = 2**21  # numbers of one state that are worked on at once, about

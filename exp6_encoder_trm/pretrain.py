@@ -4,7 +4,7 @@
     python pretrain.py arch.H_cycles=2 lr=2e-3 epochs=700 +run_name="E0"
 
 The first form trains what run_experiment.py would and leaves it where run_experiment.py finds it; the second
-is the founding document's (see campaign.py).
+is the founding document's (see document_command.py).
 """
 
 import sys
@@ -12,25 +12,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common.config import EXP6_PRESETS
-from exp6_encoder_trm.campaign import parse_pretrain
+from exp6_encoder_trm.document_command import parse_command
 
-COMMAND = (
-    parse_pretrain(EXP6_PRESETS, "table") if __name__ == "__main__" else None
-)  # before torch is imported
+COMMAND = parse_command(__doc__, encoder=False) if __name__ == "__main__" else None  # before torch
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from common.config import Exp6Config
+from common.config import EXP6_PRESETS, Exp6Config
 from common.recursion.training import SegmentRunner
 from common.run.cache import Checkpoint, reads_settings
+from common.run.run import Experiment, Training, main_training
 from exp6_encoder_trm.contextual import ContextTRM, make_model
 from exp6_encoder_trm.dataset import Puzzles
 from exp6_encoder_trm.jobs import Variant
-from exp6_encoder_trm.training import FIELDS, RunningQueries, fit_contextual
+from exp6_encoder_trm.training import FIELDS, RunningQueries, fit_contextual, train_alone
 
 
 @reads_settings(*FIELDS)
@@ -76,3 +75,15 @@ def pretrain(
         extra_state={**runner.extra_state, "queries": running},
     )  # fmt: skip
     return model, history
+
+
+def table_trainings(puzzles: Puzzles, variants: Mapping[str, Variant]) -> Training:
+    """Those of the variants that have a table."""
+    chosen = {name: variant for name, variant in variants.items() if variant.context == "table"}
+    return Training(pretrain, puzzles.name, (puzzles,), chosen)
+
+
+if __name__ == "__main__":
+    compute = partial(train_alone, variants=COMMAND.variants, training=table_trainings)
+    alone = Experiment("exp6_encoder_trm", Path(__file__).parent, EXP6_PRESETS, compute)
+    raise SystemExit(main_training(alone, COMMAND.config))

@@ -15,13 +15,16 @@ from common.recursion.average import WeightAverage
 from common.recursion.puzzles.task import Batch
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, member_adamw
 from common.run.cache import Checkpoint
+from common.run.run import Run, Training
 from common.training.fit import Loss, Stateful, fit
 from exp6_encoder_trm.contextual import MODEL_FIELDS, ContextTRM
-from exp6_encoder_trm.dataset import Puzzles, Queries, stack_queries
+from exp6_encoder_trm.dataset import Puzzles, Queries, make_setting, stack_queries
 from exp6_encoder_trm.decision_tree import is_hopeless
 from exp6_encoder_trm.diagnostics import context_statistics, is_collapsed
-from exp6_encoder_trm.evaluate import answer
+from exp6_encoder_trm.evaluate import SETS, answer, measure_setting
 from exp6_encoder_trm.jobs import Variant
+
+MakeTraining = Callable[[Puzzles, Mapping[str, Variant]], Training]
 
 log = logging.getLogger(__name__)
 
@@ -218,3 +221,20 @@ def warn_of_collapse(history: Mapping[str, Tensor], label: str) -> None:
             "%s: the encoder of member %d has collapsed: contexts of different tasks have cosine %.2f and"
             " variance %.4f", label, member, cosine[member], variance[member],
         )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------
+# On its own
+# ----------------------------------------------------------------------------------------------
+
+
+def train_alone(run: Run, variants: Mapping[str, Variant], training: MakeTraining) -> None:
+    """Train some variants on every setting, and say how right they are."""
+    for name in run.config.settings:
+        setting = make_setting(name, run.config)
+        models = run.train(training(setting, variants))
+        for label, model in models.items():
+            step = (measure_setting, f"{setting.name}/answers/{label}", setting, model)
+            found = run.measure(*step, variants[label].context)
+            said = [f"{part} {float(found[part][:, :, -1].double().mean()):.3f}" for part in SETS]
+            log.info("%s/%s, exact: %s", setting.name, label, ", ".join(said))

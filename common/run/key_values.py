@@ -1,6 +1,5 @@
 """Command lines of `key=value` pairs, as Hydra takes them, read as flags of a configuration."""
 
-import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,8 +9,6 @@ from common.run.command_line import ConfigError
 def split_pairs(args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """The pairs among some arguments, a leading + taken off their keys, and the other arguments.
 
-    A value that follows a flag (`--output-dir a=b`) is no pair.
-
     Raises:
         ConfigError: a key without a value, or given twice.
     """
@@ -19,8 +16,7 @@ def split_pairs(args: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     others: list[str] = []
     for arg in args:
         key, equals, value = arg.partition("=")
-        follows_flag = bool(others) and others[-1].startswith("--") and "=" not in others[-1]
-        if not equals or arg.startswith("-") or (follows_flag and "." not in key and not key.startswith("+")):
+        if not equals or arg.startswith("-"):
             others.append(arg)
             continue
         key = key.removeprefix("+")
@@ -41,24 +37,17 @@ def refuse_unknown(pairs: Iterable[str], known: Iterable[str]) -> None:
             raise ConfigError(f"key {key!r}: no such key; allowed: {', '.join(near)}")
 
 
-def flags_of(pairs: Mapping[str, str], fields: Mapping[str, str], config: type) -> list[str]:
-    """Flags that set the fields which some keys stand for.
+def flags_of(pairs: Mapping[str, str], fields: Mapping[str, str]) -> list[str]:
+    """Flags that set the fields which some keys stand for; other keys are passed over.
 
     Args:
-        pairs: values by key; keys that stand for no field are passed over.
+        pairs: values by key; several are separated by commas.
         fields: of the configuration, by key.
-        config: its dataclass.
     """
-    kinds = {spec.name: spec.type for spec in dataclasses.fields(config)}
     flags: list[str] = []
     for key, value in pairs.items():
-        if key not in fields:
-            continue
-        flag = fields[key].replace("_", "-")
-        if kinds[fields[key]] is bool:
-            flags.append(f"--{flag}" if boolean(key, value) else f"--no-{flag}")
-        else:
-            flags += [f"--{flag}", *value.split(",")]
+        if key in fields:
+            flags += [f"--{fields[key].replace('_', '-')}", *value.split(",")]
     return flags
 
 
