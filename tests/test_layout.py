@@ -31,6 +31,7 @@ def test_there_are_experiments():
 ROOMS = {
     "config": {"run.command_line"},
     "jacobian_utils": set(),
+    "objectives": set(),
     "regularizers": {"jacobian_utils"},
     "statistics": set(),
     "viz_utils": {"run.files"},
