@@ -3,6 +3,7 @@
 Shapes: S seeds, n walks, B batch, T time, N stride, s state dimension.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,20 +72,23 @@ def draw_windows(
 
 def draw_pairs(
     walks: Walks, draws: Sequence[torch.Generator], batch: int, discount: float, longest: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """States and later ones of their walks, P(gap > k) = discount^k up to `longest` steps.
 
+    A gap is shorter where its walk ends sooner.
+
     Returns:
-        two [S, B, s], and the gaps in steps [S, B], at least 1 and fewer where the walk ends sooner.
+        two [S, B, s].
     """
     count, time = walks.actions.shape[1:3]
     which = _integers(count, batch, draws)
     first = _integers(time, batch, draws)
     uniform = torch.stack([torch.rand(batch, generator=draw) for draw in draws])
-    gaps = 1 + (uniform.clamp(min=1e-12).log() / torch.tensor(discount).log()).long()  # P(gap > k) = discount^k
+    gaps = 1 + (uniform.clamp(min=1e-12).log() / math.log(discount)).long()
     gaps = torch.minimum(gaps.clamp(max=longest), time - first)
-    here, there = (_take(walks.states, which, at, torch.zeros(1, dtype=torch.int64)) for at in (first, first + gaps))
-    return here[:, :, 0], there[:, :, 0], gaps
+    ends = torch.stack((torch.zeros_like(gaps), gaps), -1)  # [S, B, 2]
+    here, there = _take(walks.states, which, first, ends).unbind(2)
+    return here, there
 
 
 def _integers(below: int, count: int, draws: Sequence[torch.Generator]) -> Tensor:
@@ -93,7 +97,7 @@ def _integers(below: int, count: int, draws: Sequence[torch.Generator]) -> Tenso
 
 
 def _take(values: Tensor, which: Tensor, first: Tensor, times: Tensor) -> Tensor:
-    """Times after `first` of walks: [S, n, T, f], [S, B], [S, B], [L] -> [S, B, L, f]."""
+    """Times after `first` of walks: [S, n, T, f], [S, B], [S, B], [L] or [S, B, L] -> [S, B, L, f]."""
     member = torch.arange(len(values))[:, None, None]
     index = (member, which[..., None], first[..., None] + times)
     return values[tuple(part.to(values.device) for part in index)]

@@ -3,7 +3,7 @@
 Shapes: P tasks, G goals, C cells of a grid over the box, ... leading dimensions, d wind, s state dimension.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.sparse import coo_array
@@ -11,12 +11,14 @@ from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
 from common.run.random import generator
+from exp8_two_pillars.dataset import coloured_noise
 from exp8_two_pillars.world import MARGIN, SPEED, World, move
 
 CELLS = 80  # along each side of the box
 WIDTH = 2 / CELLS  # of a cell [length]
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # and their opposites
 REACHED = 0.2  # from the goal [length]
+WIND_REACHED = 0.5  # from the goal's wind, where it counts [deviations]
 MOST_ROUNDS = 200  # of goals that are tried
 
 
@@ -73,44 +75,65 @@ def interpolate(field: Tensor, positions: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Starts and goals [P, s], the cost-to-go field of each goal [P, C] and that of its start [P]."""
+    """Starts and goals, what judges them, and whether the goal's wind is part of it."""
 
-    starts: Tensor
-    goals: Tensor
-    field: Tensor
-    cost: Tensor
+    starts: Tensor  # [P, s]
+    goals: Tensor  # [P, s]
+    field: Tensor  # [P, C], cost-to-go to each goal
+    cost: Tensor  # [P], that of the start
+    with_wind: bool = False
 
     def to(self, *args: object) -> "Tasks":
-        return Tasks(*(value.to(*args) for value in vars(self).values()))
+        moved = (value.to(*args) for value in (self.starts, self.goals, self.field, self.cost))
+        return Tasks(*moved, self.with_wind)
 
     def __len__(self) -> int:
         return len(self.starts)
 
+    def away(self, states: Tensor) -> Tensor:
+        """How far episodes are from their goals, success below REACHED [length]: [S, P, L, s] -> [S, P, L].
 
-def make_tasks(
-    world: World, count: int, steps: tuple[int, int], judged_in: World | None = None
-) -> Tasks:
+        Where the wind counts, the larger of the particle's distance and REACHED / WIND_REACHED of the wind's.
+        """
+        apart = states - self.goals[:, None]
+        position = apart[..., :2].norm(dim=-1)
+        if not self.with_wind:
+            return position
+        return torch.maximum(position, REACHED / WIND_REACHED * apart[..., 2:].norm(dim=-1))
+
+
+def make_tasks(world: World, count: int, steps: tuple[int, int], judged_in: World) -> Tasks:
     """`count` tasks whose cost-to-go lies within `steps`, the same for every model and seed.
 
     Goals are uniform in the box among those that have such starts, starts uniform among these; both winds
-    are on the attractor. `judged_in` is the world whose cost-to-go counts, by default `world` itself.
+    are on the attractor. `judged_in` is the world whose walls count in choosing; tasks of the same such world
+    have the same positions.
 
     Raises:
         ValueError: the maze has no such tasks.
     """
-    draw = generator(0, f"{world.name}/tasks/{steps[0]}-{steps[1]}")
-    starts, goals = _choose_positions(judged_in or world, count, steps, draw)
-    starts = torch.cat((starts, world.sample_winds(count, draw)), -1)
-    goals = torch.cat((goals, world.sample_winds(count, draw)), -1)
+    chosen = _choose_positions(judged_in, count, steps)
+    draw = generator(0, f"{world.name}/tasks/winds")
+    starts, goals = (torch.cat((positions, world.sample_winds(count, draw)), -1) for positions in chosen)
+    return _judged(world, starts, goals)
+
+
+def make_wind_tasks(world: World, count: int, horizon: int) -> Tasks:
+    """Goals that the true world reaches from their starts in `horizon` steps under hidden actions."""
+    draw = generator(0, f"{world.name}/tasks/with wind/{horizon}")
+    starts = torch.cat((world.sample_positions(count, draw), world.sample_winds(count, draw)), -1)
+    hidden = coloured_noise(torch.randn(count, horizon, 2, generator=draw))
+    return replace(_judged(world, starts, world.rollout(starts, hidden)[:, -1]), with_wind=True)
+
+
+def _judged(world: World, starts: Tensor, goals: Tensor) -> Tasks:
     field = cost_to_go(world, goals[:, :2])
-    cost = field.gather(1, nearest_cell(starts[:, :2])[:, None])[:, 0]
-    return Tasks(starts, goals, field, cost)
+    return Tasks(starts, goals, field, field.gather(1, nearest_cell(starts[:, :2])[:, None])[:, 0])
 
 
-def _choose_positions(
-    world: World, count: int, steps: tuple[int, int], draw: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def _choose_positions(world: World, count: int, steps: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Starts and goals [count, 2]."""
+    draw = generator(0, f"{world.maze}/{world.wall_length}/tasks/{steps[0]}-{steps[1]}")
     centres, starts, goals = cell_centres().float(), [], []
     for _ in range(MOST_ROUNDS):
         tried = world.sample_positions(32, draw)
@@ -123,4 +146,4 @@ def _choose_positions(
             goals.append(tried[good])
         if sum(map(len, goals)) >= count:
             return torch.cat(starts)[:count], torch.cat(goals)[:count]
-    raise ValueError(f"{world.name} has too few tasks of {steps[0]} to {steps[1]} steps")
+    raise ValueError(f"the maze {world.maze} has too few tasks of {steps[0]} to {steps[1]} steps")

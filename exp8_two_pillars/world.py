@@ -47,7 +47,7 @@ def maze_walls(maze: str, length: float) -> tuple[Wall, ...]:
 
 
 def move(positions: Tensor, steps: Tensor, walls: tuple[Wall, ...]) -> Tensor:
-    """Where a particle gets that stops MARGIN before the first wall on its way: [..., 2], [..., 2] -> [..., 2].
+    """Where a particle gets that stops MARGIN before the first wall: [..., 2], [..., 2] -> [..., 2].
 
     The box's sides hold it back too, but it slides along them. Differentiable almost everywhere.
     """
@@ -130,7 +130,8 @@ class World:
     @property
     def name(self) -> str:
         """As metrics have it; a wind that neither pushes nor shows is off."""
-        return f"{self.maze}/{self.wind if self.push or self.share else 'off'}"
+        wind = self.wind if self.push or self.share else "off"
+        return f"{self.maze}/{wind}" + (f"_picture{self.projection}" if self.projection else "")
 
     @property
     def d_wind(self) -> int:

@@ -77,7 +77,14 @@ def test_nothing_shared_names_an_experiment():
             assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
-LAYERS = (("energy_", "objectives", "rollouts"), "dataset", "models", "train_", "analyze_", "run_experiment")
+LAYERS = (
+    ("energy_", "objectives", "rollouts", "world"),
+    ("dataset", "parts"),
+    "models",
+    "train_",
+    "analyze_",
+    "run_experiment",
+)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
