@@ -672,7 +672,8 @@ class RecursionConfig(RunConfig):
 Exp5Task = Literal["sudoku_4x4", "sudoku_6x6", "sudoku_9x9", "maze", "arc", "folder"]
 Exp5Variant = Literal[
     "baseline", "head", "random_goals", "directional", "predict", "naive", "baseline_segment",
-    "directional_segment", "baseline_fixed", "directional_fixed",
+    "directional_segment", "baseline_fixed", "directional_fixed", "predict_segment", "contrastive",
+    "contrastive_segment", "detached", "cells",
 ]  # fmt: skip
 
 

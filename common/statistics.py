@@ -1,4 +1,4 @@
-"""Intervals over training seeds and starts, rates, effects of a 2x2, rank correlation, area under a ROC curve.
+"""Intervals over training seeds and starts, rates, effects of a 2x2, rank correlation, area under the curve.
 
 Shapes: S training seeds, E starts (or episodes), N values.
 """
