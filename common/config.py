@@ -611,7 +611,7 @@ class RecursionConfig(RunConfig):
 
     # width of the states
     width: int = bounded(32, low=4)
-    # attention heads; a head's width must divide into pairs for every axis of the positions
+    # number of attention heads; a head's width must divide into pairs for every axis of the positions
     heads: int = bounded(2, low=1)
     # layers of each level (HRM), or of the one net (TRM)
     layers: int = bounded(1, low=1)
@@ -689,7 +689,7 @@ class Exp5Config(RecursionConfig):
     data_dir: Path | None = None
     # seed of the puzzles and of what is held out, the same for every training seed
     puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)
-    # training puzzles
+    # puzzles to learn from
     train_puzzles: int = bounded(1000, low=2)
     # held-out puzzles that are evaluated
     test_puzzles: int = bounded(256, low=2)
@@ -732,12 +732,18 @@ class Exp5Config(RecursionConfig):
         self._require_heads("larger_width", self.larger_width)
         for name in ("tasks", "variants", "larger_tasks", "larger_variants"):
             self._require_distinct(name, "each value once")
+        self._require_distinct("weight_sweep", "weights that differ in their first six digits", "{:g}".format)
         if "baseline" not in self.variants:
             reject("variants", self.variants, "baseline among them: it is what the others are compared with")
         if set(self.tasks) & set(self.larger_tasks):
             reject("larger_tasks", self.larger_tasks, "tasks that are not among --tasks")
         if not self.tasks:
             reject("tasks", self.tasks, "at least one")
+
+    def identity(self) -> dict[str, Any]:
+        """See RunConfig; the folder of puzzles as text."""
+        folder = None if self.data_dir is None else str(self.data_dir)
+        return super().identity() | {"data_dir": folder}
 
     def plan(self) -> list[tuple[Exp5Task, tuple[Exp5Variant, ...], dict[str, Any]]]:
         """Every task with its variants, and with the settings that are its own."""
@@ -757,9 +763,11 @@ EXP5_PRESETS = {
     "full": Exp5Config(
         preset="full",
         seeds=tuple(range(10)),
+        variants=get_args(Exp5Variant),
         iterations=1800,
-        weight_sweep=(0.01, 0.05, 0.1, 0.2, 0.5),
+        weight_sweep=(0.01, 0.05, 0.1, 0.5),
         period_sweep=(1, 2, 4, 8),
+        sweep_grid=True,
         larger_tasks=("sudoku_6x6", "sudoku_9x9"),
     ),
     "published": Exp5Config(

@@ -16,6 +16,7 @@ from common.recursion.puzzles.sudoku import sudoku_puzzles, sudoku_symmetries
 from common.recursion.puzzles.symmetries import Symmetries, dihedral
 from common.recursion.puzzles.task import Puzzles
 from common.run.cache import reads_settings
+from common.run.command_line import reject
 from common.run.random import generator
 from common.run.run import Run
 
@@ -38,6 +39,15 @@ class Task:
     name: str
     train: Puzzles
     test: Puzzles
+
+
+def check_tasks(config: Exp5Config) -> None:
+    """Raises ValueError, in one line, for a folder of puzzles that is missing or not in HRM's format."""
+    if "folder" not in (*config.tasks, *config.larger_tasks):
+        return
+    if config.data_dir is None:
+        reject("data_dir", None, "a folder of puzzles in HRM's format, for the task folder")
+    read_folder(config.data_dir.expanduser())
 
 
 def make_task(name: Exp5Task, config: Exp5Config) -> Task:

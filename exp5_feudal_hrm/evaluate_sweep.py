@@ -24,10 +24,9 @@ Cell = tuple[float, int]  # weight and period
 def sweep_cells(config: Exp5Config) -> list[Cell]:
     """Weights at the manager's period, periods at the loss's weight; every pair of them with sweep_grid."""
     weight, period = config.feudal_loss_weight, config.manager_period
+    cells = [(w, period) for w in config.weight_sweep] + [(weight, p) for p in config.period_sweep]
     if config.sweep_grid:
-        cells = [(w, p) for w in config.weight_sweep for p in config.period_sweep]
-    else:
-        cells = [(w, period) for w in config.weight_sweep] + [(weight, p) for p in config.period_sweep]
+        cells += [(w, p) for w in config.weight_sweep for p in config.period_sweep]
     return list(dict.fromkeys(cells))
 
 

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from common.run.run import Experiment, Run, main
 from exp5_feudal_hrm.criteria import CRITERIA
-from exp5_feudal_hrm.dataset import Task, load_task
+from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
 from exp5_feudal_hrm.evaluate_sweep import run_sweep
 from exp5_feudal_hrm.evaluate_variants import Measurements, measure_variant, record_history, record_variants
 from exp5_feudal_hrm.models import HRM
@@ -60,8 +60,8 @@ def measure(run: Run, task: Task, models: dict[str, HRM]) -> Measurements:
 
 
 EXPERIMENT = Experiment(
-    "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, compute, criteria=CRITERIA
-)  # fmt: skip
+    "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, compute, criteria=CRITERIA, check=check_tasks
+)
 execute = EXPERIMENT.execute
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from exp5_feudal_hrm.dataset import make_task
 
 from common.config import EXP5_PRESETS
 from common.recursion.model import HRM, Sizes, States
 from common.recursion.rollout import everyone, roll_out
 from common.run.cache import Checkpoint
 from common.run.results import Results
+from exp5_feudal_hrm.dataset import make_task
 from exp5_feudal_hrm.evaluate_sweep import record_sweep, sweep_cells
 from exp5_feudal_hrm.evaluate_variants import EvaluationGoals, goal_numbers, measure_variant
 from exp5_feudal_hrm.feudal import Feudal, FeudalVariant, GoalHead, random_goals
@@ -146,17 +146,17 @@ def test_goals_have_gradients_from_the_answer_alone(task):
     random_weights(model.head)
     batch = everyone(task.test, 2, CPU)
     feudal = Feudal(model.head, 4, len(task.test))
-    injected, states = model.embed(batch.inputs), model.initial(len(task.test))
+    states = model.initial(len(task.test))
     for _ in range(3):  # the goal of segment 1 is used in a second and a third segment
         model.zero_grad()
-        states = model.segment(states, injected, feudal.guide())
+        states = model.segment(states, model.embed(batch.inputs), feudal.guide())
         logits, _ = model.read(states)
         loss = F.cross_entropy(logits.flatten(0, 2), batch.labels.flatten())
         if feudal.held.any():
             loss.backward()
             for weight in (model.head.goal.weight, model.head.gate, model.head.inject.weight):
                 assert weight.grad.flatten(1).norm(dim=1).min() > 1e-6
-        feudal.emit(states, costs(1))
+        feudal.emit(states, feudal.cost)
 
 
 def slopes(form, name):
@@ -281,6 +281,18 @@ def test_a_killed_training_goes_on_to_the_bit(task, tmp_path, one_thread, monkey
     found, own = train_feudal(task, variant=variant, config=CONFIG, device=CPU, checkpoint=checkpoint)
     assert weights_equal(found, expected)
     assert all(torch.equal(own[term], history[term]) for term in history if term != "seconds")
+
+
+@pytest.mark.parametrize("name", ["directional", "random_goals"])
+def test_seed_0_is_seed_0_in_any_company_to_the_bit(one_thread, task, name):
+    config = dataclasses.replace(CONFIG, width=32, inner_multiple=32, batch_size=16, iterations=4)
+    variant = feudal_variants(config)[name]
+    together, alone = (
+        train_feudal(task, variant=variant, config=dataclasses.replace(config, seeds=seeds), device=CPU)[0]
+        for seeds in ((2, 0, 1), (0,))
+    )
+    for (name, whole), own in zip(together.state_dict().items(), alone.state_dict().values(), strict=True):
+        assert torch.equal(whole[1], own[0]), name
 
 
 def test_variants_begin_alike_and_see_the_same_puzzles(task):
