@@ -42,6 +42,7 @@ ROOMS = {
                "training", "viz_utils"},
     "recursion": {"config", "jacobian_utils", "run", "statistics", "training", "viz_utils"},
     "report": {"run"},
+    "sweeps": {"config", "report", "run", "statistics", "viz_utils"},
 }  # fmt: skip
 
 

@@ -200,7 +200,7 @@ class Run:
             if path.is_dir():
                 raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
-            settings = _plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
+            settings = plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
             self.tracker.begin(self.folders.output, self.experiment.name, settings)
             yield
 
@@ -361,7 +361,7 @@ class Run:
         if not (results / "results.json").exists():
             return
         try:
-            if load_results(results)["config"] == _plain(self.config.identity()):
+            if load_results(results)["config"] == plain(self.config.identity()):
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is unreadable: set aside", results / "results.json")
@@ -382,7 +382,7 @@ class Run:
             "schema": SCHEMA,
             "experiment": self.experiment.name,
             "preset": self.config.preset,
-            "config": _plain(self.config.identity()),
+            "config": plain(self.config.identity()),
             "changed": self.changed,
             "provenance": self.provenance,
             "computed_by": [json.loads(text) for text in sorted(self._origins)],
@@ -460,11 +460,11 @@ def _own_random_numbers(seed: int) -> Iterator[None]:
         random.setstate(python)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A configuration as JSON gives it back: tuples as lists."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:
