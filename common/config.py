@@ -746,7 +746,7 @@ class Exp5Config(RecursionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_heads("larger_width", self.larger_width)
-        for name in ("tasks", "variants", "larger_tasks", "larger_variants"):
+        for name in ("tasks", "variants", "larger_tasks", "larger_variants", "recursion_variants"):
             self._require_distinct(name, "each value once")
         self._require_distinct("weight_sweep", "weights that differ in their first six digits", "{:g}".format)
         if "baseline" not in self.variants:
@@ -784,6 +784,9 @@ EXP5_PRESETS = {
         weight_sweep=(0.01, 0.05, 0.1, 0.5),
         period_sweep=(1, 2, 4, 8),
         sweep_grid=True,
+        recursion_variants=("baseline", "baseline_segment", "directional", "directional_segment"),
+        recursion_puzzles=96,
+        tangents=2,
         larger_tasks=("sudoku_6x6", "sudoku_9x9"),
     ),
     "published": Exp5Config(
@@ -806,6 +809,7 @@ EXP5_PRESETS = {
         clip_norm=0.0,
         average_decay=0.999,
         table_weight_decay=1.0,
+        gradient_puzzles=4,
         weight_sweep=(0.1,),
         period_sweep=(4,),
     ),

@@ -79,7 +79,7 @@ def record_foretelling(results: Results, prefix: str, signals: Signals, exact: T
     """Metrics {prefix}/auroc/{signal}/{final,now}/segment={k}, and arrays [K, S].
 
     How well a signal at segment k tells puzzles whose answer is right from others: the answer after the last
-    followed segment (final), or at k itself (now).
+    followed segment (final), or at k itself (now). No metric where in no seed some are right and some wrong.
     """
     answers = {"final": exact[:, :, -1:].expand_as(exact), "now": exact}
     for name, signal in signals.items():
@@ -91,7 +91,8 @@ def record_foretelling(results: Results, prefix: str, signals: Signals, exact: T
             ]
             results.add_array(f"{prefix}/auroc/{name}/{when}", np.array(areas))
             for k in reported(segments):
-                results.add(f"{prefix}/auroc/{name}/{when}/segment={k}", areas[k - 1])
+                if not np.isnan(areas[k - 1]).all():
+                    results.add(f"{prefix}/auroc/{name}/{when}/segment={k}", areas[k - 1])
 
 
 def record_halting(

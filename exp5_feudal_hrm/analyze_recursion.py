@@ -77,6 +77,12 @@ def _follow(run: Run, task: Task, name: str, model: HRM) -> Mapping[str, Tensor]
     return measured
 
 
+def add_known(results: Results, name: str, values: Tensor, unit: str = "1") -> None:
+    """Record a metric [S], unless no seed has a number, as where a model solves every puzzle or none."""
+    if not values.isnan().all():
+        results.add(name, values, unit)
+
+
 def median_over(values: Tensor, rows: Tensor) -> Tensor:
     """Median over a member's chosen puzzles, nan where there are none: [S, E, ..], [S, E] bool -> [S, ..]."""
     rows = rows.view(*rows.shape, *[1] * (values.dim() - 2)).expand_as(values)
@@ -94,7 +100,7 @@ def record_recursion(
     """
     solved, segments = measured["exact"][:, :, -1], measured["exact"].shape[2]
     groups = {"solved": solved, "unsolved": ~solved}
-    results.add(f"{prefix}/recursion/solved", solved.double().mean(1))
+    add_known(results, f"{prefix}/recursion/solved", solved.double().mean(1))
     followed = {
         "residual": measured["residual"],
         "log10_jacobian": log10_jacobian(measured["log_tangent"], size),
@@ -106,17 +112,17 @@ def record_recursion(
             results.add_array(f"{prefix}/recursion/{quantity}/{group}", found.T)
             horizon = "T" if quantity == "log10_jacobian" else "segment"
             for k in reported(segments):
-                results.add(f"{prefix}/recursion/{quantity}/{group}/{horizon}={k}", found[:, k - 1])
+                add_known(results, f"{prefix}/recursion/{quantity}/{group}/{horizon}={k}", found[:, k - 1])
     for group, rows in groups.items():
         slope = median_over(growth(measured["log_tangent"]), rows)
-        results.add(f"{prefix}/recursion/growth/{group}", slope, "nats a segment")
+        add_known(results, f"{prefix}/recursion/growth/{group}", slope, "nats a segment")
         arrived = (measured["residual"][:, :, -1] < CONVERGED) & rows
         name = "fixed_point" if group == "solved" else "wrong_fixed_point"
-        results.add(f"{prefix}/recursion/{name}", arrived.sum(1) / rows.sum(1))
+        add_known(results, f"{prefix}/recursion/{name}", arrived.sum(1) / rows.sum(1))
         largest = median_over(singular[..., -1], rows[:, : singular.shape[1]])
-        results.add(f"{prefix}/recursion/singular_value/{group}", largest)
+        add_known(results, f"{prefix}/recursion/singular_value/{group}", largest)
     for k, values in zip(reported(segments, SINGULAR_AT), singular.unbind(-1), strict=True):
-        results.add(f"{prefix}/recursion/singular_value/segment={k}", values.median(1).values)
+        add_known(results, f"{prefix}/recursion/singular_value/segment={k}", values.median(1).values)
 
 
 def record_longer_gradients(
@@ -142,9 +148,9 @@ def record_longer_gradients(
         apart = median_over(values, both) - median_over(first[quantity], both)  # [S, K]
         results.add_array(f"{prefix}/{quantity}", apart.T)
         for k in reported(apart.shape[1]):
-            results.add(f"{prefix}/{quantity}/segment={k}", apart[:, k - 1], "log10")
+            add_known(results, f"{prefix}/{quantity}/segment={k}", apart[:, k - 1], "log10")
     slopes = [median_over(growth(measured["log_tangent"]), both) for measured in (longer, short)]
-    results.add(f"{prefix}/growth", slopes[0] - slopes[1], "nats a segment")
+    add_known(results, f"{prefix}/growth", slopes[0] - slopes[1], "nats a segment")
 
 
 def record_gradients(

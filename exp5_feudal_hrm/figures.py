@@ -359,7 +359,14 @@ TERMS = {
 }
 
 
-OF_GOALS = ("train/feudal_loss", "train/gate", "train/cosine")
+# A term's number is of nothing where this one is 0: no puzzle has halted yet, or has a goal at this step.
+COUNTED = {
+    "train/exact_accuracy": "train/steps",
+    "train/steps": "train/steps",
+    "train/feudal_loss": "train/gate",
+    "train/gate": "train/gate",
+    "train/cosine": "train/gate",
+}
 WINDOW = 9  # recorded steps of a running mean
 
 
@@ -379,7 +386,7 @@ def running_mean(values: np.ndarray) -> np.ndarray:
 def draw_training(results: Results, arrays: Arrays, task: str) -> Figure:
     """Losses and counts over optimiser steps, each a running mean; bands are seeds.
 
-    Steps at which no puzzle has a goal have no feudal loss, gate or cosine: there the gate is 0.
+    What is counted over puzzles has no number while there are none: `COUNTED` says whose 0 tells.
     """
     shown = {
         term: title
@@ -396,9 +403,9 @@ def draw_training(results: Results, arrays: Arrays, task: str) -> Figure:
                 steps = arrays[f"{task}/{name}/history/iteration"]
                 style = {"marker": "", "linestyle": line, "linewidth": 1.2}
                 values = arrays[key]
-                if term in OF_GOALS:
-                    gate = arrays[f"{task}/{name}/history/train/gate"]
-                    values = np.where(gate > 0, values, np.nan)
+                if term in COUNTED:
+                    count = arrays[f"{task}/{name}/history/{COUNTED[term]}"]
+                    values = np.where(count > 0, values, np.nan)
                 plot_band(axis, steps, running_mean(values), label, color, **style)
         handles |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
         axis.set_title(title)

@@ -86,13 +86,14 @@ def draw_recursion(results: Results, arrays: Arrays, task: str, names: Sequence[
 
 def recursion_finding(results: Results, task: str, name: str) -> str:
     """Whether tangents shrink on solved puzzles, and where unsolved ones end."""
-    prefix = f"{task}/{name}/recursion"
-    said = finding(
-        results, f"{prefix}/growth/solved",
-        "On solved puzzles the recursion expands, in nats a segment",
-        "On solved puzzles the recursion contracts, in nats a segment",
-        "Contraction on solved puzzles is not shown, in nats a segment",
-    )  # fmt: skip
+    prefix, said = f"{task}/{name}/recursion", "No puzzle is solved"
+    if f"{prefix}/growth/solved" in results["metrics"]:
+        said = finding(
+            results, f"{prefix}/growth/solved",
+            "On solved puzzles the recursion expands, in nats a segment",
+            "On solved puzzles the recursion contracts, in nats a segment",
+            "Contraction on solved puzzles is not shown, in nats a segment",
+        )  # fmt: skip
     wrong = mean_of(results, f"{prefix}/wrong_fixed_point")
     return said if np.isnan(wrong) else f"{said};\n{wrong:.0%} of unsolved puzzles end at a wrong fixed point"
 
@@ -132,7 +133,7 @@ def _growth_panel(axis: Axes, results: Results, task: str, names: Sequence[str])
 
 def _longer_panel(axis: Axes, results: Results, arrays: Arrays, task: str) -> None:
     prefix = f"{task}/baseline_segment_minus_baseline/recursion"
-    if f"{prefix}/log10_residual" not in arrays:
+    if f"{prefix}/growth" not in results["metrics"]:  # one of the two was not followed, or solves none
         axis.set_axis_off()
         return
     for quantity, label, color in (
@@ -174,7 +175,7 @@ def draw_gradients(results: Results, arrays: Arrays, task: str, names: Sequence[
     worth = f"{task}/baseline_segment_minus_baseline/exact"
     columns = 2 + (worth in results["metrics"])
     figure, axes = new_figure(1, columns, (1.0 + 4.3 * columns, 4.6))
-    segments = gradient_segments(results, task)
+    segments = gradient_segments(results, task, names[0])
     for axis, quantity in zip(axes[0], ("cosine", "ratio"), strict=False):
         for name in names:
             for length, (label, color) in LENGTHS.items():
@@ -196,20 +197,20 @@ def draw_gradients(results: Results, arrays: Arrays, task: str, names: Sequence[
         axes[0, 2].set_xlabel("gain in exact accuracy, 95% interval")
         axes[0, 2].set_title("Worth in training")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.suptitle(f"{task_title(task)}. {gradients_finding(results, task)}", fontweight="bold")
+    figure.suptitle(f"{task_title(task)}. {gradients_finding(results, task, names[0])}", fontweight="bold")
     return figure
 
 
-def gradient_segments(results: Results, task: str) -> list[int]:
+def gradient_segments(results: Results, task: str, name: str) -> list[int]:
     """The segments at which gradients were compared."""
-    start = f"{task}/baseline/gradient_cosine/all/segment="
+    start = f"{task}/{name}/gradient_cosine/all/segment="
     return [int(name.removeprefix(start)) for name in results["metrics"] if name.startswith(start)]
 
 
-def gradients_finding(results: Results, task: str) -> str:
+def gradients_finding(results: Results, task: str, name: str) -> str:
     """How far the one-step gradient points elsewhere, and what longer gradients gain in training."""
-    last = gradient_segments(results, task)[-1]
-    cosine = mean_of(results, f"{task}/baseline/gradient_cosine/all/segment={last}")
+    last = gradient_segments(results, task, name)[-1]
+    cosine = mean_of(results, f"{task}/{name}/gradient_cosine/all/segment={last}")
     said = f"At segment {last} the one-step gradient has cosine {cosine:.2f} with that of all segments"
     worth = f"{task}/baseline_segment_minus_baseline/exact"
     if worth not in results["metrics"]:

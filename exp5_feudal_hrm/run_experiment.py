@@ -25,6 +25,7 @@ from exp5_feudal_hrm.criteria import CRITERIA
 from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
 from exp5_feudal_hrm.evaluate_sweep import run_sweep
 from exp5_feudal_hrm.evaluate_variants import Measurements, measure_variant, record_history, record_variants
+from exp5_feudal_hrm.figures import draw_figures
 from exp5_feudal_hrm.models import HRM
 from exp5_feudal_hrm.train_baseline import BASELINES, baseline_trainings
 from exp5_feudal_hrm.train_feudal import feudal_trainings, feudal_variants
@@ -62,8 +63,9 @@ def measure(run: Run, task: Task, models: dict[str, HRM]) -> Measurements:
 
 
 EXPERIMENT = Experiment(
-    "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, compute, criteria=CRITERIA, check=check_tasks
-)
+    "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_tasks,
+)  # fmt: skip
 execute = EXPERIMENT.execute
 
 if __name__ == "__main__":

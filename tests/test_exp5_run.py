@@ -28,6 +28,7 @@ TINY = [
     "--manager-period", "2", "--train-puzzles", "24", "--test-puzzles", "10", "--warmup", "2",
     "--period-sweep", "1", "2", "--weight-sweep", "0.1", "0.5", "--larger-tasks", "sudoku_6x6",
     "--larger-width", "8", "--larger-iterations", "3", "--larger-batch-size", "4", "--checkpoint-every", "2",
+    "--recursion-puzzles", "4", "--recursion-segments", "5", "--gradient-puzzles", "2",
     "--seeds", "0", "1", "--device", "cpu",
 ]  # fmt: skip
 TASKS = {

@@ -128,10 +128,10 @@ def _draw_cell(axis: Axes, place: tuple[int, int], given: int, label: int, answe
             axis.plot(column + 0.5, row + 0.5, "x", color=color, markersize=4)
         return
     if given > 1:
-        axis.add_patch(Rectangle((column, row), 1, 1, color="#E8E8E8", linewidth=0))
+        axis.add_patch(Rectangle((column, row), 1, 1, color="#DCDCDC", linewidth=0))
         color = "black" if right else color
     else:
-        axis.add_patch(Rectangle((column, row), 1, 1, color=color, alpha=0.12, linewidth=0))
+        axis.add_patch(Rectangle((column, row), 1, 1, color=color, alpha=0.2, linewidth=0))
     weight = "bold" if given > 1 else "normal"
     text = str(answer - 1) if answer > 0 else "?"
     axis.text(column + 0.5, row + 0.53, text, ha="center", va="center", color=color, weight=weight)
