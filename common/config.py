@@ -820,7 +820,7 @@ Exp6Setting = Literal["recoloured", "plain"]
 Exp6Family = Literal["colours", "grids", "arc"]
 Exp6Job = Literal[
     "E0", "E1", "E_diag1", "E_zero", "E_identity", "E2", "E3", "E4", "E5", "E6", "E7", "E_diag2", "E11",
-    "E_warmup", "E2+E4", "E3+E5", "E_cls", "E_scale", "tokens",
+    "E_warmup", "E2+E4", "E3+E5", "E_cls", "E_scale", "E_collapsed", "tokens",
 ]  # fmt: skip
 
 
@@ -882,7 +882,7 @@ class Exp6Config(RecursionConfig):
     # learning rate of AdamW on a family
     family_learning_rate: float = bounded(1e-3, above=0.0)
     # queries of each task in an evaluation on a family
-    family_queries: int = bounded(4, low=1)
+    family_queries: int = bounded(2, low=1)
 
     # --- training ---------------------------------------------------------------------------
 
@@ -906,7 +906,7 @@ class Exp6Config(RecursionConfig):
     # train encoders with gradients through each of gradient_cycles, with and without clipping
     gradient_study: bool = False
     # steps of gradient descent on the context at test time
-    search_steps: int = bounded(20, low=1)
+    search_steps: int = bounded(10, low=1)
     # step size of that descent, in units of the context's root mean square
     search_rate: float = bounded(0.1, above=0.0)
 

@@ -88,8 +88,8 @@ class Queries:
         return self.map(lambda value: value.expand(members, *value.shape))
 
     def unknown(self) -> "Queries":
-        """The same, of groups that no table has."""
-        return replace(self, groups=torch.full_like(self.groups, -1))
+        """The same, of groups that no table has: numbered below 0."""
+        return replace(self, groups=-1 - self.groups)
 
 
 def stack_queries(each: Sequence[Queries]) -> Queries:

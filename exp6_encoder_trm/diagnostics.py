@@ -173,7 +173,7 @@ def measure_encoder_gradient(
             injected = model.inject(queries.inputs, model.encode(queries).context)
             logits, _ = trm.read(trm.segment(begin, injected, gradient=cycles))
             loss = cross_entropy(logits, queries.labels, config.answer_loss == "softmax").mean(1).sum()
-            gradients = torch.autograd.grad(loss, own)
+            gradients = torch.autograd.grad(loss, own, materialize_grads=True)
             norms.append(sum(part.reshape(members, -1).square().sum(1) for part in gradients).sqrt())
     finally:
         trm.sizes = sizes

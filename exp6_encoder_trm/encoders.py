@@ -51,7 +51,11 @@ class Encoded(NamedTuple):
 class Encoder(nn.Module):
     """Demonstrations -> prefix."""
 
-    table: PuzzleTable | None = None  # whose rows are trained apart
+    table: PuzzleTable | None  # whose rows are trained apart
+
+    def __init__(self):
+        super().__init__()
+        self.table = None
 
     def forward(
         self, demos: Tensor, shown: Tensor, groups: Tensor, draws: Sequence[torch.Generator] | None = None
@@ -315,6 +319,19 @@ class ZeroEncoder(Encoder):
         return Encoded(torch.zeros(*groups.shape, *self.shape, device=groups.device))
 
 
+class ConstantEncoder(Encoder):
+    """Planted: a collapsed encoder, which says the same whatever it is shown."""
+
+    def __init__(self, draws: Generators, sizes: Sizes):
+        super().__init__()
+        self.said = nn.Parameter(truncated_normal(draws, sizes.prefix, sizes.width, std=1.0))  # [S, P, D]
+
+    def forward(
+        self, demos: Tensor, shown: Tensor, groups: Tensor, draws: Sequence[torch.Generator] | None = None
+    ) -> Encoded:
+        return Encoded(self.said[:, None].expand(-1, groups.shape[1], -1, -1))
+
+
 POOLED: Mapping[Context, dict] = {  # layers, pooling, place of the norms, layers among demonstrations
     "standard": {"layers": 2, "pooling": "mean", "pre_norm": False, "set_layers": 0},
     "attention": {"layers": 2, "pooling": "attention", "pre_norm": False, "set_layers": 0},
@@ -343,4 +360,6 @@ def make_encoder(context: Context, seeds: Sequence[int], sizes: Sizes, groups: i
         return IdentityEncoder(len(seeds), groups, sizes)
     if context == "zero":
         return ZeroEncoder(sizes)
+    if context == "constant":
+        return ConstantEncoder(draws, sizes)
     raise ValueError(f"context = {context!r}: no encoder of that name")

@@ -31,9 +31,14 @@ from exp6_encoder_trm.jobs import Context
 from exp6_encoder_trm.synthetic import Generalisation
 
 HALTING_FIELDS = ("segments", "adaptive_halting", "exploration", "halting")
-BLIND: tuple[Context, ...] = ("table", "identity", "zero")  # contexts that do not read the demonstrations
+BLIND: tuple[Context, ...] = (
+    "table",
+    "identity",
+    "zero",
+    "constant",
+)  # contexts that do not read the demonstrations
 SETS = ("train", "new_queries", "unseen")  # of queries
-VOTES = 16  # augmentations of an unseen query that vote on its answer
+VOTES = 8  # augmentations of an unseen query that vote on its answer
 
 AT_ONCE = 2**21  # numbers of one state that are worked on at once, about
 
@@ -196,7 +201,7 @@ def unseen_sets(family: Generalisation | Setting, config: Exp6Config) -> dict[st
         part.each(config.family_queries, draw)
         for part, draw in zip((family.train, family.unseen), draws, strict=True)
     )
-    return {"train": train, "unseen": replace(unseen, groups=-1 - unseen.groups)}
+    return {"train": train, "unseen": unseen.unknown()}
 
 
 @reads_settings("seeds", "segments", "puzzle_seed", "family_queries")

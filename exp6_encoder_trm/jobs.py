@@ -10,7 +10,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Context = Literal[
-    "table", "identity", "zero", "standard", "attention", "cls", "lpn_standard", "lpn_variational", "tokens"
+    "table",
+    "identity",
+    "zero",
+    "constant",
+    "standard",
+    "attention",
+    "cls",
+    "lpn_standard",
+    "lpn_variational",
+    "tokens",
 ]
 Gradient = Literal["one_step", "cycle", "segment", "all"] | int  # see common/recursion/model.py
 Phase = Literal["overfit", "architecture", "hyperparameters", "review"]
@@ -92,6 +101,9 @@ _JOBS = (
     Job("E_scale", "review", replace(BASE, context_scale=3.0),
         "Does the encoder's output need the table's size?",
         "a context as large as the table's is used", LEARNS),
+    Job("E_collapsed", "review", Variant(context="constant", patient=True),
+        "Is a collapsed encoder caught? (planted: one learned context for all tasks)",
+        "no better than no context, and the diagnostics say so", 0.0, NOTHING),
     Job("tokens", "review", TOKENS, "Is pooling itself the fault?",
         "the demonstrations' cells as they are, without pooling, reach E0", MATCHES),
 )  # fmt: skip

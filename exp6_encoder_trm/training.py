@@ -196,8 +196,8 @@ def fit_contextual(
         stop=stop,
     )
     average.apply()
-    if model.encoder is not None and list(model.encoder.parameters()):
-        warn_of_collapse(history, label)
+    if model.encoder is not None and any(value.requires_grad for value in model.encoder.parameters()):
+        warn_of_encoder(history, label)
     return history
 
 
@@ -213,8 +213,11 @@ def look(model: ContextTRM, watched: Queries, config: Exp6Config) -> dict[str, T
     }
 
 
-def warn_of_collapse(history: Mapping[str, Tensor], label: str) -> None:
-    """Say so where an encoder ended with one context for all tasks."""
+def warn_of_encoder(history: Mapping[str, Tensor], label: str) -> None:
+    """Say so where an encoder got no gradient, or ended with one context for all tasks."""
+    starved = (history["encoder_grad_norm"] == 0).any(0)
+    for member in starved.nonzero().flatten().tolist():
+        log.warning("%s: the encoder of member %d gets no gradient: is its context cached?", label, member)
     cosine, variance = history["context_cosine"][-1], history["context_cross_variance"][-1]
     for member in is_collapsed(cosine, variance).nonzero().flatten().tolist():
         log.warning(
