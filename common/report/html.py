@@ -20,6 +20,7 @@ class Finished:
     folder: Path
     results: Mapping[str, Any]
     figures: Sequence[Path]
+    note: str = ""  # of how it was run
 
 
 def read_finished(name: str, folder: Path) -> Finished:
@@ -105,7 +106,7 @@ def _experiment_html(finished: Finished) -> str:
 <p>{_text(results["preset"])} preset, seeds {_text(", ".join(map(str, results["seeds"])))},
 {minutes(results):.1f} minutes on {said["device"]}, {said["date"]},
 commit <code>{commit}{changes}</code>, Python {said["python"]}, torch {said["torch"]},
-numpy {said["numpy"]}.</p>
+numpy {said["numpy"]}. {_text(finished.note)}</p>
 <table><thead><tr><th>tier</th><th>claim</th><th>metric</th><th>target</th><th>measured</th><th></th></tr></thead>
 <tbody>
 {rows}
