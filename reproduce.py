@@ -150,6 +150,7 @@ def run_side_by_side(config: ReproduceConfig) -> tuple[list["Finished"], dict[st
     from common.sweeps.experiments import finish, make_parts
 
     machines = Machines(config.workers, config.address)
+    machines.require()
     parts = [make_parts(name, settings_of(name, config), config.preset == "full") for name in config.only]
     tasks = sorted((task for part in parts for task in part.tasks), key=_usual_seconds, reverse=True)
     log.info("%d experiments as %d trials ...", len(parts), len(tasks))

@@ -8,6 +8,7 @@ here listens on loopback alone.
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -84,17 +85,21 @@ class Machines:
         Raises:
             ConfigError: Ray is not installed, or nobody answers at the address.
         """
-        require_ray()
+        require_packages("ray")
         if self.address not in (None, "auto"):
+            require_packages("grpc")
             _require_answer(self.address)
 
 
-def require_ray() -> None:
-    """Raise ConfigError where Ray is not installed; it is not imported."""
-    import importlib.util
-
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("Ray is not installed: pip install -r requirements-sweep.txt")
+def require_packages(*names: str) -> None:
+    """Raise ConfigError for one that is not installed; none of them is imported."""
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise ConfigError(f"{name} is not installed: pip install -r requirements-sweep.txt")
 
 
 def _require_answer(address: str) -> None:
