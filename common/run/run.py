@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import itertools
 import json
 import logging
@@ -264,6 +265,8 @@ class Run:
 
         checkpoints = [checkpoint for _, checkpoint in prepared]
         missing = [index for index, checkpoint in enumerate(checkpoints) if not _is_trained(checkpoint)]
+        if missing:
+            importlib.import_module("torch._dynamo")  # for any optimiser: once here, not once a worker
         trained = dict(zip(missing, self._do_each(train_one, missing, checkpoints), strict=True))
         models = {}
         for index, (part, variant) in enumerate(tasks):
