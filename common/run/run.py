@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib
+import inspect
 import itertools
 import json
 import logging
@@ -61,6 +62,7 @@ class Experiment:
     criteria: Sequence[Criterion] = ()
     check: Callable[[RunConfig], None] | None = None
     memory: Callable[[Any], Mapping[str, float]] | None = None
+    headline: str = ""  # file name of the figure that says most; none: the experiment's own name
 
     def validate(self, config: RunConfig) -> None:
         """Raise ConfigError for a configuration that cannot run on this machine."""
@@ -205,7 +207,7 @@ class Run:
             if path.is_dir():
                 raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
-            settings = _plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
+            settings = plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
             self.tracker.begin(self.folders.output, self.experiment.name, settings)
             yield
 
@@ -381,7 +383,7 @@ class Run:
         if not (results / "results.json").exists():
             return
         try:
-            if load_results(results)["config"] == _plain(self.config.identity()):
+            if load_results(results)["config"] == plain(self.config.identity()):
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is unreadable: set aside", results / "results.json")
@@ -401,8 +403,10 @@ class Run:
         content = {
             "schema": SCHEMA,
             "experiment": self.experiment.name,
+            "title": (inspect.getdoc(type(self.config)) or "").partition("\n")[0],
+            "headline": self.experiment.headline or f"{self.experiment.name}.png",
             "preset": self.config.preset,
-            "config": _plain(self.config.identity()),
+            "config": plain(self.config.identity()),
             "changed": self.changed,
             "provenance": self.provenance,
             "computed_by": [json.loads(text) for text in sorted(self._origins)],
@@ -459,7 +463,8 @@ def _is_trained(checkpoint: Checkpoint) -> bool:
     saved = checkpoint.load()
     if there and saved is None and not checkpoint.is_held():
         checkpoint.discard()  # so that it is said once
-    return saved is not None and saved.get("iteration") == saved.get("iterations", ...)
+    whole = saved is not None and saved.get("iteration") == saved.get("iterations", ...)
+    return whole or (saved is not None and saved.get("stopped") is True)
 
 
 def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:
@@ -502,11 +507,11 @@ def _own_random_numbers(seed: int) -> Iterator[None]:
         random.setstate(python)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A configuration as JSON gives it back: tuples as lists."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:

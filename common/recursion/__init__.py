@@ -1,0 +1,1 @@
+"""Recursive reasoning models (HRM, TRM): layers, recursion, carry with adaptive halting, losses, averages."""
