@@ -75,6 +75,7 @@ def command_of(experiment: str, config: ReproduceConfig) -> list[str]:
     """The command line that runs one experiment."""
     command = [sys.executable, str(ROOT / experiment / "run_experiment.py"), "--preset", config.preset]
     command += ["--device", config.device, "--checkpoint-every", str(config.checkpoint_every)]
+    command += ["--tracker", config.tracker]
     command += ["--seeds", *map(str, config.seeds)] if config.seeds else []
     command += ["--output-dir", str(folder_of(experiment, config))]
     command += ["--cache-dir", str(_below(config.cache_dir, experiment))] if config.cache_dir else []

@@ -40,6 +40,9 @@ class RunConfig:
     strict: bool = False
     # optimiser steps between two checkpoints of a training [steps]
     checkpoint_every: int = bounded(500, low=1)
+    # where to follow the run: TensorBoard beside the results, or W&B (WANDB_MODE=offline sends nothing);
+    # both need requirements-sweep.txt
+    tracker: Literal["none", "tensorboard", "wandb"] = "none"
 
     def __post_init__(self) -> None:
         for spec in dataclasses.fields(self):
@@ -47,6 +50,8 @@ class RunConfig:
         self._require_distinct("seeds", "each seed once")
         if self.replot and self.fresh:
             reject("fresh", True, "without --replot, which trains nothing")
+        if self.replot and self.tracker != "none":
+            reject("tracker", self.tracker, "without --replot, which trains nothing")
 
     def _require_distinct(
         self, name: str, allowed: str, key: Callable[[Any], Any] = lambda value: value
@@ -58,7 +63,9 @@ class RunConfig:
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
-        how = {"device", "output_dir", "cache_dir", "replot", "fresh", "strict", "checkpoint_every"}
+        how = {
+            "device", "output_dir", "cache_dir", "replot", "fresh", "strict", "checkpoint_every", "tracker",
+        }  # fmt: skip
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in how}
 
 

@@ -181,7 +181,7 @@ def test_every_field_belongs_to_a_step_or_to_the_run():
     }  # fmt: skip
     of_the_run = {
         "preset", "device", "output_dir", "cache_dir", "replot", "fresh", "strict", "systems",
-        "checkpoint_every",
+        "checkpoint_every", "tracker",
     }  # fmt: skip
     fields = {spec.name for spec in dataclasses.fields(Exp1Config)}
     assert fields == used | in_variants | of_the_run

@@ -707,10 +707,13 @@ def test_reproduce_hands_on_what_was_asked(tmp_path):
         str(tmp_path),
         "--preset",
         "full",
+        "--tracker",
+        "wandb",
     ]
     command = reproduce.command_of("exp2_funnel_heatmap", parse_command_line(reproduce.PRESETS, args))
     config = parse_command_line(EXP2.presets, command[2:])
     assert (config.seeds, config.device, config.fresh, config.preset) == ((3, 4), "cpu", True, "full")
+    assert config.tracker == "wandb"
     assert config.cache_dir == tmp_path / "exp2_funnel_heatmap"
     assert config.output_dir == ROOT / "exp2_funnel_heatmap"
     plain = parse_command_line(EXP2.presets, reproduce.command_of("exp2", reproduce.PRESETS["quick"])[2:])

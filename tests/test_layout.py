@@ -78,13 +78,13 @@ def test_nothing_shared_names_an_experiment():
 
 LAYERS = (
     ("energy_", "objectives", "rollouts", "feudal"), "dataset", "models", "train_", "analyze_",
-    "run_experiment",
+    ("run_", "pretrain"),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_layers_of_an_experiment_point_downwards(experiment):
-    """run_experiment -> (figures, analysis, train_*) -> models -> dataset -> energies, never upwards."""
+    """run_*, pretrain -> (figures, analysis, train_*) -> models -> dataset -> energies, never upwards."""
 
     def layer(name: str) -> int:
         analysis = LAYERS.index("analyze_")

@@ -9,18 +9,19 @@ It is handed a view of the configuration that holds those settings and no others
 name is an error and not a stale result. Its result is kept under a fingerprint (common/run/fingerprint.py).
 """
 
+import contextlib
 import errno
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.run.files import write_atomically
+from common.run.files import is_taken, taken, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Checkpoint:
     every: int = 500  # optimiser steps between two saves of a training
     origin: str = ""  # where and by what it is computed: kept with it
     origins: set[str] = field(default_factory=set)  # gets that of what is saved or loaded
+    saved: Callable[[], None] | None = None  # called after each save
 
     def save(self, payload: dict[str, Any]) -> None:
         """Write atomically; `payload` holds tensors and plain Python values."""
@@ -97,6 +99,8 @@ class Checkpoint:
         torch.save({"fingerprint": self.fingerprint, "origin": self.origin, "payload": payload}, content)
         self.origins.add(self.origin)
         write_atomically(self.path, lambda file: file.write(seal(content.getvalue())))
+        if self.saved is not None:
+            self.saved()
 
     def load(self) -> dict[str, Any] | None:
         """The payload, or None where there is none for this fingerprint or the file is damaged.
@@ -135,6 +139,23 @@ class Checkpoint:
             type(error).__name__,
             reason[:120],
         )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold it while its step is done, so that of several runs one does it and the others find it done."""
+        if self.is_held():
+            log.info("%s: another run is at work on it: waiting", self.path.name)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with taken(self._lock):
+            yield
+
+    def is_held(self) -> bool:
+        """Whether another run is at work on it."""
+        return is_taken(self._lock)
+
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.lock")
 
     def discard(self) -> None:
         """Delete the file, if there is one."""

@@ -78,10 +78,21 @@ def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None
         args: the flags; none given: those of this process, which is prepared for a run.
     """
     if args is None:
-        _prepare_process()
+        prepare_process()
+    try:
+        return read_flags(presets, sys.argv[1:] if args is None else args)
+    except ConfigError as error:
+        exit_with_error(str(error))
+
+
+def read_flags(presets: Mapping[str, Config], args: Sequence[str]) -> Config:
+    """`parse_command_line` for a caller that goes on after a bad flag; --help ends the program.
+
+    Raises:
+        ConfigError: an unknown flag or a bad value, in one line.
+    """
     import tyro  # a third of a second, which library users of this file do not need to wait
 
-    args = list(sys.argv[1:] if args is None else args)
     default = presets.get(_named_preset(args), presets["quick"])
     box = io.StringIO()
     try:
@@ -89,21 +100,19 @@ def parse_command_line(presets: Mapping[str, Config], args: Sequence[str] | None
             return tyro.cli(
                 type(default),
                 default=default,
-                args=args,
+                args=list(args),
                 description=f"{type(default).__doc__} Defaults shown are those of --preset {default.preset}.",
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
-    except ConfigError as error:
-        exit_with_error(str(error))
     except OSError as error:  # the reader of --help has gone
         raise SystemExit(give_up_stdout(error)) from None
     except SystemExit as exit_:
         if exit_.code in (0, None):
             raise SystemExit(show()) from None
-        exit_with_error(_first_paragraph(box.getvalue()))
+        raise ConfigError(_first_paragraph(box.getvalue())) from None
 
 
-def _prepare_process() -> None:
+def prepare_process() -> None:
     """Streams that take any text, and at most two threads, which sleep while they wait.
 
     OpenMP's threads spin otherwise: with another job on the cores that costs up to 25 times the time.

@@ -11,6 +11,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository
 _HELD: list[Any] = []  # files that this process has locked
+POLL = 0.1  # between two looks at what another process holds [s]
 LITTER_AGE = 24 * 3600.0  # after which another machine's unfinished write counts as given up [s]
 
 
@@ -97,6 +98,47 @@ def locked(folder: Path) -> Iterator[None]:
             yield
         finally:
             _HELD.remove(file)
+
+
+@contextlib.contextmanager
+def taken(path: Path) -> Iterator[None]:
+    """Hold a file for this thread alone, as soon as nobody else does; it is gone afterwards.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    with contextlib.ExitStack() as stack:
+        while (file := _take(path, stack)) is None:
+            time.sleep(POLL)
+        _HELD.append(file)
+        try:
+            yield
+        finally:
+            _HELD.remove(file)
+            with contextlib.suppress(OSError):  # Windows deletes no open file
+                path.unlink()
+
+
+def is_taken(path: Path) -> bool:
+    """Whether somebody holds this file (see `taken`)."""
+    try:
+        with path.open("r+b") as file:
+            _lock(file)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _take(path: Path, stack: contextlib.ExitStack) -> Any:
+    """The locked file, or None where another holds it or has just deleted it."""
+    file = path.open("a+b")
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        _lock(file)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return stack.enter_context(file)
+    file.close()
+    return None
 
 
 def let_go_of_locks() -> None:

@@ -32,6 +32,7 @@ from common.run.random import seed_everything
 from common.run.results import SCHEMA, Results, load_arrays, load_results, provenance, save_results
 from common.run.side_by_side import do_side_by_side, map_side_by_side, worker_count
 from common.run.signals import Terminated, stoppable
+from common.run.tracking import Curves, NoTracker, Tracker, tracked
 from common.viz_utils import house_style, save_animation, save_figure
 
 log = logging.getLogger(__name__)
@@ -59,23 +60,37 @@ class Experiment:
     check: Callable[[RunConfig], None] | None = None
     memory: Callable[[Any], Mapping[str, float]] | None = None
 
-    def execute(self, config: RunConfig) -> Results:
+    def validate(self, config: RunConfig) -> None:
+        """Raise ValueError for a configuration that cannot run on this machine."""
+        if self.check is not None:
+            self.check(config)
+        if self.memory is not None:
+            require_memory(self.memory(config), config)
+
+    def execute(self, config: RunConfig, tracker: Tracker | None = None) -> Results:
         """Run the experiment in this process and save what it measured: no command line, no exit, no figures.
+
+        Args:
+            config: its settings.
+            tracker: what follows it; none given: the configuration's, which ends with it.
 
         Raises:
             ValueError: a configuration that cannot run.
             FloatingPointError: a training diverged.
             OSError: a file cannot be written, or another run holds the folder.
         """
-        run = Run(self, config)
+        if tracker is None:
+            with tracked(config.tracker) as own:
+                return self.execute(config, own)
+        run = Run(self, config, tracker)
         with run.held(), _own_random_numbers(config.seeds[0]):
             self.compute(run)
             run.set_earlier_results_aside()
             run.save()
         return run.results
 
-    def plot(self, config: RunConfig) -> dict[str, Any]:
-        """Draw every figure from the saved results, which are returned.
+    def plot(self, config: RunConfig, tracker: Tracker | None = None) -> dict[str, Any]:
+        """Draw every figure from the saved results, which are returned; a tracker gets the figures.
 
         Raises:
             FileNotFoundError: there are none.
@@ -95,6 +110,8 @@ class Experiment:
                     write(figures[name], folders.plots / name)
 
                 do_side_by_side(save, list(figures))
+                for name in figures if tracker is not None else ():
+                    tracker.figure(folders.plots / name)
         except OSError:
             raise
         except Exception as error:  # whatever a foreign or an older file may lack
@@ -145,13 +162,10 @@ class Training:
 class Run:
     """Does cached steps, reuses what has the same fingerprint, and keeps the results."""
 
-    def __init__(self, experiment: Experiment, config: RunConfig):
+    def __init__(self, experiment: Experiment, config: RunConfig, tracker: Tracker | None = None):
         """Raises ValueError for a configuration that cannot run; writes nothing."""
         self.experiment, self.config = experiment, config
-        if experiment.check is not None:
-            experiment.check(config)
-        if experiment.memory is not None:
-            require_memory(experiment.memory(config), config)
+        experiment.validate(config)
         standard = experiment.presets[config.preset].identity()
         self.changed = [name for name, value in config.identity().items() if value != standard[name]]
         self.folders = Folders.of(experiment, config)
@@ -165,6 +179,8 @@ class Run:
         self._begun_anew: set[Path] = set()  # files that --fresh has discarded
         self._origin = json.dumps({name: self.provenance[name] for name in ORIGIN})
         self._origins: set[str] = set()  # of every step whose result this run has
+        self.tracker = NoTracker() if tracker is None else tracker
+        self._curves = Curves(self.tracker, config.seeds)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -184,6 +200,8 @@ class Run:
             if path.is_dir():
                 raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
+            settings = _plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
+            self.tracker.begin(self.folders.output, self.experiment.name, settings)
             yield
 
     # --- cached steps -----------------------------------------------------------------------
@@ -192,7 +210,9 @@ class Run:
         view = ConfigView(self.config, step.settings_read)
         mark = fingerprint(step, view, inputs, self.sources)
         path = self.folders.cache / f"{name.replace('/', '-')[:80]}-{mark[:10]}.pt"
-        checkpoint = Checkpoint(path, mark, self.config.checkpoint_every, self._origin, self._origins)
+        checkpoint = Checkpoint(
+            path, mark, self.config.checkpoint_every, self._origin, self._origins, self._curves.look
+        )
         if self.config.fresh and path not in self._begun_anew:
             self._begun_anew.add(path)
             checkpoint.discard()
@@ -211,6 +231,10 @@ class Run:
             self._prepare(part.step, f"{part.prefix}/{variant}", [*part.inputs, part.variants[variant]])
             for part, variant in tasks
         ]
+        self._curves.follow({
+            f"{part.prefix}/{variant}": checkpoint
+            for (part, variant), (_, checkpoint) in zip(tasks, prepared, strict=True)
+        })  # fmt: skip
 
         def train_one(index: int) -> tuple[nn.Module, dict[str, Tensor]]:
             (part, variant), (view, checkpoint) = tasks[index], prepared[index]
@@ -224,13 +248,34 @@ class Run:
                 label=f"{part.prefix}/{variant}",
             )
 
-        trained = map_side_by_side(train_one, range(len(tasks)), self.device)
+        trained = self._do_each(train_one, range(len(tasks)), [checkpoint for _, checkpoint in prepared])
         models = {}
         for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
             self._record_training(f"{part.prefix}/{variant}", model, history)
             models[variant] = mark_trained(model.requires_grad_(False), checkpoint.fingerprint)
         self._count_seconds([float(history["seconds"]) for _, history in trained])
         return models
+
+    def _do_each(
+        self, function: Callable[[int], Any], indices: Sequence[int], checkpoints: Sequence[Checkpoint]
+    ) -> list[Any]:
+        """function(index) for each, side by side, while its checkpoint is held.
+
+        One at a time, those come first that no other run is at work on.
+        """
+
+        def do(index: int) -> Any:
+            with checkpoints[index].held():
+                return function(index)
+
+        if worker_count(len(indices), self.device) > 1:
+            return map_side_by_side(do, indices, self.device, self._curves.look)
+        done, left = {}, list(indices)
+        while left:
+            index = next((index for index in left if not checkpoints[index].is_held()), left[0])
+            left.remove(index)
+            done[index] = do(index)
+        return [done[index] for index in indices]
 
     def _count_seconds(self, seconds: Sequence[float]) -> None:
         """Wall clock of steps that ran side by side."""
@@ -243,6 +288,7 @@ class Run:
         log.info("%s: %d parameters a seed, %.1f s of training", name, parameters, seconds)
         self.results.timings[f"{name}/train_seconds"] = seconds
         self.results.timings[f"{name}/parameters"] = parameters
+        self._curves.tell(name, history)
         for term, values in history.items():
             if term == "seconds":
                 continue
@@ -269,6 +315,7 @@ class Run:
             mark: index for index, mark in reversed(list(enumerate(marks))) if mark not in self._measured
         }
         new = sorted(first.values())
+        there = {index for index in new if prepared[index][1].path.is_file()}
         found = {index: _checked_measurement(prepared[index][1]) for index in new}
 
         def load_or_do(index: int) -> tuple[dict[str, Tensor], float]:
@@ -285,9 +332,9 @@ class Run:
             return saved
 
         missing = [index for index in new if found[index] is None]
-        for index in missing:
+        for index in there.intersection(missing):
             prepared[index][1].discard()  # what could not be read is said once
-        done = map_side_by_side(load_or_do, missing, self.device)
+        done = self._do_each(load_or_do, missing, [checkpoint for _, checkpoint in prepared])
         found |= zip(missing, done, strict=True)
         for index in new:
             arrays, seconds = found[index]
@@ -330,6 +377,7 @@ class Run:
         timings["phase_seconds"] = self.step_seconds
         timings["peak_memory_mb"] = _peak_memory_mb(self.device)
         self._say_what_is_not_finite()
+        metrics, criteria = self.results.metrics, evaluate(self.experiment.criteria, self.results.metrics)
         content = {
             "schema": SCHEMA,
             "experiment": self.experiment.name,
@@ -339,11 +387,13 @@ class Run:
             "provenance": self.provenance,
             "computed_by": [json.loads(text) for text in sorted(self._origins)],
             "seeds": list(self.config.seeds),
-            "metrics": self.results.metrics,
+            "metrics": metrics,
             "timings": timings,
-            "criteria": evaluate(self.experiment.criteria, self.results.metrics),
+            "criteria": criteria,
         }
         save_results(self.folders.results, content, self.results.arrays)
+        means = {name: entry["mean"] for name, entry in metrics.items() if entry["mean"] is not None}
+        self.tracker.outcome(means, criteria)
 
     def _say_what_is_not_finite(self) -> None:
         odd = [name for name, entry in self.results.metrics.items() if entry["mean"] is None]
@@ -443,9 +493,10 @@ def main(experiment: Experiment, config: RunConfig) -> int:
     """
 
     def work() -> int:
-        if not config.replot:
-            experiment.execute(config)
-        saved = experiment.plot(config)
+        with tracked(config.tracker) as tracker:
+            if not config.replot:
+                experiment.execute(config, tracker)
+            saved = experiment.plot(config, tracker)
         folders = Folders.of(experiment, config)
         unseen = show(
             format_table(saved["criteria"], saved["preset"], saved["seeds"]),
@@ -463,9 +514,10 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
     def work() -> int:
         if config.replot:
             raise ConfigError("replot (--replot) = True: allowed: only with run_experiment.py")
-        run = Run(experiment, config)
-        with run.held(), _own_random_numbers(config.seeds[0]):
-            experiment.compute(run)
+        with tracked(config.tracker) as tracker:
+            run = Run(experiment, config, tracker)
+            with run.held(), _own_random_numbers(config.seeds[0]):
+                experiment.compute(run)
         return show(f"Checkpoints: {run.folders.cache}")
 
     return _reported(work, config)
@@ -482,7 +534,7 @@ def _reported(work: Callable[[], int], config: RunConfig) -> int:
         say(f"{'terminated' if terminated else 'interrupted'}: {_how_to_go_on(config)}")
         return 143 if terminated else 130
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        message, code = _what_went_wrong(error, config)
+        message, code = what_went_wrong(error, config)
         say(f"{Path(sys.argv[0]).name}: error: {message}")
         return code
 
@@ -493,7 +545,7 @@ def _how_to_go_on(config: RunConfig) -> str:
     return f"the same command {'without --fresh ' if config.fresh else ''}goes on from the last checkpoint"
 
 
-def _what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
+def what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
     """An error's line and exit code: 2 for bad input, 1 for what came up. Raises what is a fault of ours."""
     if isinstance(error, FileNotFoundError) and config.replot:
         return f"--replot needs the results of a run: {error.filename} is not there", 2

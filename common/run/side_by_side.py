@@ -23,6 +23,7 @@ from common.run.files import let_go_of_locks
 from common.run.progress import STOP
 
 FEW = 2  # workers at once where nobody says otherwise
+LOOK_EVERY = 2.0  # between two calls of what is done meanwhile [s]
 _WORK: list[Callable[[Any], Any]] = []  # what a forked worker does; it cannot be sent, being a closure
 
 
@@ -35,7 +36,12 @@ def worker_count(items: int, device: torch.device) -> int:
     return max(1, min(items, most)) if device.type == "cpu" else 1
 
 
-def map_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], device: torch.device) -> list[Any]:
+def map_side_by_side(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    device: torch.device,
+    meanwhile: Callable[[], None] | None = None,
+) -> list[Any]:
     """[function(item) for item in items], on a cpu as many at once as torch has cores.
 
     The first error, or an interrupt, stops the others.
@@ -44,13 +50,14 @@ def map_side_by_side(function: Callable[[Any], Any], items: Sequence[Any], devic
         function: keeps its result, so that called again in this process it only has to load it.
         items: what it is called with; sent to other processes.
         device: where the work is done.
+        meanwhile: called here every few seconds while others work.
     """
     workers = worker_count(len(items), device)
     if workers <= 1:
         return [function(item) for item in items]
     if not _can_fork():
-        return _in_threads(function, items, workers)
-    _in_processes(function, items, workers)
+        return _in_threads(function, items, workers, meanwhile)
+    _in_processes(function, items, workers, meanwhile)
     return [function(item) for item in items]
 
 
@@ -69,7 +76,9 @@ def _can_fork() -> bool:
     return sys.platform.startswith("linux") and threading.current_thread() is threading.main_thread()
 
 
-def _in_threads(function: Callable, items: Sequence, workers: int) -> list[Any]:
+def _in_threads(
+    function: Callable, items: Sequence, workers: int, meanwhile: Callable[[], None] | None
+) -> list[Any]:
     """In threads, which stop where they next report progress (common/run/progress.py)."""
     cores, stop = torch.get_num_threads(), threading.Event()
 
@@ -79,14 +88,16 @@ def _in_threads(function: Callable, items: Sequence, workers: int) -> list[Any]:
 
     pool = ThreadPoolExecutor(workers, initializer=begin)
     try:
-        return _results([pool.submit(function, item) for item in items])
+        return _results([pool.submit(function, item) for item in items], meanwhile)
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
         torch.set_num_threads(cores)
 
 
-def _in_processes(function: Callable, items: Sequence, workers: int) -> None:
+def _in_processes(
+    function: Callable, items: Sequence, workers: int, meanwhile: Callable[[], None] | None = None
+) -> None:
     """In forked processes, for what they leave behind; they end with this one, however it ends.
 
     Each has one thread: OpenMP's others do not come along through a fork.
@@ -99,7 +110,7 @@ def _in_processes(function: Callable, items: Sequence, workers: int) -> None:
     try:
         futures = [pool.submit(_work, item) for item in items]
         own = set(multiprocessing.active_children()) - before
-        _results(futures)
+        _results(futures, meanwhile)
     except BrokenProcessPool as error:
         codes = sorted({process.exitcode for process in own if process.exitcode})
         if -signal.SIGKILL in codes:
@@ -112,13 +123,16 @@ def _in_processes(function: Callable, items: Sequence, workers: int) -> None:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _results(futures: Sequence[Future]) -> list[Any]:
+def _results(futures: Sequence[Future], meanwhile: Callable[[], None] | None) -> list[Any]:
     """The results in order, or the first error as soon as there is one."""
-    done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-    for future in futures:
-        if future in done and future.exception() is not None:
-            raise future.exception()
-    return [future.result() for future in futures]
+    while True:
+        done, working = wait(futures, LOOK_EVERY if meanwhile else None, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future in done and future.exception() is not None:
+                raise future.exception()
+        if not working:
+            return [future.result() for future in futures]
+        meanwhile()
 
 
 def _begin(parent: int) -> None:
