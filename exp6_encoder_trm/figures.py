@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
-from exp6_encoder_trm.decision_tree import MEANING, MEMORISED, ORDERS, USABLE, VERDICTS, Decision, decide
+from exp6_encoder_trm.decision_tree import MEANING, ORDERS, USABLE, VERDICTS, Decision, decide
 from exp6_encoder_trm.diagnostics import COLLAPSE_COSINE, COLLAPSE_VARIANCE
-from exp6_encoder_trm.jobs import JOBS, MATCHES, PHASES
+from exp6_encoder_trm.jobs import JOBS, MATCHES, MEMORISED, PHASES
 
 Results = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -126,8 +126,10 @@ def _job_bars(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -
     axis.set_ylabel("exact accuracy")
     best = max((job for job in jobs if JOBS[job].changes.context not in ("table", "identity")),
                key=lambda job: mean_of(results, f"{setting}/{job}/train_exact"))  # fmt: skip
-    share = mean_of(results, f"{setting}/{best}/train_exact") / table
-    axis.set_title(f"{setting}: the best encoder ({best}) reaches {share:.2f} of the table", fontsize=10)
+    reached = mean_of(results, f"{setting}/{best}/train_exact")
+    axis.set_title(
+        f"{setting}: the best encoder ({best}) memorises {reached:.2f}, the table {table:.2f}", fontsize=10
+    )
     axis.legend(fontsize=7.5, ncols=2, loc="upper left")
 
 
@@ -244,7 +246,7 @@ def draw_gradients(results: Results, arrays: Arrays, setting: str) -> Figure:
     """Norms over training, growth over cycles, and what following the gradient further back does."""
     studied = f"{setting}/E1_through_1/train_exact" in results["metrics"]
     figure, axes = new_figure(2, 3, (13.0, 7.0))
-    jobs = [job for job in measured_jobs(results, setting) if job != "E_diag2"]
+    jobs = measured_jobs(results, setting)
     for axis, part in zip(axes[0], ("encoder", "trm"), strict=False):
         for job in jobs:
             _history(axis, arrays, f"{setting}/{job}", f"{part}_grad_norm", job)
@@ -389,7 +391,7 @@ def _collapse_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[s
 def _distribution_panel(axis: Axes, arrays: Arrays, setting: str, jobs: Sequence[str]) -> None:
     for job in jobs:
         values = arrays[f"{setting}/{job}/context_values"]
-        axis.hist(values, 60, (-4, 4), density=True, histtype="step", color=JOB_COLORS[job], label=job)
+        axis.hist(values, 60, range=(-4, 4), density=True, histtype="step", color=JOB_COLORS[job], label=job)
     axis.set_yscale("log")
     axis.set_xlabel("a number of a context")
     axis.set_title("distribution, beside the table's", fontsize=10)
