@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from common.recursion.training import halting_of
+from common.run.fingerprint import Measured
 from common.run.results import Results
 from common.run.run import Run
 from exp5_feudal_hrm.analyze_halting import (
@@ -42,39 +43,55 @@ CONVERGED = 1e-3  # relative residual below which a recursion has arrived somewh
 def analyze_recursion(run: Run, task: Task, models: Mapping[str, HRM]) -> None:
     """Follow the recursion of the configuration's variants, compare gradients, halt by what it shows."""
     followed = {name: models[name] for name in run.config.recursion_variants if name in models}
-    measured = {name: _follow(run, task, name, model) for name, model in followed.items()}
-    if {"baseline", "baseline_segment"} <= measured.keys():
-        size = state_size(followed["baseline"])
-        record_longer_gradients(
-            run.results, task.name, measured["baseline"], measured["baseline_segment"], size
-        )
-    for name in [name for name in followed if name in BASELINES]:
-        segments = reported(run.config.segments)
-        gradients = run.measure(
-            measure_gradients, f"{task.name}/{name}/gradients", task, models[name], segments
-        )
-        record_gradients(run.results, f"{task.name}/{name}", gradients, segments)
-        shown = run.measure(sample_puzzles, f"{task.name}/{name}/puzzle", task, models[name], measured[name])
-        for part, values in shown.items():
+    measured = _measure(run, task, followed)
+    for name, model in followed.items():
+        _record(run, f"{task.name}/{name}", measured[name], state_size(model))
+    if {"baseline", "baseline_segment"} <= followed.keys():
+        pair = (measured[name]["recursion"] for name in ("baseline", "baseline_segment"))
+        record_longer_gradients(run.results, task.name, *pair, state_size(followed["baseline"]))
+    plain = [name for name in followed if name in BASELINES]
+    shown = run.measure_all([
+        (sample_puzzles, f"{task.name}/{name}/puzzle", task, models[name], measured[name]["recursion"])
+        for name in plain
+    ])  # fmt: skip
+    for name, found in zip(plain, shown, strict=True):
+        for part, values in found.items():
             run.results.add_array(f"{task.name}/{name}/puzzle/{part}", values)
 
 
-def _follow(run: Run, task: Task, name: str, model: HRM) -> Mapping[str, Tensor]:
-    """One variant's recursion on held-out puzzles, recorded."""
-    config, prefix, size = run.config, f"{task.name}/{name}", state_size(model)
-    given, last = (task, model, (BASELINES | feudal_variants(config))[name]), config.recursion_segments
-    measured, training, singular = run.measure_all([
-        (measure_recursion, f"{prefix}/recursion", *given, "test", last),
-        (measure_recursion, f"{prefix}/recursion/train", *given, "train", config.segments),
-        (measure_singular_values, f"{prefix}/singular", *given, reported(last, SINGULAR_AT)),
+def _measure(run: Run, task: Task, models: Mapping[str, HRM]) -> dict[str, dict[str, Measured]]:
+    """By variant: recursion on held-out puzzles, training, singular; of baselines gradients. Side by side."""
+    config, variants, steps = run.config, BASELINES | feudal_variants(run.config), {}
+    last, budget = config.recursion_segments, config.segments
+    for name, model in models.items():
+        given = task, model, variants[name]
+        steps[name, "recursion"] = measure_recursion, *given, "test", last
+        steps[name, "training"] = measure_recursion, *given, "train", budget
+        steps[name, "singular"] = measure_singular_values, *given, reported(last, SINGULAR_AT)
+        if name in BASELINES:
+            steps[name, "gradients"] = measure_gradients, task, model, reported(budget)
+    done = run.measure_all([
+        (step, f"{task.name}/{name}/{what}", *inputs) for (name, what), (step, *inputs) in steps.items()
     ])  # fmt: skip
-    record_recursion(run.results, prefix, measured, size, singular["singular_value"])
-    halting, exact = halting_of(config), measured["exact"][:, :, : config.segments]
-    signals, learned = (signals_of(found, config.segments, size, halting) for found in (measured, training))
+    found = {name: {} for name in models}
+    for (name, what), arrays in zip(steps, done, strict=True):
+        found[name][what] = arrays
+    return found
+
+
+def _record(run: Run, prefix: str, found: Mapping[str, Measured], size: int) -> None:
+    """One variant's metrics."""
+    budget, halting, measured = run.config.segments, halting_of(run.config), found["recursion"]
+    record_recursion(run.results, prefix, measured, size, found["singular"]["singular_value"])
+    exact = measured["exact"][:, :, :budget]
+    signals, learned = (
+        signals_of(followed, budget, size, halting) for followed in (measured, found["training"])
+    )
     record_foretelling(run.results, prefix, signals, measured["exact"])
     record_halting(run.results, prefix, learned, signals, exact)
-    record_q_rule(run.results, prefix, measured["q"][:, :, : config.segments], exact, halting)
-    return measured
+    record_q_rule(run.results, prefix, measured["q"][:, :, :budget], exact, halting)
+    if "gradients" in found:
+        record_gradients(run.results, prefix, found["gradients"], reported(budget))
 
 
 def add_known(results: Results, name: str, values: Tensor, unit: str = "1") -> None:

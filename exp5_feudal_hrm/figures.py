@@ -251,8 +251,9 @@ def _sweep_grid(
     axis.set_ylabel("manager's period [segments]")
     axis.grid(False)
     axis.set_title("Both")
+    note = "interval includes 0" + (" (blank: not trained)" if np.isnan(shown).any() else "")
     axis.legend(
-        handles=[Patch(facecolor="white", hatch="///", edgecolor="#777777", label="interval includes 0")],
+        handles=[Patch(facecolor="white", hatch="///", edgecolor="#777777", label=note)],
         loc="upper center", bbox_to_anchor=(0.5, -0.14),
     )  # fmt: skip
 

@@ -35,11 +35,17 @@ TASKS = {
     "sudoku_4x4": EXP5_PRESETS["quick"].variants,
     "sudoku_6x6": ("baseline_segment", "directional_segment"),
 }
+FIGURES = {"exp5_sweep.png"} | {
+    f"exp5_{name.replace('.', f'{task}.')}"
+    for name in ("feudal_hrm.png", "training.png", "goals.png", "recursion.png", "halting.png",
+                 "gradients.png", "puzzle.png", "puzzle.gif")
+    for task in ("", "_sudoku_6x6")
+}  # fmt: skip
 FEW = (
     "--variants", "baseline", "directional", "--weight-sweep", "0.1", "--period-sweep", "2",
     "--larger-variants", "baseline_segment",
 )  # fmt: skip
-RUN = TinyRun("exp5_feudal_hrm", tuple(TINY), frozenset())
+RUN = TinyRun("exp5_feudal_hrm", tuple(TINY), frozenset(FIGURES))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +70,17 @@ def promised_metrics():
                     for name in ("cosine", "cosine_centred", "cosine_constant", "cosine_swapped", "gate",
                                  "emissions", "consumed")
                 }  # fmt: skip
+            if variant in ("baseline", "baseline_segment"):  # whose recursion is followed; it solves nothing
+                names |= {
+                    f"{prefix}/recursion/{name}"
+                    for name in ("residual/unsolved/segment=4", "log10_jacobian/unsolved/T=4",
+                                 "growth/unsolved", "singular_value/unsolved", "wrong_fixed_point")
+                }  # fmt: skip
+                names |= {
+                    f"{prefix}/gradient_{name}/{length}/segment=4"
+                    for name in ("cosine", "ratio") for length in ("segment", "all")
+                }  # fmt: skip
+                names |= {f"{prefix}/halting/{name}_minus_q/exact" for name in ("residual", "jacobian")}
     names |= {f"sudoku_4x4/{name}_minus_baseline/exact" for name in TASKS["sudoku_4x4"] if name != "baseline"}
     names |= {f"sweep/{cell}/exact" for cell in ("0.1/2", "0.5/2", "0.1/1")}
     return names | {"sweep/best_weight/gain", "sweep/best_period/gain"}
@@ -86,6 +103,14 @@ def test_a_setting_of_the_sweep_that_a_variant_has_is_the_variant(finished):
     kept = {path.name.rpartition("-")[0] for path in (finished / "checkpoints").iterdir()}
     assert {"sudoku_4x4-sweep-0.5-2", "sudoku_4x4-sweep-0.1-1"} < kept
     assert "sudoku_4x4-sweep-0.1-2" not in kept
+
+
+def test_every_figure_exists_and_shows_something(finished):
+    RUN.assert_figures(finished)
+
+
+def test_replot_draws_the_same_figures_from_saved_results(finished):
+    RUN.assert_replot(finished)
 
 
 def test_every_interval_has_its_starts(finished):

@@ -508,10 +508,12 @@ def _own_random_numbers(seed: int) -> Iterator[None]:
 
 
 def plain(value: Any) -> Any:
-    """A configuration as JSON gives it back: tuples as lists."""
+    """A configuration as JSON gives it back: tuples as lists, paths as text."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:
