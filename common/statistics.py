@@ -1,6 +1,6 @@
-"""Intervals over training seeds and starts, rates, rank correlation and area under the ROC curve.
+"""Intervals over training seeds and starts, rates, effects of a 2x2, rank correlation, area under the curve.
 
-Shapes: S training seeds, E starts, N values.
+Shapes: S training seeds, E starts (or episodes), N values.
 """
 
 import math
@@ -99,6 +99,21 @@ def wilson_interval(successes: float, episodes: int, z: float = 1.96) -> tuple[f
 def _t_quantile(degrees: float) -> float:
     """Two-sided, of Student's t."""
     return float(stdtrit(degrees, 0.5 + CONFIDENCE / 2))
+
+
+def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tensor) -> dict[str, Tensor]:
+    """Main effects and interaction of a 2x2 design, episode by episode: four [S, E] -> each [S, E].
+
+    A main effect is the mean of what a factor changes without and with the other; the interaction is by how
+    much it changes more with the other than without; both_minus_.. is what adding the other factor changes.
+    """
+    return {
+        "both_minus_spectral": both - spectral,
+        "both_minus_metric": both - metric,
+        "main_spectral": ((spectral - none) + (both - metric)) / 2,
+        "main_metric": ((metric - none) + (both - spectral)) / 2,
+        "interaction": (both - metric) - (spectral - none),
+    }
 
 
 def spearman(first: Tensor, second: Tensor) -> float:

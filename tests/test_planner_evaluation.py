@@ -13,7 +13,7 @@ from common.latent.model import LatentModel
 from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.latent.problems import LatentProblems, OracleProblems
 from common.minigrid.task import make_task
-from common.planners import PLANNERS, make_planner
+from common.planners import PEERS, PLANNERS, make_planner
 from common.planners.candidates import one_hot
 from common.planners.problem import BudgetExceeded, Plan
 from common.run.random import generators
@@ -239,7 +239,7 @@ def planned_among(seeds, planner, mode, transition):
 
 @pytest.mark.parametrize("transition", ["action_linear", "concat"])
 @pytest.mark.parametrize("mode", ["open", "closed"])
-@pytest.mark.parametrize("planner", PLANNERS)
+@pytest.mark.parametrize("planner", PLANNERS | PEERS)
 def test_seed_0_is_seed_0_in_any_company(planner, mode, transition):
     """To the bit: alone, first of three, between others; in closed loop their episodes end at other times."""
     alone = planned_among((0,), planner, mode, transition)

@@ -22,10 +22,14 @@ def log_stablemax(logits: Tensor) -> Tensor:
     return grown.log() - grown.sum(-1, keepdim=True).log()
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean stablemax cross-entropy over the cells asked about: [S, B, L, V], [S, B, L] -> [S, B]."""
+def cross_entropy(logits: Tensor, labels: Tensor, softmax: bool = False) -> Tensor:
+    """Mean cross-entropy over the cells asked about: [S, B, L, V], [S, B, L] -> [S, B].
+
+    `softmax`: of softmax, not of stablemax.
+    """
     asked = labels >= 0
-    chosen = log_stablemax(logits).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    log_probabilities = torch.log_softmax(logits, -1) if softmax else log_stablemax(logits)
+    chosen = log_probabilities.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     total = -torch.where(asked, chosen, 0.0).sum(-1)
     return (total / asked.sum(-1).clamp(min=1)).to(logits.dtype)
 

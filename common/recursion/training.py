@@ -25,7 +25,7 @@ TALLY_DECAY = 0.9  # a step: what halted rows are counted over
 TRAINING_FIELDS = (
     "seeds", "iterations", "batch_size", "learning_rate", "weight_decay", "warmup", "clip_norm",
     "average_decay", "segments", "adaptive_halting", "exploration", "halting", "table_learning_rate",
-    "table_weight_decay",
+    "table_weight_decay", "answer_loss",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ class SegmentRunner:
         halting = halting_of(config)
         self.model, self.halting = model, replace(halting, adaptive=halting.adaptive and adaptive)
         self.carry, self.tally = Carry(model, config.batch_size, self.halting), Tally()
+        self.softmax = config.answer_loss == "softmax"
 
     def run(
         self,
@@ -84,7 +85,7 @@ class SegmentRunner:
         states = self.model.segment(carry.states, injected, guide, gradient)
         logits, q = self.model.read(states)
         judged = judge(logits.detach(), carry.labels)
-        lm_loss = cross_entropy(logits, carry.labels)
+        lm_loss = cross_entropy(logits, carry.labels, self.softmax)
         halted = carry.advance(states, q, draws)
         continuation = self._value_of_going_on(injected, guide) if self.halting.with_continuation else None
         q_loss = halting_loss(q, judged.exact, continuation)

@@ -24,10 +24,12 @@ from common.run.files import FolderInUse, write_atomically
 from common.run.fingerprint import Sources, fingerprint, import_root
 from common.run.results import checksum, load_results
 from common.run.run import Experiment, what_went_wrong
+from common.run.tracking import Tracker, tracked
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # a killed sweep's process may hold a trial's folder as long as that [s]
+Follow = Callable[[Tracker], Tracker]
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 
 
@@ -112,20 +114,21 @@ def mark_of(experiment: Experiment, config: RunConfig) -> str:
     return fingerprint(experiment.compute, config.identity(), [], sources)
 
 
-def do_trial(task: Task, threads: int, node: str = "") -> Record:
+def do_trial(task: Task, threads: int, node: str = "", follow: Follow | None = None) -> Record:
     """Run a trial in this thread and leave its record, which is returned; what goes wrong is its reason.
 
     Args:
         task: the trial.
         threads: that torch may use.
         node: where this is, for the record.
+        follow: makes of the run's tracker one that also follows the trial.
     """
     task.folder.mkdir(parents=True, exist_ok=True)
     (task.folder / "trial.json").unlink(missing_ok=True)
     torch.set_num_threads(threads)
     began, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     with _logging_to(task.folder / "log.txt"):
-        reason = _execute(task)
+        reason = _execute(task, follow or (lambda tracker: tracker))
     record = Record(
         task.id, FAILED if reason else DONE, task.fingerprint, dict(task.setting), tuple(task.config.seeds),
         reason, socket.gethostname(), node, began, time.monotonic() - clock,
@@ -134,13 +137,14 @@ def do_trial(task: Task, threads: int, node: str = "") -> Record:
     return record
 
 
-def _execute(task: Task) -> str:
+def _execute(task: Task, follow: Follow) -> str:
     """Run the experiment; why it failed in a line, or ''."""
     try:
         experiment = find_experiment(task.experiment)
-        _when_free(lambda: experiment.execute(task.config))
-        if task.figures:
-            experiment.plot(task.config)
+        with tracked(task.config.tracker) as tracker:
+            _when_free(lambda: experiment.execute(task.config, follow(tracker)))
+            if task.figures:
+                experiment.plot(task.config, tracker)
     except Exception as error:  # whatever it is, the other trials go on
         log.exception("trial %s failed", task.id)
         return _reason(error, task.config)

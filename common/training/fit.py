@@ -20,6 +20,8 @@ Loss = Callable[[int, Sequence[torch.Generator]], dict[str, Tensor]]
 MakeOptimizers = Callable[[nn.Module], torch.optim.Optimizer | Sequence[torch.optim.Optimizer]]
 MakeSchedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler | None]
 AfterStep = Callable[[int], Mapping[str, Tensor] | None]
+AfterBackward = Callable[[], None]
+Stop = Callable[[int], bool]
 
 HISTORY_POINTS = 200
 DIVERGED = 10.0  # times its first value: a loss that ends above says so
@@ -50,6 +52,8 @@ def fit(
     schedule: MakeSchedule | None = None,
     extra_state: Mapping[str, Stateful] | None = None,
     after_step: AfterStep | None = None,
+    after_backward: AfterBackward | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Tensor]:
     """Train a module in place; of an ensemble, each member as if it were alone.
 
@@ -76,6 +80,8 @@ def fit(
         after_step: called with the iteration after each optimiser step, for averages of weights and
             evaluations on the way; numbers that it returns go into the history, with `evaluation` for their
             iterations.
+        after_backward: called when the gradients are there, before they are clipped.
+        stop: called with the iteration after each optimiser step; where it says so the training ends.
 
     Returns:
         history: `iteration` [L] and every loss term [L, S]; `seconds` of training, over all sessions.
@@ -88,12 +94,12 @@ def fit(
     training.prepare(optimizer, schedule, extra_state or {})
     if checkpoint is not None:
         training.resume(checkpoint)
-    if training.iteration < iterations:
+    if not training.ended:
         progress = Progress(iterations, label, initial=training.iteration)
-        while training.iteration < iterations:
-            progress.update(training.step(clip_norm, after_step))
-            last = training.iteration == iterations
-            if checkpoint is not None and (last or training.iteration % checkpoint.every == 0):
+        while not training.ended:
+            progress.update(training.step(clip_norm, after_step, after_backward))
+            training.stopped = stop is not None and stop(training.iteration)
+            if checkpoint is not None and (training.ended or training.iteration % checkpoint.every == 0):
                 training.require_finite()
                 checkpoint.save(training.state())
         progress.close(training.describe())
@@ -126,9 +132,14 @@ class _Training:
         self.learning_rate = learning_rate
         self.draws = generators(seeds, f"{stream}/batches")
         self.history: dict[str, list] = {"iteration": []}
-        self.iteration = 0
+        self.iteration, self.stopped = 0, False
         self.terms: dict[str, Tensor] = {}
         self._seconds_before, self._began = 0.0, time.monotonic()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all iterations are done, or it was stopped."""
+        return self.stopped or self.iteration == self.iterations
 
     def prepare(
         self,
@@ -150,12 +161,19 @@ class _Training:
             return MemberAdam(self.module, members, self.learning_rate)
         return torch.optim.Adam(self.module.parameters(), lr=self.learning_rate, fused=True)
 
-    def step(self, clip_norm: float | None, after_step: AfterStep | None) -> str:
+    def step(
+        self,
+        clip_norm: float | None,
+        after_step: AfterStep | None,
+        after_backward: AfterBackward | None = None,
+    ) -> str:
         """One optimiser step; a line for the progress where the losses are recorded, else ''."""
         self.terms = self.loss(self.iteration, self.draws)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         self.terms["loss"].sum().backward()
+        if after_backward is not None:
+            after_backward()
         if clip_norm is not None:
             if self.terms["loss"].dim():
                 clip_gradients_per_member(self.module, clip_norm)
@@ -219,6 +237,7 @@ class _Training:
             "history": self.history,
             "iteration": self.iteration,
             "iterations": self.iterations,
+            "stopped": self.stopped,
             "seconds": self.seconds(),
         }
 
@@ -256,6 +275,7 @@ class _Training:
         for draw, saved in zip(self.draws, state["draws"], strict=True):
             draw.set_state(saved)
         self.history, self.iteration, self._seconds_before = history, iteration, seconds
+        self.stopped = bool(state.get("stopped", False))
 
 
 def _numbers(term: Tensor) -> list[float]:

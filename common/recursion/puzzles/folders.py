@@ -11,7 +11,7 @@ Shapes: E examples, L cells, Z puzzles, G groups. The examples are the N puzzles
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,34 +206,46 @@ def write_split(folder: Path, puzzles: Puzzles) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def read_sudoku_csv(path: Path) -> Puzzles:
+def read_sudoku_csv(path: Path, most: int, draw: torch.Generator) -> Puzzles:
     """9x9 puzzles of a file with the columns q and a: 81 digits each, `.` or 0 in q for an empty cell.
+
+    Args:
+        path: read twice and never held whole: Sudoku-Extreme has millions of lines.
+        most: so many of the puzzles, drawn by `draw`.
 
     Raises:
         ValueError: a column is missing or a line is wrong; one line says which.
     """
+    count = sum(1 for _ in _csv_lines(path))
+    if not count:
+        raise ValueError(f"{path}: no puzzles")
+    chosen = set(torch.randperm(count, generator=draw)[:most].tolist())
+    rows = [
+        _csv_tokens(f"{path}, line {index + 2}", line)
+        for index, line in enumerate(_csv_lines(path))
+        if index in chosen
+    ]
+    tokens = torch.tensor(rows, dtype=torch.int8)  # [N, 2, L]
+    none, symmetries = torch.zeros(len(rows), dtype=torch.int64), sudoku_symmetries(9)
+    groups = torch.arange(len(rows))
+    return Puzzles(tokens[:, 0], tokens[:, 1], none, groups, symmetries.vocabulary, 1, (9, 9), symmetries)
+
+
+def _csv_lines(path: Path) -> Iterator[dict[str, str | None]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             missing = {"q", "a"} - set(reader.fieldnames or ())
             if missing:
                 raise ValueError(f"{path}: the column {min(missing)} is missing")
-            rows = [_csv_tokens(path, reader.line_num, row["q"], row["a"]) for row in reader]
+            yield from reader
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from error
-    if not rows:
-        raise ValueError(f"{path}: no puzzles")
-    tokens = torch.tensor(rows, dtype=torch.int8)  # [N, 2, L]
-    count, symmetries = len(rows), sudoku_symmetries(9)
-    none = torch.zeros(count, dtype=torch.int64)
-    return Puzzles(
-        tokens[:, 0], tokens[:, 1], none, torch.arange(count), symmetries.vocabulary, 1, (9, 9), symmetries
-    )
 
 
-def _csv_tokens(path: Path, line: int, question: str | None, answer: str | None) -> list[list[int]]:
-    question, answer = (question or "").replace(".", "0"), answer or ""
+def _csv_tokens(place: str, line: Mapping[str, str | None]) -> list[list[int]]:
+    question, answer = (line["q"] or "").replace(".", "0"), line["a"] or ""
     digits = set("0123456789")
     if len(question) != 81 or len(answer) != 81 or not set(question + answer) <= digits or "0" in answer:
-        raise ValueError(f"{path}, line {line}: allowed: 81 digits in q, with . for empty cells, and 81 in a")
+        raise ValueError(f"{place}: allowed: 81 digits in q, with . for empty cells, and 81 in a")
     return [[int(digit) + 1 for digit in text] for text in (question, answer)]

@@ -1,0 +1,153 @@
+"""sweep.png: a metric over what was varied, every seed as a dot, drawn from the settings alone.
+
+Shapes: N settings, A and B values of two fields.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.run.criteria import format_number
+from common.sweeps.plan import label_of
+from common.sweeps.summary import Pooled, is_within_spread, ranked
+from common.viz_utils import COLORS, house_style, new_figure
+
+MOST = 20  # settings of a list
+DECADE = 10.0  # values whose largest is that many times the smallest are drawn on a logarithmic axis
+UNREADABLE = 40  # letters of a metric's name that a title takes
+
+
+def draw_sweep(settings: Sequence[Pooled], fields: Sequence[str], metric: str, mode: str) -> Figure:
+    """One field: the metric over it. Two on a grid: a heat map. Anything else: the settings in a list."""
+    with house_style():
+        shown = [each for each in settings if each.values(metric)]
+        if len(fields) == 1:
+            return _over_one_field(shown, fields[0], metric, mode)
+        if len(fields) == 2 and _is_grid(settings, fields):
+            return _heat_map(settings, fields, metric, mode)
+        return _as_list(shown, metric, mode)
+
+
+def _finding(settings: Sequence[Pooled], metric: str, mode: str) -> str:
+    """What the figure shows, in a sentence."""
+    best, *others = ranked(settings, metric, mode)
+    word = "highest" if mode == "max" else "lowest"
+    short = metric if len(metric) <= UNREADABLE else f"…{metric[-UNREADABLE:]}"
+    if not others:
+        return f"{short}: {format_number(best.mean(metric))} with {label_of(best.setting)}"
+    level = [is_within_spread(each, best, metric) for each in others]
+    if None in level:
+        return f"{short} is {word} at {label_of(best.setting)}; seeds' spread unknown"
+    if any(level):
+        number = sum(level)
+        return f"{short}: {number} of {len(others)} others are level with {label_of(best.setting)}"
+    return f"{short} is {word} at {label_of(best.setting)}"
+
+
+def _over_one_field(settings: Sequence[Pooled], field: str, metric: str, mode: str) -> Figure:
+    """Dots of every seed, the mean with its interval."""
+    figure, axes = new_figure()
+    axis, texts = axes[0, 0], [each.setting[field] for each in settings]
+    x = _place(axis, texts)
+    for position, each in zip(x, settings, strict=True):
+        values = list(each.values(metric).values())
+        axis.plot([position] * len(values), values, "o", color=COLORS["random"], alpha=0.7, zorder=2)
+    order = np.argsort(x)
+    means = np.array([each.mean(metric) for each in settings], dtype=float)
+    axis.plot(np.array(x)[order], means[order], "-", color=COLORS["helm"], zorder=1, alpha=0.5)
+    _mark_means(axis, x, settings, metric)
+    axis.set(xlabel=field, ylabel=f"{metric} [{_unit(settings, metric)}]")
+    axis.set_title(_finding(settings, metric, mode))
+    axis.plot([], [], "o", color=COLORS["random"], label="one training seed")
+    axis.errorbar([], [], [], fmt="s", color=COLORS["helm"], label="mean over seeds, 95% interval")
+    axis.legend()
+    return figure
+
+
+def _mark_means(axis: Axes, x: Sequence[float], settings: Sequence[Pooled], metric: str) -> None:
+    for position, each in zip(x, settings, strict=True):
+        mean, interval = each.mean(metric), each.interval(metric)
+        if mean is None:
+            continue
+        apart = None if interval is None else [[mean - interval[0]], [interval[1] - mean]]
+        axis.errorbar(position, mean, apart, fmt="s", color=COLORS["helm"], capsize=4, zorder=3)
+
+
+def _place(axis: Axes, texts: Sequence[str]) -> list[float]:
+    """Where values stand on the axis: numbers by size, logarithmic over a decade, words side by side."""
+    try:
+        numbers = [float(text) for text in texts]
+    except ValueError:
+        axis.set_xticks(range(len(texts)), texts)
+        return list(range(len(texts)))
+    if min(numbers) > 0 and max(numbers) >= DECADE * min(numbers):
+        axis.set_xscale("log")
+    if len(set(numbers)) <= 8:
+        axis.set_xticks(numbers, texts)
+        axis.minorticks_off()
+    return numbers
+
+
+def _is_grid(settings: Sequence[Pooled], fields: Sequence[str]) -> bool:
+    """Whether most combinations of the two fields' values are there, as in a scan and not in a search."""
+    counts = [len({each.setting[field] for each in settings}) for field in fields]
+    return len(settings) > 0.5 * math.prod(counts) and min(counts) > 0
+
+
+def _heat_map(settings: Sequence[Pooled], fields: Sequence[str], metric: str, mode: str) -> Figure:
+    """Means as colours, with the numbers in the cells: mean and half of its interval."""
+    rows, columns = (list(dict.fromkeys(each.setting[field] for each in settings)) for field in fields)
+    grid = np.full((len(rows), len(columns)), np.nan)  # [A, B]
+    figure, axes = new_figure(size=(3.0 + 1.3 * len(columns), 2.2 + 0.7 * len(rows)))
+    axis = axes[0, 0]
+    for each in settings:
+        mean = each.mean(metric)
+        grid[rows.index(each.setting[fields[0]]), columns.index(each.setting[fields[1]])] = (
+            np.nan if mean is None else mean
+        )
+    image = axis.imshow(grid, cmap="viridis", aspect="auto")
+    axis.grid(False)
+    for each in settings:
+        row, column = rows.index(each.setting[fields[0]]), columns.index(each.setting[fields[1]])
+        dark = not image.norm(grid[row, column]) > 0.6
+        axis.text(
+            column, row, _cell(each, metric), ha="center", va="center", color="white" if dark else "black"
+        )
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set(xlabel=fields[1], ylabel=fields[0])
+    axis.set_title(_finding(settings, metric, mode))
+    figure.colorbar(image, ax=axis, label=f"{metric} [{_unit(settings, metric)}]")
+    return figure
+
+
+def _cell(setting: Pooled, metric: str) -> str:
+    mean, interval = setting.mean(metric), setting.interval(metric)
+    if mean is None or interval is None:
+        return format_number(mean)
+    return f"{format_number(mean)}\n±{format_number((interval[1] - interval[0]) / 2)}"
+
+
+def _as_list(settings: Sequence[Pooled], metric: str, mode: str) -> Figure:
+    """The best settings from above, a line each: dots of every seed, the mean with its interval."""
+    order = ranked(settings, metric, mode)[:MOST]
+    figure, axes = new_figure(size=(8.0, 1.6 + 0.35 * len(order)))
+    axis = axes[0, 0]
+    for row, each in enumerate(order):
+        values, mean, interval = each.values(metric).values(), each.mean(metric), each.interval(metric)
+        axis.plot(list(values), [row] * len(values), "o", color=COLORS["random"], alpha=0.7)
+        if mean is not None:
+            apart = None if interval is None else [[mean - interval[0]], [interval[1] - mean]]
+            axis.errorbar(mean, row, xerr=apart, fmt="s", color=COLORS["helm"], capsize=4)
+    axis.set_yticks(range(len(order)), [label_of(each.setting) for each in order])
+    axis.invert_yaxis()
+    axis.set_xlabel(f"{metric} [{_unit(settings, metric)}]")
+    axis.set_title(_finding(settings, metric, mode))
+    return figure
+
+
+def _unit(settings: Sequence[Pooled], metric: str) -> str:
+    return next((each.metrics[metric]["unit"] for each in settings if metric in each.metrics), "1")

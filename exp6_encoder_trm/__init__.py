@@ -1,0 +1,1 @@
+"""Experiment 6: demonstrations in the place of a learned puzzle embedding."""

@@ -1,0 +1,3 @@
+"""What experiment 8 claims, as data."""
+
+CRITERIA = ()
