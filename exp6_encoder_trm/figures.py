@@ -273,7 +273,7 @@ def draw_gradients(results: Results, arrays: Arrays, setting: str) -> Figure:
 
 def _history(axis: Axes, arrays: Arrays, prefix: str, term: str, job: str) -> None:
     values = arrays.get(f"{prefix}/history/{term}")
-    if values is None or not np.any(values):
+    if values is None or (term.endswith("grad_norm") and not np.any(values)):
         return
     steps = arrays[f"{prefix}/history/{'iteration' if term in BATCH_TERMS else 'evaluation'}"]
     plot_band(axis, steps, values, job, JOB_COLORS[job], marker="")

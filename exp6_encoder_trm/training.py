@@ -137,6 +137,43 @@ def optimizers(model: ContextTRM, variant: Variant, config: Exp6Config) -> list[
     return made
 
 
+class Follower:
+    """What happens beside the optimiser: average of weights, the table's steps, looks, an early end."""
+
+    def __init__(self, model: ContextTRM, puzzles: Puzzles, variant: Variant, config: Exp6Config):
+        members, device = len(config.seeds), next(model.parameters()).device
+        self.model, self.variant, self.config = model, variant, config
+        self.clip_norm = variant.grad_clip_norm or config.clip_norm
+        self.average = WeightAverage(model, config.average_decay)
+        self.gradients = GradientWatch(model, members, self.clip_norm)
+        self.watched = puzzles.watched().to(device).for_members(members)
+        self.table = model.trm.table if model.encoder is None else model.encoder.table
+        warmup = variant.warmup_scale * config.warmup
+        self.factor = warm_up_and_decay(warmup, config.iterations, config.decay_from)
+        self.best = 0.0  # exact accuracy of the best member at the last look
+
+    def after_step(self, iteration: int) -> Mapping[str, Tensor] | None:
+        """Average, move the table; every `eval_interval` steps look at the averaged model."""
+        config = self.config
+        self.average.update()
+        if self.table is not None:
+            rate = self.factor(iteration - 1) * config.table_learning_rate
+            self.table.update(rate, config.table_weight_decay)
+        if iteration % config.eval_interval and iteration != config.iterations:
+            return None
+        with self.average.applied():
+            found = look(self.model, self.watched, config)
+        self.best = float(found["eval/exact_accuracy"].max())
+        return found | self.gradients.take()
+
+    def stop(self, iteration: int) -> bool:
+        """Whether the training is hopeless, asked at each look."""
+        if iteration % self.config.eval_interval or self.variant.patient:
+            return False
+        done = iteration / self.config.iterations
+        return is_hopeless(self.best, done, self.config.early_stop_exact, self.config.early_stop_at)
+
+
 def fit_contextual(
     model: ContextTRM,
     loss: Loss,
@@ -153,31 +190,7 @@ def fit_contextual(
     Every `eval_interval` steps the averaged model is asked the training queries, and its contexts and
     gradients are looked at.
     """
-    clip_norm = variant.grad_clip_norm or config.clip_norm
-    average = WeightAverage(model, config.average_decay)
-    watch = GradientWatch(model, len(config.seeds), clip_norm)
-    watched = puzzles.watched().to(next(model.parameters()).device).for_members(len(config.seeds))
-    table = model.trm.table if model.encoder is None else model.encoder.table
-    factor = warm_up_and_decay(variant.warmup_scale * config.warmup, config.iterations, config.decay_from)
-    best = 0.0
-
-    def after_step(iteration: int) -> Mapping[str, Tensor] | None:
-        nonlocal best
-        average.update()
-        if table is not None:
-            table.update(factor(iteration - 1) * config.table_learning_rate, config.table_weight_decay)
-        if iteration % config.eval_interval and iteration != config.iterations:
-            return None
-        with average.applied():
-            found = look(model, watched, config)
-        best = float(found["eval/exact_accuracy"].max())
-        return found | watch.take()
-
-    def stop(iteration: int) -> bool:
-        due = iteration % config.eval_interval == 0 and not variant.patient
-        done = iteration / config.iterations
-        return due and is_hopeless(best, done, config.early_stop_exact, config.early_stop_at)
-
+    follower = Follower(model, puzzles, variant, config)
     history = fit(
         model,
         loss,
@@ -186,16 +199,16 @@ def fit_contextual(
         learning_rate=config.learning_rate,
         label=label,
         stream=puzzles.name,
-        clip_norm=clip_norm or None,
+        clip_norm=follower.clip_norm or None,
         checkpoint=checkpoint,
         optimizer=lambda _: optimizers(model, variant, config),
-        schedule=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, factor),
-        extra_state={"average": average, "watch": watch, **extra_state},
-        after_step=after_step,
-        after_backward=watch.record,
-        stop=stop,
+        schedule=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, follower.factor),
+        extra_state={"average": follower.average, "gradients": follower.gradients, **extra_state},
+        after_step=follower.after_step,
+        after_backward=follower.gradients.record,
+        stop=follower.stop,
     )
-    average.apply()
+    follower.average.apply()
     if model.encoder is not None and any(value.requires_grad for value in model.encoder.parameters()):
         warn_of_encoder(history, label)
     return history

@@ -179,7 +179,9 @@ def metric_loss(
     if model.metric == "infonce_published":
         return info_nce(points, others, own, NCE_TEMPERATURE).mean(1)
     if model.metric == "infonce":
-        return -(-torch.cdist(points, others).square()).log_softmax(-1).diagonal(dim1=1, dim2=2).mean(1)
+        logits = -torch.cdist(points, others).square()  # the same both ways: either may be the query
+        both = logits.log_softmax(1) + logits.log_softmax(2)
+        return -0.5 * both.diagonal(dim1=1, dim2=2).mean(1)
     spread = qrl_spread(model.distance(points, others.roll(1, 1)), config.qrl_offset, config.qrl_beta)
     states, _ = draw_windows(walks, draws, config.num_pairs, 1)
     now, after = model.embed(model.encode(world.picture(states))).unbind(2)

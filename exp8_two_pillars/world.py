@@ -15,7 +15,8 @@ from common.chaos import lorenz, lorenz96, roessler, runge_kutta
 from common.run.random import generator
 
 SPEED = 0.08  # the particle's way in a step, for each unit of action [length]
-MARGIN = 1e-3  # at which the particle stops before a wall; walls are longer by it, so corners hold [length]
+RADIUS = 0.05  # of the particle: it stops as far before a wall [length]
+CORNER = 1e-3  # by which walls are longer than drawn, so that corners hold [length]
 BEYOND = 2.0  # where a wall ends that leaves the box
 BLOB = 0.25  # width of the particle's picture [length]
 
@@ -47,20 +48,39 @@ def maze_walls(maze: str, length: float) -> tuple[Wall, ...]:
 
 
 def move(positions: Tensor, steps: Tensor, walls: tuple[Wall, ...]) -> Tensor:
-    """Where a particle gets that stops MARGIN before the first wall: [..., 2], [..., 2] -> [..., 2].
+    """Where steps lead that walls and the box's sides hold back: [..., 2], [..., 2] -> [..., 2].
 
-    The box's sides hold it back too, but it slides along them. Differentiable almost everywhere.
+    A particle stops RADIUS before the first wall on its way, takes what is left of the step along this wall,
+    and stops before the next. Differentiable almost everywhere.
     """
-    share = torch.ones_like(steps[..., 0])  # of the step that is taken
+    share, along = _first_wall(positions, steps, walls)
+    positions = positions + share * steps
+    rest = (1 - share) * steps * along
+    share, _ = _first_wall(positions, rest, walls)
+    return (positions + share * rest).clamp(-1, 1)
+
+
+def crosses(positions: Tensor, steps: Tensor, walls: tuple[Wall, ...]) -> Tensor:
+    """Whether a wall lies between the ends of a step: [..., 2], [..., 2] -> [...]."""
+    return _first_wall(positions, steps, walls, radius=0.0)[0][..., 0] < 1
+
+
+def _first_wall(
+    positions: Tensor, steps: Tensor, walls: tuple[Wall, ...], radius: float = RADIUS
+) -> tuple[Tensor, Tensor]:
+    """The share of a step until the first wall [..., 1], and 1 along that wall, 0 across it [..., 2]."""
+    share, along = torch.ones_like(steps[..., 0]), torch.ones_like(steps)
     for axis, place, low, high in walls:
         ahead, across = steps[..., axis], steps[..., 1 - axis]
         speed = torch.where(ahead == 0, torch.full_like(ahead, 1e-12), ahead)
         until = (place - positions[..., axis]) / speed  # in steps
-        free = until - MARGIN / speed.abs()
+        free = (until - radius / speed.abs()).clamp(min=0)
         meets = positions[..., 1 - axis] + until * across
-        hit = (until >= 0) & (free < 1) & (meets > low - MARGIN) & (meets < high + MARGIN)
-        share = torch.where(hit, torch.minimum(share, free.clamp(min=0)), share)
-    return (positions + share[..., None] * steps).clamp(-1, 1)
+        hit = (until >= 0) & (free < share) & (meets > low - CORNER) & (meets < high + CORNER)
+        share = torch.where(hit, free, share)
+        this = torch.tensor([float(axis != 0), float(axis != 1)]).to(steps)
+        along = torch.where(hit[..., None], this, along)
+    return share[..., None], along
 
 
 # ----------------------------------------------------------------------------------------------
@@ -105,7 +125,7 @@ WINDS = {
 @cache
 def stationary_moments(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each coordinate of a wind."""
-    states = WINDS[name].sample(4096, generator(0, f"moments/{name}")).double()
+    states = WINDS[name].sample(1024, generator(0, f"moments/{name}")).double()
     return tuple(states.mean(0).tolist()), tuple(states.std(0).tolist())
 
 
