@@ -24,8 +24,9 @@ from functools import partial
 from common.config import EXP5_PRESETS
 from common.run.run import Experiment, Run, main_training
 from exp5_feudal_hrm.dataset import Task, load_task
+from exp5_feudal_hrm.evaluate_variants import measure_variant, record_variants
 from exp5_feudal_hrm.experiment_files import leave_experiment, recorded_variants, warn_of_few_steps
-from exp5_feudal_hrm.run_experiment import measure, train
+from exp5_feudal_hrm.train_feudal import feudal_trainings, feudal_variants
 
 
 def compute(run: Run, epochs: float) -> None:
@@ -35,7 +36,10 @@ def compute(run: Run, epochs: float) -> None:
     warn_of_few_steps(steps)
     with run.having(iterations=steps):
         config = run.config
-        measure(run, task, train(run, task, ["directional"]))
+        model = run.train(feudal_trainings(task, config, ["directional"]))["directional"]
+        variant = feudal_variants(config)["directional"]
+        found = run.measure(measure_variant, f"{task.name}/evaluation/directional", task, model, variant)
+        record_variants(run.results, task.name, {"directional": found})
         setting = f"weight={config.feudal_loss_weight:g}_period={config.manager_period}"
         recorded = recorded_variants(config, task.name, ["directional"])
         leave_experiment(run, "pretrain", f"{setting}_steps={steps}", task.name, recorded)

@@ -85,13 +85,13 @@ LAYERS = (
     "models",
     "train_",
     "analyze_",
-    ("run_", "pretrain"),
+    "run_",
 )
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_layers_of_an_experiment_point_downwards(experiment):
-    """run_*, pretrain -> (figures, analysis, train_*) -> models -> dataset -> energies, never upwards."""
+    """run_* -> (figures, analysis, train_*) -> models -> dataset -> energies, never upwards."""
 
     def layer(name: str) -> int:
         analysis = LAYERS.index("analyze_")
