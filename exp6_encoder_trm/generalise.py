@@ -67,11 +67,22 @@ def record_family(
                 results.add_rate(f"{prefix}/demos={count}/exact", measured[f"demos={count}"], False)
         if "swapped" in measured:
             results.add_rate(f"{prefix}/swapped_demos/exact", measured["swapped"], enumerated=False)
-    best = torch.maximum(plain["copy"], plain["majority"]).double()
-    for label in ("tokens", "tokens_search"):
-        above = found[label]["unseen"].double() - plain["copy"].double()
-        results.add_difference(f"{family.name}/{label}_minus_copy/unseen_exact", above, enumerated=False)
-        above = found[label]["unseen"].double() - best
-        results.add_difference(f"{family.name}/{label}_minus_controls/unseen_exact", above, enumerated=False)
-    gained = found["tokens_search"]["unseen"].double() - found["tokens"]["unseen"].double()
-    results.add_difference(f"{family.name}/search_minus_tokens/unseen_exact", gained, enumerated=False)
+    record_differences(results, family.name, found, plain)
+
+
+def record_differences(
+    results: Results, name: str, found: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Tensor]
+) -> None:
+    """What `tokens` and the search add on unseen tasks, query by query: to copying, to the better control,
+    to another task's demonstrations, to the pooled encoder, and the search to `tokens`.
+    """
+    right = {label: measured["unseen"].double() for label, measured in found.items()}
+    right |= {label: values.double() for label, values in plain.items()}
+    right["controls"] = torch.maximum(right["copy"], right["majority"])
+    right["swapped"] = found["tokens"]["swapped"].double()
+    pairs = [(label, minus) for label in ("tokens", "tokens_search") for minus in ("copy", "controls")]
+    for label, minus in (*pairs, ("tokens", "swapped"), ("tokens", "mean")):
+        apart = right[label] - right[minus]
+        results.add_difference(f"{name}/{label}_minus_{minus}/unseen_exact", apart, enumerated=False)
+    gained = right["tokens_search"] - right["tokens"]
+    results.add_difference(f"{name}/search_minus_tokens/unseen_exact", gained, enumerated=False)

@@ -350,7 +350,7 @@ def test_populations_fall_and_use_up_the_budget():
     for rollouts in range(1, 60):
         sizes = populations(rollouts, 5, 1.25)
         assert sum(sizes) == rollouts and sorted(sizes, reverse=True) == sizes
-        assert min(sizes) >= min(2, rollouts) and len(sizes) == max(1, min(5, rollouts // 2))
+        assert min(sizes) >= min(2, rollouts) and len(sizes) == max(1, min(5, rollouts // 8))
 
 
 def test_path_integral_weights():

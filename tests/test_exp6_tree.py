@@ -102,9 +102,15 @@ def test_the_reviews_rule_stops_what_is_hopeless_at_half_time():
 
 
 def test_a_hypothesis_is_judged_against_the_table():
-    assert hypothesis_held(JOBS["E1"], 0.9, baseline=0.95)
-    assert not hypothesis_held(JOBS["E1"], 0.8, baseline=0.95)
+    assert hypothesis_held(JOBS["E1"], 0.9, table=0.95) and not hypothesis_held(JOBS["E1"], 0.8, 0.95)
     assert hypothesis_held(JOBS["E_zero"], 0.2, 0.95) and not hypothesis_held(JOBS["E_zero"], 0.5, 0.95)
-    assert hypothesis_held(JOBS["E_identity"], 0.9, 0.9) and not hypothesis_held(
-        JOBS["E_identity"], 0.91, 0.9
+    assert hypothesis_held(JOBS["E_identity"], 1.0, 0.95) and not hypothesis_held(
+        JOBS["E_identity"], 1.01, 0.95
+    )
+    assert hypothesis_held(JOBS["E_diag2"], 0.5, 0.95) and not hypothesis_held(JOBS["E_diag2"], 0.01, 0.95)
+
+
+def test_what_has_learned_nothing_confirms_no_hypothesis():
+    assert not any(
+        hypothesis_held(job, share, table=0.1) for job in JOBS.values() for share in (0.0, 0.5, 1.0)
     )

@@ -28,7 +28,7 @@ class ICEM:
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
     least_rollouts: ClassVar[int] = 2
 
-    rounds: int = 10  # fewer where the budget pays for fewer than two candidates a round
+    rounds: int = 10  # fewer where they would have less than 8 candidates
     decay: float = 1.25  # of the population, from round to round
     elites: int = 4  # E, half of the pool at most
     kept: float = 0.3  # share of the elites that stays in the pool
@@ -53,7 +53,7 @@ class ICEM:
         sizes = populations(problem.affordable(self.least_rollouts), self.rounds, self.decay)
         for index, count in enumerate(sizes):
             plans = self._draw(probabilities, count, noise)
-            if index == len(sizes) - 1:
+            if 0 < index == len(sizes) - 1:
                 plans[:, -1] = probabilities.argmax(-1)
             energies = score(problem.rollout, plans, problem.num_actions)
             best.offer(plans, energies)

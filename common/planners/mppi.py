@@ -24,7 +24,7 @@ class MPPI:
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
     least_rollouts: ClassVar[int] = 2
 
-    rounds: int = 10  # of equal size; fewer where the budget pays for fewer than two candidates a round
+    rounds: int = 10  # of equal size; fewer where they would have less than 8 candidates
     temperature: float = 0.3  # in standard deviations of a round's energies
     momentum: float = 0.3  # weight of the old probabilities in each refit
     smoothing: float = 0.05  # weight of the uniform distribution in each refit

@@ -11,15 +11,16 @@ from torch import Tensor
 from .problem import require
 
 SMALLEST = 2  # candidates of a round
+ON_AVERAGE = 8  # candidates of a round at least, where there are several: fewer tell too little
 
 
 def populations(rollouts: int, rounds: int, decay: float) -> list[int]:
     """Candidates of each round, `decay` times fewer from one to the next, `rollouts` in all.
 
-    There are fewer rounds where each would have less than two candidates; what rounding leaves over goes to
-    the first.
+    There are fewer rounds where they would have less than 8 candidates on average; what rounding leaves over
+    goes to the first.
     """
-    rounds = max(1, min(rounds, rollouts // SMALLEST))
+    rounds = max(1, min(rounds, rollouts // ON_AVERAGE))
     shares = [decay**-index for index in range(rounds)]
     spare = rollouts - SMALLEST * rounds
     sizes = [SMALLEST + int(spare * share / sum(shares)) for share in shares]

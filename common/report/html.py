@@ -20,6 +20,7 @@ class Finished:
     folder: Path
     results: Mapping[str, Any]
     figures: Sequence[Path]
+    note: str = ""  # of how it was run
 
     @property
     def headline(self) -> Path | None:
@@ -145,7 +146,7 @@ def _experiment_html(finished: Finished) -> str:
 <p class='origin'>{_text(finished.name)}, {_text(results["preset"])} preset, seeds
 {_text(", ".join(map(str, results["seeds"])))}, {minutes(results):.1f} minutes on {said["device"]},
 {said["date"]}, commit <code>{commit}{changes}</code>, Python {said["python"]}, torch {said["torch"]},
-numpy {said["numpy"]}.</p>
+numpy {said["numpy"]}. {_text(finished.note)}</p>
 {"".join(map(_figure_html, figures))}
 {_criteria_html(results["criteria"])}"""
 

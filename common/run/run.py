@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import inspect
 import itertools
 import json
@@ -266,6 +267,8 @@ class Run:
 
         checkpoints = [checkpoint for _, checkpoint in prepared]
         missing = [index for index, checkpoint in enumerate(checkpoints) if not _is_trained(checkpoint)]
+        if missing:
+            importlib.import_module("torch._dynamo")  # for any optimiser: once here, not once a worker
         trained = dict(zip(missing, self._do_each(train_one, missing, checkpoints), strict=True))
         models = {}
         for index, (part, variant) in enumerate(tasks):
@@ -460,7 +463,8 @@ def _is_trained(checkpoint: Checkpoint) -> bool:
     saved = checkpoint.load()
     if there and saved is None and not checkpoint.is_held():
         checkpoint.discard()  # so that it is said once
-    return saved is not None and saved.get("iteration") == saved.get("iterations", ...)
+    whole = saved is not None and saved.get("iteration") == saved.get("iterations", ...)
+    return whole or (saved is not None and saved.get("stopped") is True)
 
 
 def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:
@@ -504,10 +508,12 @@ def _own_random_numbers(seed: int) -> Iterator[None]:
 
 
 def plain(value: Any) -> Any:
-    """A configuration as JSON gives it back: tuples as lists."""
+    """A configuration as JSON gives it back: tuples as lists, paths as text."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+    if isinstance(value, (tuple, list)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _peak_memory_mb(device: torch.device) -> float | None:

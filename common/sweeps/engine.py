@@ -8,6 +8,8 @@ here listens on loopback alone.
 """
 
 import contextlib
+import importlib.util
+import io
 import logging
 import os
 import re
@@ -40,7 +42,11 @@ QUIET = {  # of Ray, read when it is imported
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
 }
 PREFIX = "helm-ray-"  # of folders for what Ray keeps on this machine while it runs
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray's switch for one machine alone, on any system
+LOCAL = {  # of Ray where it is started here
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system its switch for loopback alone
+    "RAY_worker_niceness": "0",  # a trial is as important as a run by hand
+    "RAY_gcs_server_request_timeout_seconds": "20",  # Ray's helpers outlive a killed sweep no longer
+}
 
 
 @dataclass(frozen=True)
@@ -79,17 +85,21 @@ class Machines:
         Raises:
             ConfigError: Ray is not installed, or nobody answers at the address.
         """
-        require_ray()
+        require_packages("ray")
         if self.address not in (None, "auto"):
+            require_packages("grpc")
             _require_answer(self.address)
 
 
-def require_ray() -> None:
-    """Raise ConfigError where Ray is not installed; it is not imported."""
-    import importlib.util
-
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("Ray is not installed: pip install -r requirements-sweep.txt")
+def require_packages(*names: str) -> None:
+    """Raise ConfigError for one that is not installed; none of them is imported."""
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise ConfigError(f"{name} is not installed: pip install -r requirements-sweep.txt")
 
 
 def _require_answer(address: str) -> None:
@@ -142,6 +152,8 @@ def run_tasks(
 
     if not tasks:
         return []
+    for task in tasks:
+        task.forget()
     work = tune.with_parameters(_work, tasks=list(tasks), threads=machines.threads_each, asha=asha)
     numbers = {"number": tune.grid_search(list(range(len(tasks))))}
     scheduler = None if asha is None else asha.scheduler()
@@ -177,7 +189,8 @@ def _tune(work: Any, space: Mapping[str, Any], machines: Machines, storage: Path
             failure_config=tune.FailureConfig(max_failures=ATTEMPTS),
         ),
     )  # fmt: skip
-    return tuner.fit()
+    with contextlib.redirect_stdout(io.StringIO()):  # Ray's own lines; what is said of trials goes to stderr
+        return tuner.fit()
 
 
 def _evaluate(config: Mapping[str, Any], search: Search, threads: int) -> None:
@@ -220,7 +233,7 @@ def _record_of(task: Task, lost: str | None) -> Record:
 def _ray(machines: Machines) -> Iterator[None]:
     """Ray, started here for as long, or the cluster joined."""
     local = machines.address is None
-    own = QUIET | (LOOPBACK if local else {})
+    own = QUIET | (LOCAL if local else {})
     os.environ.update(own)
     import ray
 
@@ -232,13 +245,16 @@ def _ray(machines: Machines) -> Iterator[None]:
         "runtime_env": {"env_vars": threads | paths | own}, "log_to_driver": False, "logging_level": "ERROR",
     }  # fmt: skip
     try:
-        if local:
-            ray.init(
-                num_cpus=machines.at_once * machines.threads_each, include_dashboard=False,
-                object_store_memory=OBJECT_STORE, _temp_dir=str(folder), **common,
-            )  # fmt: skip
-        else:
-            _join(ray, machines.address, common)
+        with contextlib.chdir(
+            ROOT
+        ):  # workers import from where Ray is started before they look at PYTHONPATH
+            if local:
+                ray.init(
+                    num_cpus=machines.at_once * machines.threads_each, include_dashboard=False,
+                    object_store_memory=OBJECT_STORE, _temp_dir=str(folder), **common,
+                )  # fmt: skip
+            else:
+                _join(ray, machines.address, common)
         yield
     finally:
         ray.shutdown()

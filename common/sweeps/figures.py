@@ -48,32 +48,29 @@ def _finding(settings: Sequence[Pooled], metric: str, mode: str) -> str:
 
 
 def _over_one_field(settings: Sequence[Pooled], field: str, metric: str, mode: str) -> Figure:
-    """Dots of every seed, the mean with its interval."""
+    """Dots of every seed, joined by a thin line; the mean with its interval."""
     figure, axes = new_figure()
-    axis, texts = axes[0, 0], [each.setting[field] for each in settings]
-    x = _place(axis, texts)
-    for position, each in zip(x, settings, strict=True):
-        values = list(each.values(metric).values())
-        axis.plot([position] * len(values), values, "o", color=COLORS["random"], alpha=0.7, zorder=2)
-    order = np.argsort(x)
-    means = np.array([each.mean(metric) for each in settings], dtype=float)
-    axis.plot(np.array(x)[order], means[order], "-", color=COLORS["helm"], zorder=1, alpha=0.5)
-    _mark_means(axis, x, settings, metric)
+    axis = axes[0, 0]
+    places = _place(axis, [each.setting[field] for each in settings])
+    order = sorted(zip(places, settings, strict=True), key=lambda pair: pair[0])
+    for seed in dict.fromkeys(seed for each in settings for seed in each.values(metric)):
+        found = [(x, each.values(metric)[seed]) for x, each in order if seed in each.values(metric)]
+        axis.plot(*zip(*found, strict=True), "o-", color=COLORS["random"], linewidth=0.6, alpha=0.7)
+    for x, each in order:
+        if (mean := each.mean(metric)) is not None:
+            axis.errorbar(x, mean, _apart(each, metric), fmt="s", color=COLORS["helm"], capsize=4, zorder=3)
     axis.set(xlabel=field, ylabel=f"{metric} [{_unit(settings, metric)}]")
     axis.set_title(_finding(settings, metric, mode))
-    axis.plot([], [], "o", color=COLORS["random"], label="one training seed")
+    axis.plot([], [], "o-", color=COLORS["random"], linewidth=0.6, label="a training seed")
     axis.errorbar([], [], [], fmt="s", color=COLORS["helm"], label="mean over seeds, 95% interval")
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
-def _mark_means(axis: Axes, x: Sequence[float], settings: Sequence[Pooled], metric: str) -> None:
-    for position, each in zip(x, settings, strict=True):
-        mean, interval = each.mean(metric), each.interval(metric)
-        if mean is None:
-            continue
-        apart = None if interval is None else [[mean - interval[0]], [interval[1] - mean]]
-        axis.errorbar(position, mean, apart, fmt="s", color=COLORS["helm"], capsize=4, zorder=3)
+def _apart(setting: Pooled, metric: str) -> list[list[float]] | None:
+    """How far the ends of the interval are from the mean, as error bars take it."""
+    mean, interval = setting.mean(metric), setting.interval(metric)
+    return None if interval is None else [[mean - interval[0]], [interval[1] - mean]]
 
 
 def _place(axis: Axes, texts: Sequence[str]) -> list[float]:
@@ -137,11 +134,10 @@ def _as_list(settings: Sequence[Pooled], metric: str, mode: str) -> Figure:
     figure, axes = new_figure(size=(8.0, 1.6 + 0.35 * len(order)))
     axis = axes[0, 0]
     for row, each in enumerate(order):
-        values, mean, interval = each.values(metric).values(), each.mean(metric), each.interval(metric)
-        axis.plot(list(values), [row] * len(values), "o", color=COLORS["random"], alpha=0.7)
+        values, mean = list(each.values(metric).values()), each.mean(metric)
+        axis.plot(values, [row] * len(values), "o", color=COLORS["random"], alpha=0.7)
         if mean is not None:
-            apart = None if interval is None else [[mean - interval[0]], [interval[1] - mean]]
-            axis.errorbar(mean, row, xerr=apart, fmt="s", color=COLORS["helm"], capsize=4)
+            axis.errorbar(mean, row, xerr=_apart(each, metric), fmt="s", color=COLORS["helm"], capsize=4)
     axis.set_yticks(range(len(order)), [label_of(each.setting) for each in order])
     axis.invert_yaxis()
     axis.set_xlabel(f"{metric} [{_unit(settings, metric)}]")

@@ -14,7 +14,7 @@ from common.run.command_line import ConfigError
 from common.sweeps.plan import Plan, Setting, Varied
 from common.sweeps.summary import pool_settings, read_ended
 from common.sweeps.tasks import TaskMaker
-from common.sweeps.trial import DONE, Record, Task, do_trial, ended, load_record
+from common.sweeps.trial import DONE, RECORD, Record, Task, do_trial, ended, load_record
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class Search:
     def tried(self) -> list[list[Task]]:
         """The trials of each setting of this search of which there is a record, whatever it says."""
         found: dict[tuple, list[Task]] = {}
-        for path in sorted(self.maker.trials.glob("*/trial.json"), key=_written):
+        for path in sorted(self.maker.trials.glob(f"*/results/{RECORD}"), key=_written):
             record = load_record(path.parent)
             if record is None or not self._covers(record.setting):
                 continue

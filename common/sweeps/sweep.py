@@ -15,7 +15,7 @@ from common.run.files import FolderInUse, locked, write_atomically
 from common.run.results import SCHEMA, checksum, provenance, to_json
 from common.run.run import plain
 from common.sweeps.asha import Asha
-from common.sweeps.engine import Machines, cluster, run_search, run_tasks
+from common.sweeps.engine import Machines, cluster, require_packages, run_search, run_tasks
 from common.sweeps.figures import draw_sweep
 from common.sweeps.plan import Plan
 from common.sweeps.search import Search
@@ -103,6 +103,7 @@ def _ended(task: Task, request: Request) -> Record | None:
 
 def _search(maker: TaskMaker, request: Request) -> list[Record]:
     """Settings that Optuna chooses, until there are as many as were asked for."""
+    require_packages("optuna")
     search = Search(maker, request.metric, request.mode)
     tried = search.tried()
     left = [task for tasks in tried for task in tasks if ended(task) is None]

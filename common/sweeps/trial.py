@@ -1,6 +1,6 @@
 """One trial in this process: the experiment's own `execute`, and a record of how it ended.
 
-A trial's folder holds what a run writes (results/, plots/) beside log.txt and trial.json, its record. The
+A trial's folder holds what a run writes; log.txt and trial.json, its record, lie in its results/ too. The
 record is written last, whole and with a checksum: a trial that has none, or one of other code, is run again.
 """
 
@@ -28,6 +28,7 @@ from common.run.tracking import Tracker, tracked
 
 log = logging.getLogger(__name__)
 
+RECORD = "trial.json"
 PATIENCE = 60.0  # a killed sweep's process may hold a trial's folder as long as that [s]
 Follow = Callable[[Tracker], Tracker]
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
@@ -46,7 +47,12 @@ class Task:
 
     @property
     def folder(self) -> Path:
-        return self.config.output_dir
+        """Its results/."""
+        return self.config.output_dir / "results"
+
+    def forget(self) -> None:
+        """Delete its record."""
+        (self.folder / RECORD).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,16 @@ class Record:
     seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
-        """Write trial.json."""
+        """Write it to a results folder."""
         content = asdict(self) | {"seeds": list(self.seeds)}
         text = json.dumps(content | {"checksum": checksum(content)}, indent=1) + "\n"
-        write_atomically(folder / "trial.json", lambda file: file.write(text.encode()))
+        write_atomically(folder / RECORD, lambda file: file.write(text.encode()))
 
 
 def load_record(folder: Path) -> Record | None:
-    """A trial's record; None where there is none or it is damaged."""
+    """The record in a results folder; None where there is none or it is damaged."""
     try:
-        content = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         expected = content.pop("checksum")
         record = Record(**content | {"seeds": tuple(content["seeds"])})
         return record if expected == checksum(content) else None
@@ -92,7 +98,7 @@ def ended(task: Task) -> Record | None:
         return None
     if record.state == DONE:
         try:
-            load_results(task.folder / "results")
+            load_results(task.folder)
         except (OSError, ValueError):
             return None
     return record
@@ -124,7 +130,6 @@ def do_trial(task: Task, threads: int, node: str = "", follow: Follow | None = N
         follow: makes of the run's tracker one that also follows the trial.
     """
     task.folder.mkdir(parents=True, exist_ok=True)
-    (task.folder / "trial.json").unlink(missing_ok=True)
     torch.set_num_threads(threads)
     began, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     with _logging_to(task.folder / "log.txt"):

@@ -31,7 +31,7 @@ class ContinuousICEM:
 
     least_rollouts: ClassVar[int] = 2
 
-    rounds: int = 5  # fewer where the budget pays for fewer than two candidates a round
+    rounds: int = 5  # fewer where they would have less than 8 candidates
     decay: float = 1.25  # of the population, from round to round
     elites: int = 8  # E, half of the pool at most
     kept: float = 0.3  # share of the elites that stays in the pool

@@ -29,7 +29,7 @@ class ContinuousMPPI:
 
     least_rollouts: ClassVar[int] = 2
 
-    rounds: int = 5  # of equal size; fewer where the budget pays for fewer than two candidates a round
+    rounds: int = 5  # of equal size; fewer where they would have less than 8 candidates
     temperature: float = 0.3  # in standard deviations of a round's energies
     deviation: float = 0.7  # of the noise, in an action's entry
     shrink: float = 0.8  # of the deviation, from round to round
