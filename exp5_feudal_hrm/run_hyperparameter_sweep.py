@@ -59,7 +59,7 @@ def recorded_cells(config: Exp5Config, task: str) -> dict[str, Recorded]:
             f"sweep/{name_of(cell)}/exact",
             f"sweep/{name_of(cell)}/minus_baseline/exact",
         )
-        for cell in sweep_cells(config)
+        for cell in sorted(sweep_cells(config))
     }
 
 

@@ -92,7 +92,7 @@ def test_baseline_comparison(comparison):
 
 
 SWEEPS = {
-    "feudal_weight": (["--feudal-weights", "0.5", "0"], [(0, 1), (0.5, 1), (0.2, 1)]),
+    "feudal_weight": (["--feudal-weights", "0.5", "0"], [(0, 1), (0.2, 1), (0.5, 1)]),
     "manager_period": (["--manager-periods", "1", "2"], [(0.2, 1), (0.2, 2)]),
     "grid": (
         ["--feudal-weights", "0", "0.2", "--manager-periods", "2", "1"],
