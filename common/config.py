@@ -909,6 +909,10 @@ class Exp6Config(RecursionConfig):
     search_steps: int = bounded(10, low=1)
     # step size of that descent, in units of the context's root mean square
     search_rate: float = bounded(0.1, above=0.0)
+    # steps of Adam on the weights themselves at test time, for each query anew; 0: none
+    tuning_steps: int = bounded(10, low=0)
+    # learning rate of those steps
+    tuning_rate: float = bounded(1e-3, above=0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

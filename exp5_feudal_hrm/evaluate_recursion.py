@@ -48,7 +48,10 @@ def reported(segments: int, which: Sequence[int] = REPORTED) -> list[int]:
 
 
 def segment_step(model: RecursiveModel) -> Step:
-    """One segment as a map of states [S, E, d] and actions: x [S, E, N D], then what goals add [S, E, D]."""
+    """One segment as a map of states [S, E, d] and actions: x [S, E, N D], then what goals add, if they do.
+
+    That is [S, E, D], or [S, E, N D] where every position has a goal of its own.
+    """
     width = model.sizes.width
     places = model.sizes.prefix + model.sizes.cells
 
@@ -57,7 +60,7 @@ def segment_step(model: RecursiveModel) -> Step:
         return model.segment(
             States.unflatten(flat, width),
             injected.unflatten(-1, (places, width)),
-            guide[:, :, None] if guide.shape[-1] else None,
+            guide.unflatten(-1, (-1, width)) if guide.shape[-1] else None,
             gradient="all",
         ).flatten()
 
@@ -119,17 +122,17 @@ def state_size(model: RecursiveModel) -> int:
 def actions_of(
     model: RecursiveModel, batch: Batch, segments: int, goals: EvaluationGoals | None = None
 ) -> Tensor:
-    """The actions of `segment_step` in each of K segments: [S, E, K, N D], with goals [S, E, K, N D + D]."""
+    """The actions of `segment_step` in each of K segments: [S, E, K, N D or, with goals, more]."""
     injected = model.embed_puzzles(batch.inputs, batch.identifiers)
     actions = injected.flatten(2)[:, :, None].expand(-1, -1, segments, -1)
     if goals is None:
         return actions
     states, guide, guides = model.initial(batch.inputs.shape[1]), goals.begin(batch.inputs.shape[1]), []
     for _ in range(segments):
-        guides.append(guide.guide()[:, :, 0])
-        states = model.segment(states, injected, guides[-1][:, :, None])
+        guides.append(guide.guide())
+        states = model.segment(states, injected, guides[-1])
         guide.observe(states)
-    return torch.cat([actions, torch.stack(guides, 2)], -1)
+    return torch.cat([actions, torch.stack(guides, 2).flatten(3)], -1)
 
 
 def _follow(model: RecursiveModel, labels: Tensor, actions: Tensor, tangents: Tensor) -> dict[str, Tensor]:

@@ -207,21 +207,25 @@ def _record_goals(results: Results, prefix: str, found: Mapping[str, Tensor]) ->
 def record_history(results: Results, task: str, variants: Sequence[str]) -> None:
     """What the trainings' histories say of goals: emissions and goals consumed an episode, and the loss.
 
-    `feudal/loss_change` is the feudal loss's mean over the last tenth less that over the first.
+    `feudal/loss_change` is the feudal loss's mean over the last tenth less that over the first, of the steps
+    at which a row had a goal: in others the loss is 0, and there are many of those at the start, when all
+    rows begin together.
     """
     change: dict[str, Tensor] = {}
     for name in variants:
         history: dict[str, Any] = {
             term: results.arrays.get(f"{task}/{name}/history/train/{term}")
-            for term in ("feudal_loss", "emissions", "consumed")
+            for term in ("feudal_loss", "gate", "emissions", "consumed")
         }
         if history["feudal_loss"] is None:
             continue
         tenth = max(1, len(history["feudal_loss"]) // 10)
         for term in ("emissions", "consumed"):
             results.add(f"{task}/{name}/feudal/{term}", history[term][-tenth:].mean(0), "an episode")
-        loss = history["feudal_loss"]
-        change[name] = torch.from_numpy(loss[-tenth:].mean(0) - loss[:tenth].mean(0))
+        loss, held = (torch.from_numpy(history[term]) for term in ("feudal_loss", "gate"))
+        parts = ((loss[part], held[part] > 0) for part in (slice(-tenth, None), slice(tenth)))
+        late, early = ((own * kept).sum(0) / kept.sum(0) for own, kept in parts)
+        change[name] = late - early
         results.add(f"{task}/{name}/feudal/loss_change", change[name])
     for name in [name for name in change if name != "head" and "head" in change]:
         apart = change[name] - change["head"]

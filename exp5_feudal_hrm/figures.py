@@ -34,20 +34,35 @@ VARIANTS = {
     "directional_segment": ("feudal, gradient through the segment", COLORS["helm"], "--"),
     "baseline_fixed": ("baseline, fixed number of segments", COLORS["flat"], ":"),
     "directional_fixed": ("feudal, fixed number of segments", COLORS["helm"], ":"),
+    "predict_segment": ("predict, gradient through the segment", "#CC79A7", "--"),
+    "contrastive": ("feudal, contrastive", "#6A3D9A", "-"),
+    "contrastive_segment": ("contrastive, gradient through the segment", "#6A3D9A", "--"),
+    "detached": ("predict, manager detached", "#B2A000", "-"),
+    "cells": ("predict, a goal for each cell", "#00A0C0", "-"),
 }
-ONE_STEP = ("baseline", "head", "random_goals", "directional", "predict", "naive")
-OTHERS = ("baseline", "baseline_segment", "directional_segment", "baseline_fixed", "directional_fixed")
+GROUPS = {  # panels; the baseline is in each
+    "One-step gradient": ("head", "random_goals", "directional", "predict", "naive"),
+    "Gradient through the segment": (
+        "baseline_segment", "directional_segment", "predict_segment", "contrastive_segment",
+    ),
+    "Further formulations, fixed segments": (
+        "contrastive", "detached", "cells", "baseline_fixed", "directional_fixed",
+    ),
+}  # fmt: skip
 DIFFERENCES = (  # (variant, what it is compared with)
     ("head", "baseline"), ("random_goals", "baseline"), ("directional", "baseline"), ("predict", "baseline"),
-    ("naive", "baseline"), ("directional", "head"), ("directional", "random_goals"),
-    ("baseline_segment", "baseline"), ("directional_segment", "baseline_segment"),
-    ("directional_fixed", "baseline_fixed"),
+    ("naive", "baseline"), ("contrastive", "baseline"), ("detached", "baseline"), ("cells", "baseline"),
+    ("directional", "head"), ("directional", "random_goals"), ("baseline_segment", "baseline"),
+    ("directional_segment", "baseline_segment"), ("predict_segment", "baseline_segment"),
+    ("contrastive_segment", "baseline_segment"), ("directional_fixed", "baseline_fixed"),
 )  # fmt: skip
-SHORT = {  # in the rows of differences
+SHORT = {  # where there is little room; long: gradients through the segment
     "baseline": "baseline", "head": "head, weight 0", "random_goals": "random goals",
     "directional": "directional", "predict": "predict", "naive": "naive",
-    "baseline_segment": "baseline, long gradient", "directional_segment": "directional, long gradient",
+    "baseline_segment": "baseline, long", "directional_segment": "directional, long",
     "baseline_fixed": "baseline, fixed", "directional_fixed": "directional, fixed",
+    "predict_segment": "predict, long", "contrastive": "contrastive",
+    "contrastive_segment": "contrastive, long", "detached": "detached", "cells": "goals of cells",
 }  # fmt: skip
 
 
@@ -91,28 +106,26 @@ def with_goals(results: Results, task: str) -> list[str]:
 
 def draw_headline(results: Results, task: str) -> Figure:
     """Exact accuracy over segments, and the paired differences between variants."""
-    groups = {
-        "One-step gradient": measured_variants(results, task, ONE_STEP),
-        "Longer gradients, fixed segments": measured_variants(results, task, OTHERS),
-    }
-    groups = {title: names for title, names in groups.items() if set(names) - {"baseline"}}
-    groups = groups or {"Over segments": measured_variants(results, task)}
+    groups = {title: measured_variants(results, task, names) for title, names in GROUPS.items()}
+    groups = {title: names for title, names in groups.items() if names}
+    groups = groups or {"Over segments": []}
     pairs = {f"{task}/{one}_minus_{other}/exact": (one, other) for one, other in DIFFERENCES}
     pairs = {name: pair for name, pair in pairs.items() if name in results["metrics"]}
-    columns = len(groups) + bool(pairs)
-    figure, axes = new_figure(1, columns, (1.0 + 4.4 * columns, 4.8))
-    for axis, (title, names) in zip(axes[0], groups.items(), strict=False):
-        _segments_panel(axis, results, task, names)
+    panels = len(groups) + bool(pairs)
+    rows, columns = (2, 2) if panels == 4 else (1, panels)
+    figure, axes = new_figure(rows, columns, (1.0 + 4.6 * columns, 0.6 + 4.3 * rows))
+    axes = axes.flat
+    for axis, (title, names) in zip(axes, groups.items(), strict=False):
+        _segments_panel(axis, results, task, [*measured_variants(results, task, ("baseline",)), *names])
         axis.set_title(title)
     if pairs:
-        rows = {
-            name: (f"{SHORT[one]}\nminus {SHORT[other]}", VARIANTS[one][1])
-            for name, (one, other) in pairs.items()
+        labels = {
+            name: (f"{SHORT[one]} − {SHORT[other]}", VARIANTS[one][1]) for name, (one, other) in pairs.items()
         }
-        draw_differences(axes[0, -1], results, rows)
-        axes[0, -1].tick_params(axis="y", labelsize=7.5)
-        axes[0, -1].set_xlabel("difference in exact accuracy, paired")
-        axes[0, -1].set_title("Differences, 95% intervals")
+        draw_differences(axes[panels - 1], results, labels)
+        axes[panels - 1].tick_params(axis="y", labelsize=7.5)
+        axes[panels - 1].set_xlabel("difference in exact accuracy, paired; 95% interval")
+        axes[panels - 1].set_title("Differences (long: gradient through the segment)", fontsize=9.5)
     figure.suptitle(f"{task_title(task)}. {headline_finding(results, task)}", fontweight="bold")
     return figure
 
@@ -274,7 +287,8 @@ COSINES = {  # of the worker's displacement, or state, with ..
 def draw_goals(results: Results, task: str) -> Figure:
     """What goals say of a puzzle, what becomes of answers with other goals, and the gate."""
     names = with_goals(results, task)
-    figure, axes = new_figure(1, 3, (14.5, 4.8), width_ratios=(1.5, 1.2, 1.0))
+    height = max(4.8, 1.5 + 0.4 * len(names))
+    figure, axes = new_figure(1, 3, (15.5, height), width_ratios=(1.7, 1.1, 0.9))
     _cosine_panel(axes[0, 0], results, task, names)
     rows = {
         f"{task}/{name}/{way}_minus_own/exact": (
@@ -323,7 +337,8 @@ def _cosine_panel(axis: Axes, results: Results, task: str, names: Sequence[str])
             if index == 0:
                 axis.plot([], [], marker, color="#555555", label=label)
     axis.axhline(0, color=COLORS["target"], linestyle=":", linewidth=1.2)
-    axis.set_xticks(range(len(names)), [SHORT[name].replace(", ", ",\n") for name in names], fontsize=7.5)
+    labels = [SHORT[name] for name in names]
+    axis.set_xticks(range(len(names)), labels, fontsize=7.5, rotation=30, ha="right")
     axis.set_ylim(-0.25, 1.45)
     axis.set_yticks(np.arange(-0.2, 1.01, 0.2))
     axis.set_ylabel("cosine of the worker's displacement with ..")

@@ -40,8 +40,9 @@ CRITERIA = (
       for minus, least, label in (("controls", 0.0, "copying and the demonstrations' majority"),
                                   ("swapped", 0.1, "themselves with another task's demonstrations"),
                                   ("mean", 0.0, "the pooled encoder"))),
-    *(Criterion(f"exp6/search/{family}", "beyond",
-                f"{family}: unseen tasks, search on the context adds to tokens (lower end)",
-                f"{family}/search_minus_tokens/unseen_exact", ">", 0.0, bound="low")
-      for family in ("colours", "grids", "arc")),
+    *(Criterion(f"exp6/{means}/{family}", "beyond",
+                f"{family}: unseen tasks, {label} adds to tokens (lower end)",
+                f"{family}/{means}_minus_tokens/unseen_exact", ">", 0.0, bound="low")
+      for family in ("colours", "grids", "arc")
+      for means, label in (("search", "search on the context"), ("tuned", "tuning the weights"))),
 )  # fmt: skip

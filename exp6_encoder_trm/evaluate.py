@@ -210,7 +210,7 @@ def measure_family(
     device: torch.device,
 ) -> dict[str, Tensor]:
     """Exact [S, E] bool on training tasks and unseen ones; of models that read demonstrations the unseen
-    ones' with fewer and with swapped demonstrations as well.
+    ones' with fewer and with swapped demonstrations as well, by a vote, and one answer of two.
     """
     members, sets = len(config.seeds), unseen_sets(family, config)
     found = {
@@ -219,4 +219,9 @@ def measure_family(
     }
     if context not in BLIND:
         found |= demo_numbers(model, sets["unseen"], config.segments, members, device)
+        unseen = sets["unseen"].to(device).for_members(members)
+        right = (
+            vote(model, unseen, config.segments, generator(0, "votes")) == unseen.labels[:, :, None]
+        ).all(3)
+        found |= {"voted": right[:, :, 0], "pass_at_2": right.any(2)}
     return found

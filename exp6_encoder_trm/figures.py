@@ -33,6 +33,7 @@ GENERALISERS = {
     "mean": ("encoder, mean pooling", "#D55E00"),
     "tokens": ("tokens, no pooling", "#0072B2"),
     "tokens_search": ("tokens, search on the context", "#009E73"),
+    "tokens_tuned": ("tokens, weights tuned", "#56B4E9"),
 }
 BATCH_TERMS = ("loss",)  # of a history: recorded of batches, not at the looks in between
 # ARC's own colours; first what lies outside a grid.
@@ -137,14 +138,16 @@ def _family_bars(axis: Axes, results: Results, family: str) -> None:
     for place, (label, (_, color)) in enumerate(GENERALISERS.items()):
         for part, shift, alpha in (("train", -0.2, 0.35), ("unseen", 0.2, 1.0)):
             metric = f"{family}/{label}/{part}_exact"
-            axis.bar(place + shift, mean_of(results, metric), 0.36, color=color, alpha=alpha)
             values = values_of(results, metric)
+            if values:
+                axis.bar(place + shift, mean_of(results, metric), 0.36, color=color, alpha=alpha)
             if len(values) > 1:
                 axis.plot([place + shift] * len(values), values, ".", color="#333333", markersize=4)
     for label, line, title in (("copy", ":", "copying"), ("majority", "--", "majority of the demos")):
         height = mean_of(results, f"{family}/{label}/unseen_exact")
         axis.axhline(height, color="#777777", ls=line, label=title)
-    axis.set_xticks(range(len(GENERALISERS)), ["table", "mean", "tokens", "tokens\n+ search"], fontsize=8)
+    ticks = ["table", "mean", "tokens", "tokens\n+ search", "tokens\ntuned"]
+    axis.set_xticks(range(len(GENERALISERS)), ticks, fontsize=8)
     axis.set_ylim(0, 1.42)
     axis.set_yticks(np.arange(0, 1.1, 0.2))
     gained = mean_of(results, f"{family}/tokens_minus_controls/unseen_exact")

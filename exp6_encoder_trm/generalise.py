@@ -65,6 +65,11 @@ def record_family(
         for count in ("1", "2", "all"):
             if f"demos={count}" in measured:
                 results.add_rate(f"{prefix}/demos={count}/exact", measured[f"demos={count}"], False)
+        for term in ("voted", "pass_at_2"):
+            if term in measured:
+                results.add_rate(f"{prefix}/unseen_{term}", measured[term], enumerated=False)
+        if "tuned" in measured:
+            results.add_rate(f"{family.name}/tokens_tuned/unseen_exact", measured["tuned"], enumerated=False)
         if "swapped" in measured:
             results.add_rate(f"{prefix}/swapped_demos/exact", measured["swapped"], enumerated=False)
     record_differences(results, family.name, found, plain)
@@ -84,5 +89,9 @@ def record_differences(
     for label, minus in (*pairs, ("tokens", "swapped"), ("tokens", "mean")):
         apart = right[label] - right[minus]
         results.add_difference(f"{name}/{label}_minus_{minus}/unseen_exact", apart, enumerated=False)
-    gained = right["tokens_search"] - right["tokens"]
-    results.add_difference(f"{name}/search_minus_tokens/unseen_exact", gained, enumerated=False)
+    more = {"search": right["tokens_search"]}
+    if "tuned" in found["tokens_search"]:
+        more["tuned"] = found["tokens_search"]["tuned"].double()
+    for label, values in more.items():
+        gained = values - right["tokens"]
+        results.add_difference(f"{name}/{label}_minus_tokens/unseen_exact", gained, enumerated=False)

@@ -7,6 +7,8 @@ gradient goes through the whole recursion.
 Shapes: S members, E queries, K demonstrations, P prefix positions, L cells, D width.
 """
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,8 @@ from exp6_encoder_trm.contextual import ContextTRM
 from exp6_encoder_trm.dataset import Queries, Setting, left_out
 from exp6_encoder_trm.evaluate import answer, unseen_sets
 from exp6_encoder_trm.synthetic import Generalisation
+
+TUNED_AT_ONCE = 32  # queries
 
 
 def left_out_loss(model: ContextTRM, contexts: Tensor, queries: Queries, config: Exp6Config) -> Tensor:
@@ -64,16 +68,70 @@ def shifted(context: Tensor, shift: Tensor) -> Tensor:
 
 
 @reads_settings(
-    "seeds", "segments", "puzzle_seed", "family_queries", "answer_loss", "search_steps", "search_rate"
+    "seeds",
+    "segments",
+    "puzzle_seed",
+    "family_queries",
+    "answer_loss",
+    "search_steps",
+    "search_rate",
+    "tuning_steps",
+    "tuning_rate",
 )
 def measure_search(
     family: Generalisation | Setting, model: ContextTRM, *, config: Exp6Config, device: torch.device
 ) -> dict[str, Tensor]:
-    """Exact [S, E] bool after the search, on training tasks and on unseen ones."""
+    """Exact [S, E] bool after the search, on training tasks and on unseen ones; `tuned`: unseen ones with
+    tuned weights in its place.
+    """
     found, sets = {}, unseen_sets(family, config)
     for name, part in sets.items():
         stride = max(1, len(part) // len(sets["unseen"]))  # of the training tasks' queries as many
         queries = part.map(lambda value, stride=stride: value[::stride]).to(device)
         queries = queries.for_members(len(config.seeds))
         found[name] = answer(model, queries, config.segments, search(model, queries, config)).last
+    if config.tuning_steps:
+        found["tuned"] = tuned_answers(model, queries, config)
     return found
+
+
+# ----------------------------------------------------------------------------------------------
+# Tuning
+# ----------------------------------------------------------------------------------------------
+
+
+def tuned_answers(model: ContextTRM, queries: Queries, config: Exp6Config) -> Tensor:
+    """Exact [S, E] after the weights themselves are tuned, for each query anew, on its demonstrations.
+
+    As in test-time training (Akyuerek et al., arXiv 2411.07279): each demonstration is left out of the
+    context in its turn and answered. S E models stand side by side, TUNED_AT_ONCE queries at a time.
+    """
+    found = []
+    for begin in range(0, queries.inputs.shape[1], TUNED_AT_ONCE):
+        part = queries.map(lambda value, begin=begin: value[:, begin : begin + TUNED_AT_ONCE])
+        count = part.inputs.shape[1]
+        alone = part.map(lambda value: value.flatten(0, 1)[:, None])  # [S E, 1, ..]
+        copies = spread(model, count)
+        tune(copies, alone, config)
+        found.append(answer(copies, alone, config.segments).last.view(-1, count))
+    return torch.cat(found, 1)
+
+
+def spread(model: ContextTRM, copies: int) -> ContextTRM:
+    """Each of S members so many times, one after another, with weights of its own: S copies members."""
+    other = copy.deepcopy(model)
+    for value in (*other.parameters(), *other.buffers()):
+        if len(value) == model.trm.members and value is not other.trm.turns:
+            value.data = value.data.repeat_interleave(copies, 0)
+    return other.requires_grad_(True)
+
+
+def tune(model: ContextTRM, queries: Queries, config: Exp6Config) -> None:
+    """Adam on every member's weights, in place; queries [S, 1, ..]."""
+    asked, counts = left_out(queries)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.tuning_rate)
+    for _ in range(config.tuning_steps):
+        losses = left_out_loss(model, model.encode(asked).context, asked, config)
+        optimizer.zero_grad()
+        (losses * counts).sum().backward()
+        optimizer.step()

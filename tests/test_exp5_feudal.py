@@ -13,7 +13,7 @@ from common.run.cache import Checkpoint
 from common.run.results import Results
 from exp5_feudal_hrm.dataset import make_task
 from exp5_feudal_hrm.evaluate_sweep import record_sweep, sweep_cells
-from exp5_feudal_hrm.evaluate_variants import EvaluationGoals, goal_numbers, measure_variant
+from exp5_feudal_hrm.evaluate_variants import EvaluationGoals, goal_numbers, measure_variant, record_history
 from exp5_feudal_hrm.feudal import CellFeudal, Feudal, FeudalVariant, GoalHead, make_feudal, random_goals
 from exp5_feudal_hrm.models import FeudalHRM
 from exp5_feudal_hrm.train_baseline import BaselineVariant, train_baseline
@@ -415,3 +415,21 @@ def test_a_best_setting_is_found_where_there_is_one_and_not_in_noise():
     noise = sweep_of(lambda cell: 0.5)
     assert noise["sweep/best_weight/gain"]["interval95"][0] < 0
     assert noise["sweep/best_period/gain"]["interval95"][0] < 0
+
+
+def test_the_change_of_the_feudal_loss_leaves_out_steps_without_goals():
+    """Ten points a tenth; in every second early one no row has a goal, and the loss is recorded as 0."""
+    results = Results("test", (0, 1))
+    points = torch.arange(100)
+    gate = torch.ones(100, 2)
+    gate[:10:2] = 0
+    loss = torch.where(points[:, None] < 50, torch.tensor([0.8, 0.6]), torch.tensor([0.5, 0.7])) * (gate > 0)
+    for name, weight in (("directional", 1.0), ("head", 0.0)):
+        history = {"feudal_loss": loss * weight, "gate": gate, "emissions": gate, "consumed": gate}
+        for term, values in history.items():
+            results.add_array(f"task/{name}/history/train/{term}", values)
+    record_history(results, "task", ["baseline", "directional", "head"])
+    expected = pytest.approx([-0.3, 0.1])
+    assert results.metrics["task/directional/feudal/loss_change"]["values"] == expected
+    assert results.metrics["task/directional_minus_head/feudal/loss_change"]["values"] == expected
+    assert results.metrics["task/head/feudal/consumed"]["values"] == [1.0, 1.0]

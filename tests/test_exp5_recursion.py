@@ -122,11 +122,12 @@ def test_a_linear_recursion_has_its_matrix_largest_singular_value(task, linear):
     torch.testing.assert_close(found, torch.full_like(found, exact), rtol=0.02, atol=0)
 
 
-@pytest.mark.parametrize("guided", [False, True])
-def test_the_followed_recursion_gives_the_answers_of_the_evaluation(task, guided):
-    variant = FeudalVariant(period=2, random_goals=True) if guided else PLAIN
-    model = hrm(FeudalHRM, 8, True) if guided else hrm()
-    if guided:
+@pytest.mark.parametrize(
+    "variant", [PLAIN, FeudalVariant(period=2, random_goals=True), FeudalVariant(period=2, cells=True)]
+)
+def test_the_followed_recursion_gives_the_answers_of_the_evaluation(task, variant):
+    model = hrm() if variant is PLAIN else hrm(FeudalHRM, 8, True)
+    if variant is not PLAIN:
         model.head.inject.weight.copy_(torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(0)))
     goals = make_goals(task, model, variant, CONFIG.seeds)
     batch = everyone(task.test.select(torch.arange(6)), 2, torch.device("cpu"))

@@ -20,7 +20,7 @@ from exp6_encoder_trm.evaluate import answer, moved, two_most_frequent, vote
 from exp6_encoder_trm.jobs import JOBS, Variant
 from exp6_encoder_trm.pretrain import pretrain
 from exp6_encoder_trm.pretrain_encoder import pretrain_encoder
-from exp6_encoder_trm.search import left_out_loss, search, shifted
+from exp6_encoder_trm.search import left_out_loss, search, shifted, spread, tune, tuned_answers
 from exp6_encoder_trm.training import warm_up_and_decay
 
 READING = ("standard", "attention", "cls", "lpn_standard", "lpn_variational", "tokens")
@@ -398,3 +398,32 @@ def test_the_search_lowers_the_left_out_loss_and_leaves_the_model_alone():
             for context in (partial, shifted(partial, shift))
         )
     assert last < 0.98 * first
+
+
+def test_copies_of_a_member_answer_as_it_does():
+    model, queries = tokens_model(), toy_queries()
+    alone = queries.map(lambda value: value.flatten(0, 1)[:, None])
+    copies = spread(model, 6)
+    assert copies.trm.members == 12 and copies.encoder.embedding.before.weight.shape[0] == 12
+    found = answer(copies, alone, 2).q.view(2, 6, 2, 2)
+    torch.testing.assert_close(found, answer(model, queries, 2).q)
+
+
+def test_tuning_lowers_the_left_out_loss_of_each_query_alone():
+    model, queries = tokens_model(), toy_queries()
+    alone = queries.map(lambda value: value.flatten(0, 1)[:, None])
+    config = replace(TINY, tuning_steps=6, tuning_rate=3e-3)
+    copies = spread(model, 6)
+    asked, _ = left_out(alone)
+
+    def losses(tuned):
+        with torch.no_grad():
+            return left_out_loss(tuned, tuned.encode(asked).context, asked, config).mean(1)
+
+    before = losses(copies)
+    tune(copies, alone, config)
+    assert (losses(copies) < 0.98 * before).all()
+    single = spread(model, 1)
+    tune(single, alone.map(lambda value: value[[0, 6]]), config)  # the first query of each member
+    torch.testing.assert_close(single.trm.answer.weight, copies.trm.answer.weight[[0, 6]])
+    assert tuned_answers(model, queries, replace(config, tuning_steps=1)).shape == (2, 6)

@@ -73,7 +73,7 @@ class Sweep:
         return start_interruptible(self.command)
 
     def run(self, code=0):
-        done = subprocess.run(self.command, cwd=self.place, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(self.command, cwd=self.place, capture_output=True, text=True, timeout=900)
         assert done.returncode == code, done.stderr
         return done
 
@@ -86,7 +86,7 @@ class Sweep:
             if load_record(path.parent)
         }
 
-    def until(self, process, reached, timeout=200):
+    def until(self, process, reached, timeout=600):
         """Wait until reached(the records so far)."""
         deadline = time.monotonic() + timeout
         while not reached([record for _, record in self.ended().values()]):
@@ -110,7 +110,7 @@ def _read(path):
     return b""
 
 
-def wait_until(reached, timeout=90):
+def wait_until(reached, timeout=300):
     deadline = time.monotonic() + timeout
     while not reached():
         assert time.monotonic() < deadline
@@ -231,7 +231,7 @@ def test_a_node_that_is_killed_takes_no_trial_with_it(toy, cluster, tmp_path):
     on_both = {record.node for _, record in sweep.ended().values()}
     kill_node(second)
     assert len(sweep.ended()) < 12
-    assert process.wait(200) == 0, process.stderr.read()
+    assert process.wait(600) == 0, process.stderr.read()
     process.stderr.close()
     records = [record for _, record in sweep.ended().values()]
     assert len(records) == 12 and {record.state for record in records} == {"done"}

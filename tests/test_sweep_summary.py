@@ -130,7 +130,7 @@ def test_the_figure_of_one_field_shows_what_the_table_says():
         assert any(line.shape == (3, 2) and np.allclose(line, seed) for line in lines)
     means = {tuple(np.round(bar[0].get_xydata()[0], 9)) for bar in axis.containers if len(bar[0].get_xdata())}
     assert means == {(float(each.setting["noise"]), round(each.mean("toy/error"), 9)) for each in settings}
-    assert "1 of 2 others are level with noise=1" in axis.get_title(loc="left")
+    assert "lowest at noise=1, level with 1 of the 2 others" in " ".join(axis.get_title(loc="left").split())
 
 
 def test_two_fields_are_a_heat_map_with_the_numbers_in_its_cells():

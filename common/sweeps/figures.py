@@ -4,6 +4,7 @@ Shapes: N settings, A and B values of two fields.
 """
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from common.viz_utils import COLORS, house_style, new_figure
 
 MOST = 20  # settings of a list
 DECADE = 10.0  # values whose largest is that many times the smallest are drawn on a logarithmic axis
-UNREADABLE = 40  # letters of a metric's name that a title takes
+WIDTH = 66  # of a line of a title [letters]
 
 
 def draw_sweep(settings: Sequence[Pooled], fields: Sequence[str], metric: str, mode: str) -> Figure:
@@ -32,19 +33,19 @@ def draw_sweep(settings: Sequence[Pooled], fields: Sequence[str], metric: str, m
 
 
 def _finding(settings: Sequence[Pooled], metric: str, mode: str) -> str:
-    """What the figure shows, in a sentence."""
+    """What the figure shows, in a sentence that is broken into lines."""
     best, *others = ranked(settings, metric, mode)
-    word = "highest" if mode == "max" else "lowest"
-    short = metric if len(metric) <= UNREADABLE else f"…{metric[-UNREADABLE:]}"
-    if not others:
-        return f"{short}: {format_number(best.mean(metric))} with {label_of(best.setting)}"
+    word, name = ("highest" if mode == "max" else "lowest"), label_of(best.setting)
     level = [is_within_spread(each, best, metric) for each in others]
-    if None in level:
-        return f"{short} is {word} at {label_of(best.setting)}; seeds' spread unknown"
-    if any(level):
-        number = sum(level)
-        return f"{short}: {number} of {len(others)} others are level with {label_of(best.setting)}"
-    return f"{short} is {word} at {label_of(best.setting)}"
+    if not others:
+        text = f"{metric} is {format_number(best.mean(metric))} with {name}"
+    elif None in level:
+        text = f"{metric} is {word} at {name}; the seeds' spread is unknown"
+    elif any(level):
+        text = f"{metric} is {word} at {name}, level with {sum(level)} of the {len(others)} others"
+    else:
+        text = f"{metric} is {word} at {name}, beyond the seeds' spread"
+    return textwrap.fill(text, WIDTH)
 
 
 def _over_one_field(settings: Sequence[Pooled], field: str, metric: str, mode: str) -> Figure:
@@ -98,7 +99,7 @@ def _heat_map(settings: Sequence[Pooled], fields: Sequence[str], metric: str, mo
     """Means as colours, with the numbers in the cells: mean and half of its interval."""
     rows, columns = (list(dict.fromkeys(each.setting[field] for each in settings)) for field in fields)
     grid = np.full((len(rows), len(columns)), np.nan)  # [A, B]
-    figure, axes = new_figure(size=(3.0 + 1.3 * len(columns), 2.2 + 0.7 * len(rows)))
+    figure, axes = new_figure(size=(max(7.0, 3.0 + 1.3 * len(columns)), 2.4 + 0.7 * len(rows)))
     axis = axes[0, 0]
     for each in settings:
         mean = each.mean(metric)
@@ -117,6 +118,8 @@ def _heat_map(settings: Sequence[Pooled], fields: Sequence[str], metric: str, mo
     axis.set_yticks(range(len(rows)), rows)
     axis.set(xlabel=fields[1], ylabel=fields[0])
     axis.set_title(_finding(settings, metric, mode))
+    if any(each.interval(metric) for each in settings):
+        figure.supxlabel("±: half of the 95% interval of the mean", size="small")
     figure.colorbar(image, ax=axis, label=f"{metric} [{_unit(settings, metric)}]")
     return figure
 
@@ -141,7 +144,8 @@ def _as_list(settings: Sequence[Pooled], metric: str, mode: str) -> Figure:
     axis.set_yticks(range(len(order)), [label_of(each.setting) for each in order])
     axis.invert_yaxis()
     axis.set_xlabel(f"{metric} [{_unit(settings, metric)}]")
-    axis.set_title(_finding(settings, metric, mode))
+    title = {"x": 0.02, "ha": "left", "size": "medium", "weight": "bold"}
+    figure.suptitle(_finding(settings, metric, mode), **title)
     return figure
 
 
