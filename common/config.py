@@ -696,7 +696,7 @@ class Exp8Config(RunConfig):
     # length of a closed-loop episode [steps]
     episode_length: int = bounded(100, low=1)
     # rollouts that each plan may spend; a backward pass counts as two
-    plan_rollouts: int = bounded(480, low=8)
+    plan_rollouts: int = bounded(480, low=32)
 
     # --- measurements -------------------------------------------------------------------------
 
