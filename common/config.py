@@ -834,8 +834,10 @@ class Exp6Config(RecursionConfig):
     # sets of puzzles to memorise; recoloured: few tasks, each several times with the colours of its outputs
     # permuted, so that inputs do not tell groups apart; plain: as many tasks as groups
     settings: tuple[Exp6Setting, ...] = ("recoloured",)
-    # experiments to train beside those that the decision tree asks for
+    # experiments to train on the setting recoloured beside those that the decision tree asks for
     jobs: tuple[Exp6Job, ...] = ("tokens",)
+    # the same on the setting plain
+    plain_jobs: tuple[Exp6Job, ...] = ()
     # whether the tree tries hyperparameters before architectures, as the document's diagram has it, or after
     phase_order: Literal["diagram", "text"] = "diagram"
 
@@ -855,6 +857,8 @@ class Exp6Config(RecursionConfig):
     plain_canvas: int = bounded(12, low=2, high=30)
     # tasks of the setting plain that are trained on
     plain_groups: int = bounded(32, low=2)
+    # optimiser steps on the setting plain, whose canvas is larger; 0: as many as on recoloured
+    plain_iterations: int = bounded(0, low=0)
     # groups of unseen tasks that are asked at most
     most_unseen: int = bounded(32, low=1)
     # demonstrations that a context shows at most
@@ -916,8 +920,13 @@ class Exp6Config(RecursionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("settings", "families", "jobs"):
+        for name in ("settings", "families", "jobs", "plain_jobs"):
             self._require_distinct(name, "each value once")
+
+    def plan(self) -> list[tuple[Exp6Setting, dict[str, Any]]]:
+        """The settings, each with what it changes of the configuration."""
+        plain = {"jobs": self.plain_jobs, "iterations": self.plain_iterations or self.iterations}
+        return [(name, plain if name == "plain" else {}) for name in self.settings]
 
 
 EXP6_PRESETS = {
@@ -948,13 +957,16 @@ EXP6_PRESETS["full"] = dataclasses.replace(
     jobs=get_args(Exp6Job),
     families=("colours", "grids", "arc"),
     family_iterations=1200,
+    plain_iterations=300,
     gradient_study=True,
 )
 EXP6_PRESETS["published"] = dataclasses.replace(
     EXP6_PRESETS["full"],
     preset="published",
     settings=("plain",),
+    jobs=(),
     plain_canvas=30,
+    plain_iterations=0,
     most_demos=10,
     context_tokens=16,
     width=512,
@@ -1085,7 +1097,7 @@ class Exp8Config(RunConfig):
     # length of a closed-loop episode [steps]
     episode_length: int = bounded(100, low=1)
     # rollouts that each plan may spend; a backward pass counts as two
-    plan_rollouts: int = bounded(480, low=8)
+    plan_rollouts: int = bounded(480, low=32)
 
     # --- measurements -------------------------------------------------------------------------
 

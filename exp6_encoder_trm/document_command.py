@@ -114,12 +114,12 @@ def _counted(pairs: Mapping[str, str], config: Exp6Config) -> Exp6Config:
         groups = round(number("max_train_groups", pairs["max_train_groups"]))
         tasks = max(2, groups // config.recolourings)
         config = replace(config, plain_groups=groups, recoloured_tasks=tasks)
-    plain = config.settings[0] == "plain"
+    plain = config.settings[:1] == ("plain",)
     groups = config.plain_groups if plain else config.recoloured_tasks * config.recolourings
     for key, name in (("epochs", "iterations"), ("eval_interval", "eval_interval")):
         if key in pairs:
             steps = math.ceil(number(key, pairs[key]) * groups / config.batch_size)
-            config = replace(config, **{name: steps})
+            config = replace(config, plain_iterations=0, **{name: steps})
     return config
 
 

@@ -27,7 +27,7 @@ from common.recursion.training import SegmentRunner
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Training, main_training
 from exp6_encoder_trm.contextual import ContextTRM, make_model
-from exp6_encoder_trm.dataset import Puzzles
+from exp6_encoder_trm.dataset import Puzzles, check_data
 from exp6_encoder_trm.jobs import Variant
 from exp6_encoder_trm.training import FIELDS, RunningQueries, fit_contextual, train_alone
 
@@ -85,5 +85,5 @@ def table_trainings(puzzles: Puzzles, variants: Mapping[str, Variant]) -> Traini
 
 if __name__ == "__main__":
     compute = partial(train_alone, variants=COMMAND.variants, training=table_trainings)
-    alone = Experiment("exp6_encoder_trm", Path(__file__).parent, EXP6_PRESETS, compute)
+    alone = Experiment("exp6_encoder_trm", Path(__file__).parent, EXP6_PRESETS, compute, check=check_data)
     raise SystemExit(main_training(alone, COMMAND.config))

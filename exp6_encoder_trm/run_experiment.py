@@ -20,7 +20,7 @@ CONFIG = parse_command_line(EXP6_PRESETS) if __name__ == "__main__" else None  #
 from common.run.run import Experiment, Run, main
 from exp6_encoder_trm.campaign import measure_recursion, run_campaign
 from exp6_encoder_trm.criteria import CRITERIA
-from exp6_encoder_trm.dataset import make_setting
+from exp6_encoder_trm.dataset import check_data, make_setting
 from exp6_encoder_trm.figures import draw_figures
 from exp6_encoder_trm.generalise import run_family
 from exp6_encoder_trm.gradient_study import run_gradient_study
@@ -28,19 +28,21 @@ from exp6_encoder_trm.gradient_study import run_gradient_study
 
 def compute(run: Run) -> None:
     """The campaign on every setting, then tasks never seen."""
-    for name in run.config.settings:
+    for name, changes in run.config.plan():
         setting = make_setting(name, run.config)
-        models = run_campaign(run, setting)
-        measure_recursion(run, setting, models)
-        if run.config.gradient_study:
+        with run.having(**changes):
+            models = run_campaign(run, setting)
+            measure_recursion(run, setting, models)
+        if run.config.gradient_study and name == "recoloured":
             run_gradient_study(run, setting)
     for family in run.config.families:
         run_family(run, family)
 
 
 EXPERIMENT = Experiment(
-    "exp6_encoder_trm", Path(__file__).parent, EXP6_PRESETS, compute, draw_figures, CRITERIA
-)
+    "exp6_encoder_trm", Path(__file__).parent, EXP6_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_data,
+)  # fmt: skip
 execute = EXPERIMENT.execute
 
 if __name__ == "__main__":

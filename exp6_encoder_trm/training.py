@@ -246,9 +246,10 @@ def warn_of_encoder(history: Mapping[str, Tensor], label: str) -> None:
 
 def train_alone(run: Run, variants: Mapping[str, Variant], training: MakeTraining) -> None:
     """Train some variants on every setting, and say how right they are."""
-    for name in run.config.settings:
+    for name, changes in run.config.plan():
         setting = make_setting(name, run.config)
-        models = run.train(training(setting, variants))
+        with run.having(**changes):
+            models = run.train(training(setting, variants))
         for label, model in models.items():
             step = (measure_setting, f"{setting.name}/answers/{label}", setting, model)
             found = run.measure(*step, variants[label].context)

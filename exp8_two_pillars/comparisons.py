@@ -27,7 +27,7 @@ from exp8_two_pillars.evaluate_planning import (
 )
 from exp8_two_pillars.models import WindModel
 from exp8_two_pillars.parts import CORNERS, Scene, scenes, variants
-from exp8_two_pillars.tasks import Tasks, make_tasks, make_wind_tasks
+from exp8_two_pillars.tasks import Tasks, make_tasks, make_wind_tasks, require_tasks
 from exp8_two_pillars.world import World
 
 Models = Mapping[World, Mapping[str, WindModel]]
@@ -67,6 +67,14 @@ def attempt_all(run: Run, scene: Scene, tasks: Tasks, attempts: Sequence[Attempt
 def tasks_of(scene: Scene, config: Exp8Config) -> Tasks:
     """A scene's tasks."""
     return make_tasks(scene.world, config.num_tasks, scene.steps, scene.judged_in)
+
+
+def check_tasks(config: Exp8Config) -> None:
+    """Raise ValueError for a configuration some of whose parts have no tasks."""
+    for world, steps in {
+        (scene.judged_in, scene.steps) for part in config.parts for scene in scenes(config, part)
+    }:
+        require_tasks(world, steps)
 
 
 def all_loops(config: Exp8Config) -> list[Loop]:

@@ -27,7 +27,7 @@ from exp8_two_pillars.world import World
 PLANNERS: dict[str, dict[str, float]] = {
     "gradient": {}, "normalised_gradient": {}, "adam": {}, "icem": {}, "mppi": {}, "random_shooting": {},
 }  # fmt: skip
-OVER_TIME, TEMPERATURE = "final", 0.1  # a plan is judged by its last energy
+OVER_TIME, TEMPERATURE = "softmin", 0.1  # a plan is judged by its nearest approach, softly
 WARM_START = False  # every plan begins anew
 
 

@@ -19,7 +19,7 @@ from common.run.command_line import parse_command_line
 CONFIG = parse_command_line(EXP8_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
 from common.run.run import Experiment, Run, main
-from exp8_two_pillars.comparisons import PARTS
+from exp8_two_pillars.comparisons import PARTS, check_tasks
 from exp8_two_pillars.criteria import CRITERIA
 from exp8_two_pillars.figures import draw_figures
 from exp8_two_pillars.parts import training_walks, trainings_of
@@ -41,6 +41,7 @@ def compute(run: Run) -> None:
 
 EXPERIMENT = Experiment(
     "exp8_two_pillars", Path(__file__).parent, EXP8_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_tasks,
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

@@ -126,6 +126,11 @@ def make_tasks(world: World, count: int, steps: tuple[int, int], judged_in: Worl
     return _judged(world, starts, goals)
 
 
+def require_tasks(world: World, steps: tuple[int, int]) -> None:
+    """Raise ValueError where a world's maze has no tasks of so many steps."""
+    _choose_positions(world, 1, steps)
+
+
 def make_wind_tasks(world: World, count: int, horizon: int) -> Tasks:
     """Goals that the true world reaches from their starts in `horizon` steps under hidden actions."""
     draw = generator(0, f"{world.name}/tasks/with wind/{horizon}")

@@ -252,6 +252,7 @@ def test_a_bad_folder_is_one_line_that_names_file_and_fault(tmp_path):
     for data, words in ((tmp_path, "bad.json: task bad has no list"), (tmp_path / "none", "no such folder")):
         done = run_script(folder, *places, "--data-dir", data)
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and words in done.stderr
+        assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -144,12 +144,12 @@ def test_training_lowers_what_it_is_for():
 
 def test_the_penalty_lowers_the_step_jacobian():
     config, norms = tiny(iterations=60, learning_rate=1e-2), []
+    walks = training_walks(WORLD, config)
     for weight in (0.0, 1.0):
         variant = FlatVariant(lambda_spectral=weight)
-        model, _ = train_flat(
-            WORLD, training_walks(WORLD, config), variant=variant, config=config, device=CPU
-        )
-        norms.append(model.step_jacobians(normal(1, 20, 16), normal(1, 20, 2))[0].norm())
+        model, _ = train_flat(WORLD, walks, variant=variant, config=config, device=CPU)
+        latents = model.encode(WORLD.picture(walks.states[:, :, 7]))
+        norms.append(model.step_jacobians(latents, walks.actions[:, :, 7])[0].norm())
     assert norms[1] < 0.8 * norms[0]
 
 

@@ -184,16 +184,19 @@ def free_port():
         return found.getsockname()[1]
 
 
-def start_node(place, *flags):
-    """A node of a cluster, in a process group of its own."""
+def start_node(log, *flags):
+    """A node of a cluster with one core, in a process group of its own; it has started when this returns."""
     call = [sys.executable, "-m", "ray.scripts.scripts", "start", "--num-cpus", "1", "--block", *flags]
     quick = {"period_ms": "500", "timeout_ms": "5000", "failure_threshold": "4", "initial_delay_ms": "0"}
     environment = {f"RAY_health_check_{name}": value for name, value in quick.items()}
-    log = (place / f"node{len(flags)}.log").open("wb")
-    return subprocess.Popen(
-        call, env={**os.environ, **environment, "RAY_USAGE_STATS_ENABLED": "0"}, start_new_session=True,
-        stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    with log.open("wb") as file:
+        node = subprocess.Popen(
+            [*call, "--object-store-memory", str(100 * 2**20)], env={**os.environ, **environment},
+            start_new_session=True, stdout=file, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    wait_until(lambda: b"Ray runtime started" in log.read_bytes() or node.poll() is not None)
+    assert node.poll() is None, log.read_text()
+    return node
 
 
 def kill_node(process):
@@ -204,23 +207,20 @@ def kill_node(process):
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    """The address of a cluster of two nodes with a core each, and the second of them."""
-    place, port = tmp_path_factory.mktemp("cluster"), free_port()
-    address = f"127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory(prefix="helm-test-", ignore_cleanup_errors=True) as folder:
-        head = start_node(
-            place, "--head", "--port", str(port), "--temp-dir", folder, "--include-dashboard", "false",
-            "--object-store-memory", str(100 * 2**20),
-        )  # fmt: skip
-        second = None
-        try:
-            wait_until(lambda: b"started" in (place / "node9.log").read_bytes())
-            second = start_node(place, "--address", address, "--object-store-memory", str(100 * 2**20))
-            wait_until(lambda: b"started" in (place / "node4.log").read_bytes())
-            yield address, second
-        finally:
-            for node in filter(None, (second, head)):
-                kill_node(node)
+    """The address of a cluster of two nodes, and the second of them."""
+    place, port = tmp_path_factory.mktemp("cluster"), str(free_port())
+    with (
+        contextlib.ExitStack() as stack,
+        tempfile.TemporaryDirectory(prefix="helm-test-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in (("USAGE_STATS_ENABLED", "0"), ("AUTH_MODE", "token"), ("AUTH_TOKEN", "5" * 64)):
+            patch.setenv(f"RAY_{name}", value)
+        own = ("--port", port, "--temp-dir", folder, "--include-dashboard", "false")
+        stack.callback(kill_node, start_node(place / "head.log", "--head", *own))
+        second = start_node(place / "second.log", "--address", f"127.0.0.1:{port}")
+        stack.callback(kill_node, second)
+        yield f"127.0.0.1:{port}", second
 
 
 def test_a_node_that_is_killed_takes_no_trial_with_it(toy, cluster, tmp_path):

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -44,6 +45,7 @@ QUIET = {  # of Ray, read when it is imported
 PREFIX = "helm-ray-"  # of folders for what Ray keeps on this machine while it runs
 LOCAL = {  # of Ray where it is started here
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system its switch for loopback alone
+    "RAY_AUTH_MODE": "token",  # other users of the machine are not let in
     "RAY_worker_niceness": "0",  # a trial is as important as a run by hand
     "RAY_gcs_server_request_timeout_seconds": "20",  # Ray's helpers outlive a killed sweep no longer
 }
@@ -235,6 +237,8 @@ def _ray(machines: Machines) -> Iterator[None]:
     local = machines.address is None
     own = QUIET | (LOCAL if local else {})
     os.environ.update(own)
+    if local:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of this sweep alone, in no file
     import ray
 
     _remove_left_behind()
@@ -264,7 +268,7 @@ def _ray(machines: Machines) -> Iterator[None]:
 def _join(ray: Any, address: str, common: Mapping[str, Any]) -> None:
     try:
         ray.init(address=address, **common)
-    except (ConnectionError, RuntimeError) as error:
+    except (Exception, SystemExit) as error:  # of another version, without its token, or gone meanwhile
         reject("address", address, f"of a running cluster ({str(error).partition(chr(10))[0][:200]})")
 
 
