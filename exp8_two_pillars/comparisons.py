@@ -33,6 +33,7 @@ from exp8_two_pillars.world import World
 Models = Mapping[World, Mapping[str, WindModel]]
 Found = Mapping[str, Tensor]
 
+SIMULATORS = ("simulator", "calm", "cost_to_go")  # the true dynamics, judged in three ways
 STUDIED = ("normalised_gradient", "icem", "random_shooting")  # planners of every part but the first
 
 
@@ -151,28 +152,29 @@ def run_corners(run: Run, models: Models) -> None:
 
 
 def compare_simulator(run: Run, scene: Scene, tasks: Tasks, model: WindModel) -> None:
-    """The true dynamics with the learned distance of `both`, and with the true cost-to-go.
+    """The true dynamics with the learned distance of `both`, without the wind in it, and with the true cost.
 
-    Metrics {scene}/simulator/.., {scene}/cost_to_go/.., and the difference {scene}/both_minus_simulator/...
+    Metrics {scene}/{simulator,calm,cost_to_go}/.. and the differences {scene}/both_minus_{simulator,..}/...
     """
     cases = list(itertools.product(studied(run.config), all_loops(run.config)))
     found = attempt_all(run, scene, tasks, [
         Attempt(f"{scene.name}/{source}/{planner}/{loop.name}", model, Plans(planner, loop, source))
         for planner, loop in cases
-        for source in ("simulator", "cost_to_go")
+        for source in SIMULATORS
     ])  # fmt: skip
-    gradients = run.measure(
-        measure_gradients, f"{scene.name}/gradients/simulator", scene.world, model, tasks, "simulator"
-    )
-    record_model(run.results, f"{scene.name}/simulator", gradients, run.config.horizons)
+    for source in SIMULATORS:
+        name = f"{scene.name}/gradients/{source}"
+        gradients = run.measure(measure_gradients, name, scene.world, model, tasks, source)
+        record_model(run.results, f"{scene.name}/{source}", gradients, run.config.horizons)
     for planner, loop in cases:
         plans = Plans(planner, loop)
         case = f"{planner}/{loop.name}"
         both = run.measure(
             measure_planning, f"{scene.name}/planning/both/{case}", scene.world, model, tasks, plans
         )
-        name = f"{scene.name}/both_minus_simulator/{case}/success"
-        record_difference(run.results, name, both, found[f"{scene.name}/simulator/{case}"])
+        for source in SIMULATORS:
+            name = f"{scene.name}/both_minus_{source}/{case}/success"
+            record_difference(run.results, name, both, found[f"{scene.name}/{source}/{case}"])
 
 
 def match_calls(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel]) -> None:

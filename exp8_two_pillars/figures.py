@@ -17,8 +17,10 @@ Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]
 
 CORNERS = {"none": "#999999", "spectral": "#E69F00", "metric": "#56B4E9", "both": "#0072B2"}
-SOURCES = {"both": ("the model of `both`", "#0072B2"), "simulator": ("the true dynamics", "#000000"),
-           "cost_to_go": ("true dynamics and cost-to-go", "#CC79A7")}  # fmt: skip
+SOURCES = {
+    "both": ("the model of `both`", "#0072B2"), "simulator": ("true dynamics, its distance", "#000000"),
+    "calm": ("the same, wind not judged", "#8B8B8B"), "cost_to_go": ("true dynamics and cost-to-go", "#CC79A7"),
+}  # fmt: skip
 PLANNERS = {
     "gradient": "gradient", "normalised_gradient": "normalised\ngradient", "adam": "Adam", "icem": "iCEM",
     "mppi": "MPPI", "random_shooting": "random\nshooting",
@@ -216,20 +218,20 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     for axis, planner in zip(axes[0], planners, strict=False):
         for index, (source, (label, color)) in enumerate(SOURCES.items()):
             metrics = [f"{name}/{source}/{planner}/{loop}/success" for loop in loops]
-            where = np.arange(len(loops)) + 0.26 * (index - 1)
-            draw_bars(axis, results, metrics, where, 0.24, color=color, label=label)
+            where = np.arange(len(loops)) + 0.2 * (index - 1.5)
+            draw_bars(axis, results, metrics, where, 0.18, color=color, label=label)
         axis.set_xticks(range(len(loops)), [loop.replace("/", "\n") for loop in loops], fontsize=8)
         axis.set_ylim(0, 1.05)
         axis.set_title(PLANNERS[planner].replace("\n", " "))
     axes[0, 0].set_ylabel("tasks whose goal is reached")
     horizons = np.array(config["horizons"])
-    for source in ("both", "simulator"):
+    for source in SOURCES:
         label, color = SOURCES[source]
         plot_band(axes[0, -1], horizons, arrays[f"{name}/{source}/log10_gradient"], label, color)
     label_horizons(axes[0, -1], horizons)
     axes[0, -1].set_title("Gradient of the energy")
     axes[0, -1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(f"{name}: equal budgets, the same learned distance", fontweight="bold")
     return figure
 
