@@ -719,6 +719,8 @@ class Exp8Config(RunConfig):
             self._require_distinct(name, "at least one, each once")
             if not getattr(self, name):
                 reject(name, getattr(self, name), "at least one, each once")
+        if "icem" not in self.planners:
+            reject("planners", self.planners, "icem among them, which draws the phase diagram")
         for name in ("closed_horizons", "open_horizons", "horizons"):
             if any(horizon % self.coarse_stride for horizon in getattr(self, name)):
                 allowed = f"multiples of {self.coarse_stride}, --coarse-stride"
@@ -733,7 +735,7 @@ class Exp8Config(RunConfig):
 
 
 EXP8_PRESETS = {
-    "quick": Exp8Config(),
+    "quick": Exp8Config(iterations=2000, num_tasks=24, planners=("normalised_gradient", "icem")),
     "full": Exp8Config(
         preset="full",
         seeds=tuple(range(10)),

@@ -22,7 +22,7 @@ FIRST_FIGURES = {
 FIGURES = FIRST_FIGURES | {"exp8_ablation.png", "exp8_phase_diagram.png"}
 RUN = TinyRun("exp8_two_pillars", tuple(TINY), frozenset(FIGURES))
 CORNERS = ("none", "spectral", "metric", "both")
-PLANNERS = ("normalised_gradient", "icem", "random_shooting")
+PLANNERS = ("normalised_gradient", "icem")
 LOOP = "closed/T=10"
 SCENES = (
     "s/lorenz", "s/off", "none/lorenz", "none/off", "s/lorenz_near", "spiral/lorenz", "s/roessler",
@@ -66,7 +66,7 @@ def promised_metrics():
         names |= {f"ablation/{part}{metric}/icem/{LOOP}/success" for metric in ("", "+metric")}
     for metric in ("infonce_published", "qrl", "qrl_symmetric"):
         names |= {f"ablation/{base}+{metric}/icem/{LOOP}/success" for base in ("none", "spectral")}
-    for corner, how in itertools.product(("none", "metric"), ("times=2", "width=4")):
+    for corner, how in itertools.product(("none", "metric"), ("times=2", "width=2")):
         names |= {f"long/{corner}/{how}/icem/{LOOP}/success", f"long/{corner}/{how}/position_error/T=10"}
     for corner, source in itertools.product(("none", "metric"), ("true_value", "clipped", "smoothed")):
         names.add(f"cause/{corner}/{source}/normalised_gradient/{LOOP}/success")
