@@ -809,7 +809,7 @@ class Exp6Config(RecursionConfig):
     # permuted, so that inputs do not tell groups apart; plain: as many tasks as groups
     settings: tuple[Exp6Setting, ...] = ("recoloured",)
     # experiments to train on the setting recoloured beside those that the decision tree asks for
-    jobs: tuple[Exp6Job, ...] = ("tokens",)
+    jobs: tuple[Exp6Job, ...] = ("E_collapsed", "tokens")
     # the same on the setting plain
     plain_jobs: tuple[Exp6Job, ...] = ()
     # whether the tree tries hyperparameters before architectures, as the document's diagram has it, or after
