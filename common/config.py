@@ -835,7 +835,7 @@ class Exp6Config(RecursionConfig):
     # permuted, so that inputs do not tell groups apart; plain: as many tasks as groups
     settings: tuple[Exp6Setting, ...] = ("recoloured",)
     # experiments to train on the setting recoloured beside those that the decision tree asks for
-    jobs: tuple[Exp6Job, ...] = ("tokens",)
+    jobs: tuple[Exp6Job, ...] = ("E_collapsed", "tokens")
     # the same on the setting plain
     plain_jobs: tuple[Exp6Job, ...] = ()
     # whether the tree tries hyperparameters before architectures, as the document's diagram has it, or after
@@ -1120,6 +1120,8 @@ class Exp8Config(RunConfig):
             self._require_distinct(name, "at least one, each once")
             if not getattr(self, name):
                 reject(name, getattr(self, name), "at least one, each once")
+        if "icem" not in self.planners:
+            reject("planners", self.planners, "icem among them, which draws the phase diagram")
         for name in ("closed_horizons", "open_horizons", "horizons"):
             if any(horizon % self.coarse_stride for horizon in getattr(self, name)):
                 allowed = f"multiples of {self.coarse_stride}, --coarse-stride"
@@ -1134,7 +1136,7 @@ class Exp8Config(RunConfig):
 
 
 EXP8_PRESETS = {
-    "quick": Exp8Config(),
+    "quick": Exp8Config(iterations=2000, num_tasks=24, planners=("normalised_gradient", "icem")),
     "full": Exp8Config(
         preset="full",
         seeds=tuple(range(10)),

@@ -44,5 +44,6 @@ CRITERIA = (
                 f"{family}: unseen tasks, {label} adds to tokens (lower end)",
                 f"{family}/{means}_minus_tokens/unseen_exact", ">", 0.0, bound="low")
       for family in ("colours", "grids", "arc")
-      for means, label in (("search", "search on the context"), ("tuned", "tuning the weights"))),
+      for means, label in (("search", "search on the context"), ("voted", "a vote of augmentations"),
+                           ("tuned", "tuning the weights"))),
 )  # fmt: skip

@@ -33,6 +33,7 @@ GENERALISERS = {
     "mean": ("encoder, mean pooling", "#D55E00"),
     "tokens": ("tokens, no pooling", "#0072B2"),
     "tokens_search": ("tokens, search on the context", "#009E73"),
+    "tokens_voted": ("tokens, vote of augmentations", "#CC79A7"),
     "tokens_tuned": ("tokens, weights tuned", "#56B4E9"),
 }
 BATCH_TERMS = ("loss",)  # of a history: recorded of batches, not at the looks in between
@@ -103,7 +104,8 @@ def draw_headline(results: Results, setting: str, families: bool) -> Figure:
     _job_bars(axes[0, 0], results, setting, jobs)
     for axis, name in zip(axes[0, 1:], names, strict=True):
         _family_bars(axis, results, name)
-    figure.supxlabel(f"bars: means of {seeds_text(results)}; dots: seeds", fontsize=9)
+    if len(results["seeds"]) > 1:
+        figure.supxlabel(f"bars: means of {seeds_text(results)}; dots: seeds", fontsize=9)
     return figure
 
 
@@ -146,7 +148,7 @@ def _family_bars(axis: Axes, results: Results, family: str) -> None:
     for label, line, title in (("copy", ":", "copying"), ("majority", "--", "majority of the demos")):
         height = mean_of(results, f"{family}/{label}/unseen_exact")
         axis.axhline(height, color="#777777", ls=line, label=title)
-    ticks = ["table", "mean", "tokens", "tokens\n+ search", "tokens\ntuned"]
+    ticks = ["table", "mean", "tokens", "tokens\n+ search", "tokens\n+ vote", "tokens\ntuned"]
     axis.set_xticks(range(len(GENERALISERS)), ticks, fontsize=8)
     axis.set_ylim(0, 1.42)
     axis.set_yticks(np.arange(0, 1.1, 0.2))

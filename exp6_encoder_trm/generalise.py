@@ -65,9 +65,9 @@ def record_family(
         for count in ("1", "2", "all"):
             if f"demos={count}" in measured:
                 results.add_rate(f"{prefix}/demos={count}/exact", measured[f"demos={count}"], False)
-        for term in ("voted", "pass_at_2"):
-            if term in measured:
-                results.add_rate(f"{prefix}/unseen_{term}", measured[term], enumerated=False)
+        if "voted" in measured:
+            results.add_rate(f"{prefix}_voted/unseen_exact", measured["voted"], enumerated=False)
+            results.add_rate(f"{prefix}/unseen_pass_at_2", measured["pass_at_2"], enumerated=False)
         if "tuned" in measured:
             results.add_rate(f"{family.name}/tokens_tuned/unseen_exact", measured["tuned"], enumerated=False)
         if "swapped" in measured:
@@ -79,7 +79,7 @@ def record_differences(
     results: Results, name: str, found: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Tensor]
 ) -> None:
     """What `tokens` and the search add on unseen tasks, query by query: to copying, to the better control,
-    to another task's demonstrations, to the pooled encoder, and the search to `tokens`.
+    to another task's demonstrations, to the pooled encoder; and search, vote and tuning to `tokens`.
     """
     right = {label: measured["unseen"].double() for label, measured in found.items()}
     right |= {label: values.double() for label, values in plain.items()}
@@ -89,7 +89,7 @@ def record_differences(
     for label, minus in (*pairs, ("tokens", "swapped"), ("tokens", "mean")):
         apart = right[label] - right[minus]
         results.add_difference(f"{name}/{label}_minus_{minus}/unseen_exact", apart, enumerated=False)
-    more = {"search": right["tokens_search"]}
+    more = {"search": right["tokens_search"], "voted": found["tokens"]["voted"].double()}
     if "tuned" in found["tokens_search"]:
         more["tuned"] = found["tokens_search"]["tuned"].double()
     for label, values in more.items():

@@ -33,6 +33,8 @@ from exp8_two_pillars.world import World
 Models = Mapping[World, Mapping[str, WindModel]]
 Found = Mapping[str, Tensor]
 
+SIMULATORS = ("simulator", "calm", "cost_to_go")  # the true dynamics, judged in three ways
+SEARCH = "icem"  # the planner of pictures and of the phase diagram
 STUDIED = ("normalised_gradient", "icem", "random_shooting")  # planners of every part but the first
 
 
@@ -93,6 +95,11 @@ def studied(config: Exp8Config) -> list[str]:
     return [planner for planner in STUDIED if planner in config.planners]
 
 
+def study_cases(config: Exp8Config, loops: Sequence[Loop]) -> list[tuple[str, Loop]]:
+    """Each of these planners in each of these loops."""
+    return list(itertools.product(studied(config), loops))
+
+
 def measure_models(
     run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel], names: Mapping[str, str]
 ) -> None:
@@ -113,11 +120,9 @@ def measure_models(
 
 
 def compare_corners(
-    run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel], planners: Sequence[str],
-    loops: Sequence[Loop],
-) -> None:  # fmt: skip
+    run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel], cases: Sequence[tuple[str, Loop]]
+) -> None:
     """Metrics {scene}/{corner}/{planner}/{loop}/.. and the effects {scene}/{planner}/{loop}/{effect}."""
-    cases = list(itertools.product(planners, loops))
     found = attempt_all(run, scene, tasks, [
         Attempt(f"{scene.name}/{corner}/{planner}/{loop.name}", models[corner], Plans(planner, loop))
         for planner, loop in cases
@@ -138,11 +143,13 @@ def compare_scene(run: Run, scene: Scene, models: Models) -> Tasks:
 
 
 def run_corners(run: Run, models: Models) -> None:
-    """Every planner and loop, the simulator, the upper bound, budgets matched in network calls."""
+    """Every planner, some in every loop; the simulator, the upper bound, budgets matched in network calls."""
     (scene,) = scenes(run.config, "corners")
     here, config = models[scene.world], run.config
     tasks = compare_scene(run, scene, models)
-    compare_corners(run, scene, tasks, here, config.planners, all_loops(config))
+    others = [planner for planner in config.planners if planner not in STUDIED]
+    cases = [*study_cases(config, all_loops(config)), *((name, study_loop(config)) for name in others)]
+    compare_corners(run, scene, tasks, here, cases)
     truth = run.measure(measure_truth, f"{scene.name}/truth", scene.world)
     record_model(run.results, f"{scene.name}/true", truth, config.horizons)
     compare_simulator(run, scene, tasks, here["both"])
@@ -151,28 +158,30 @@ def run_corners(run: Run, models: Models) -> None:
 
 
 def compare_simulator(run: Run, scene: Scene, tasks: Tasks, model: WindModel) -> None:
-    """The true dynamics with the learned distance of `both`, and with the true cost-to-go.
+    """The true dynamics with the learned distance of `both`, without the wind in it, and with the true cost.
 
-    Metrics {scene}/simulator/.., {scene}/cost_to_go/.., and the difference {scene}/both_minus_simulator/...
+    Metrics {scene}/{simulator,calm,cost_to_go}/.. and the differences {scene}/both_minus_{simulator,..}/...
     """
-    cases = list(itertools.product(studied(run.config), all_loops(run.config)))
+    blind = [Loop("open", horizon) for horizon in run.config.open_horizons]
+    cases = study_cases(run.config, [study_loop(run.config), *blind])
     found = attempt_all(run, scene, tasks, [
         Attempt(f"{scene.name}/{source}/{planner}/{loop.name}", model, Plans(planner, loop, source))
         for planner, loop in cases
-        for source in ("simulator", "cost_to_go")
+        for source in SIMULATORS
     ])  # fmt: skip
-    gradients = run.measure(
-        measure_gradients, f"{scene.name}/gradients/simulator", scene.world, model, tasks, "simulator"
-    )
-    record_model(run.results, f"{scene.name}/simulator", gradients, run.config.horizons)
+    for source in SIMULATORS:
+        name = f"{scene.name}/gradients/{source}"
+        gradients = run.measure(measure_gradients, name, scene.world, model, tasks, source)
+        record_model(run.results, f"{scene.name}/{source}", gradients, run.config.horizons)
     for planner, loop in cases:
         plans = Plans(planner, loop)
         case = f"{planner}/{loop.name}"
         both = run.measure(
             measure_planning, f"{scene.name}/planning/both/{case}", scene.world, model, tasks, plans
         )
-        name = f"{scene.name}/both_minus_simulator/{case}/success"
-        record_difference(run.results, name, both, found[f"{scene.name}/simulator/{case}"])
+        for source in SIMULATORS:
+            name = f"{scene.name}/both_minus_{source}/{case}/success"
+            record_difference(run.results, name, both, found[f"{scene.name}/{source}/{case}"])
 
 
 def match_calls(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel]) -> None:
@@ -188,7 +197,7 @@ def match_calls(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindM
 
 def show(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel]) -> None:
     """Arrays that pictures are drawn from: shown/{corner}/{energy,positions} of the first seed."""
-    planner, loop = studied(run.config)[-1], study_loop(run.config)
+    planner, loop = SEARCH, study_loop(run.config)
     steps = [
         (measure_energy_map, f"{scene.name}/energy map/{corner}", scene.world, models[corner], tasks)
         for corner in CORNERS
@@ -213,7 +222,8 @@ def run_scenes(run: Run, models: Models, part: str) -> None:
     """A 2x2 in each of a part's scenes."""
     for scene in scenes(run.config, part):
         tasks = compare_scene(run, scene, models)
-        compare_corners(run, scene, tasks, models[scene.world], studied(run.config), [study_loop(run.config)])
+        cases = study_cases(run.config, [study_loop(run.config)])
+        compare_corners(run, scene, tasks, models[scene.world], cases)
 
 
 def run_variants(run: Run, models: Models, part: str) -> None:
@@ -259,11 +269,11 @@ def run_cause(run: Run, models: Models) -> None:
 
 
 def run_phase(run: Run, models: Models) -> None:
-    """Success of the corners over wind strength and wall length, by one planner: {cell}/{corner}/success."""
-    loop, planner = study_loop(run.config), studied(run.config)[-1]
+    """Success of the corners over wind strength and wall length, by iCEM: {cell}/{corner}/success."""
+    loop = study_loop(run.config)
     for scene in scenes(run.config, "phase"):
         attempt_all(run, scene, tasks_of(scene, run.config), [
-            Attempt(f"{scene.name}/{corner}", models[scene.world][corner], Plans(planner, loop))
+            Attempt(f"{scene.name}/{corner}", models[scene.world][corner], Plans(SEARCH, loop))
             for corner in CORNERS
         ])  # fmt: skip
 
@@ -274,8 +284,8 @@ def run_wind_goal(run: Run, models: Models) -> None:
     horizon = run.config.study_horizon
     tasks = make_wind_tasks(scene.world, run.config.num_tasks, horizon)
     as_named = Scene("wind_goal", scene.world, scene.steps, scene.judged_in)
-    loops = [Loop("closed", horizon), Loop("open", horizon)]
-    compare_corners(run, as_named, tasks, models[scene.world], studied(run.config), loops)
+    cases = study_cases(run.config, [Loop("closed", horizon), Loop("open", horizon)])
+    compare_corners(run, as_named, tasks, models[scene.world], cases)
 
 
 PARTS: dict[str, Callable[[Run, Models], None]] = {

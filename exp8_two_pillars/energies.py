@@ -22,11 +22,13 @@ CLIPPED_TO = 1.0  # norm of a latent's gradient, in units of the energy at the s
 # Where predictions and gradients come from:
 #   model       the model
 #   simulator   the true dynamics, judged by the model's distance
+#   calm        the same, but in the pictures that are judged the wind is still: what the distance sees of the
+#               wind is then no part of it, and the dynamics are as chaotic as before
 #   cost_to_go  the true dynamics, judged by the true cost-to-go: what no planner has
 #   true_value  the true dynamics' latents, with the model's gradient
 #   clipped     the model, no latent's gradient longer than CLIPPED_TO
 #   smoothed    the model, averaged over perturbed plans
-SOURCES = ("model", "simulator", "cost_to_go", "true_value", "clipped", "smoothed")
+SOURCES = ("model", "simulator", "calm", "cost_to_go", "true_value", "clipped", "smoothed")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ def make_judge(source: str, world: World, model: WindModel, states: Tensor, task
     starts = model.encode(world.picture(states))
     scale = model.energy(starts[:, :, None], goals).flatten()
     roll = {
-        "model": _roll_model, "simulator": _roll_truth, "true_value": _roll_both, "clipped": _roll_clipped,
-        "smoothed": _roll_model,
+        "model": _roll_model, "simulator": _roll_truth, "calm": _roll_calm, "true_value": _roll_both,
+        "clipped": _roll_clipped, "smoothed": _roll_model,
     }[source]  # fmt: skip
 
     def energies(actions: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ def make_judge(source: str, world: World, model: WindModel, states: Tensor, task
         found = model.energy(rolled.unflatten(1, (-1, count)).flatten(2, 3), goals)
         return found.unflatten(2, (count, -1)).flatten(0, 1)
 
-    stride = 1 if source == "simulator" else model.stride
+    stride = 1 if source in ("simulator", "calm") else model.stride
     if source == "smoothed":
         return Judge(_smoothed(energies), scale, stride, SMOOTHED_OVER)
     return Judge(energies, scale, stride)
@@ -112,6 +114,14 @@ def _roll_truth(
     """Those of the true states' pictures."""
     true = world.rollout(_repeat(states, actions), actions)[:, :, 1:]
     return model.encode(world.picture(true))
+
+
+def _roll_calm(
+    world: World, model: WindModel, states: Tensor, starts: Tensor, actions: Tensor, scale: Tensor
+) -> Tensor:
+    true = world.rollout(_repeat(states, actions), actions)[:, :, 1:]
+    still = torch.cat((true[..., :2], torch.zeros_like(true[..., 2:])), -1)
+    return model.encode(world.picture(still))
 
 
 def _roll_both(

@@ -17,12 +17,16 @@ Arrays = Mapping[str, np.ndarray]
 Results = Mapping[str, Any]
 
 CORNERS = {"none": "#999999", "spectral": "#E69F00", "metric": "#56B4E9", "both": "#0072B2"}
-SOURCES = {"both": ("the model of `both`", "#0072B2"), "simulator": ("the true dynamics", "#000000"),
-           "cost_to_go": ("true dynamics and cost-to-go", "#CC79A7")}  # fmt: skip
+SOURCES = {
+    "both": ("the model of `both`", "#0072B2"), "simulator": ("true dynamics, its distance", "#000000"),
+    "calm": ("the same, wind not judged", "#8B8B8B"),
+    "cost_to_go": ("true dynamics and cost-to-go", "#CC79A7"),
+}  # fmt: skip
 PLANNERS = {
     "gradient": "gradient", "normalised_gradient": "normalised\ngradient", "adam": "Adam", "icem": "iCEM",
     "mppi": "MPPI", "random_shooting": "random\nshooting",
 }  # fmt: skip
+SEARCH = "icem"
 STUDIED = ("normalised_gradient", "icem", "random_shooting")
 SHOWN_PATHS = 12
 REACHED = 0.2
@@ -88,7 +92,7 @@ def draw_two_pillars(results: Results, arrays: Arrays) -> Figure:
     """The headline: executed paths of the corners, and their success by planner."""
     figure = Figure(figsize=(12.5, 7.2), layout="constrained")
     axes = figure.subplot_mosaic([list(CORNERS), ["success"] * 4], height_ratios=(1, 0.95))
-    name, loop, planner = base_name(results), study_loop(results), studied(results)[-1]
+    name, loop, planner = base_name(results), study_loop(results), SEARCH
     for corner, color in CORNERS.items():
         _draw_paths(axes[corner], arrays, corner, color)
         rate = mean_of(results, f"{name}/{corner}/{planner}/{loop}/success")
@@ -209,36 +213,35 @@ def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:
 def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     """Planning in the model of `both` against planning in the true dynamics with its distance."""
     config, name = results["config"], base_name(results)
-    loops = [f"closed/T={horizon}" for horizon in config["closed_horizons"]]
-    loops += [f"open/T={horizon}" for horizon in config["open_horizons"]]
+    loops = [study_loop(results)] + [f"open/T={horizon}" for horizon in config["open_horizons"]]
     planners = studied(results)
     figure, axes = new_figure(1, len(planners) + 1, (3.6 * (len(planners) + 1), 4.2))
     for axis, planner in zip(axes[0], planners, strict=False):
         for index, (source, (label, color)) in enumerate(SOURCES.items()):
             metrics = [f"{name}/{source}/{planner}/{loop}/success" for loop in loops]
-            where = np.arange(len(loops)) + 0.26 * (index - 1)
-            draw_bars(axis, results, metrics, where, 0.24, color=color, label=label)
+            where = np.arange(len(loops)) + 0.2 * (index - 1.5)
+            draw_bars(axis, results, metrics, where, 0.18, color=color, label=label)
         axis.set_xticks(range(len(loops)), [loop.replace("/", "\n") for loop in loops], fontsize=8)
         axis.set_ylim(0, 1.05)
         axis.set_title(PLANNERS[planner].replace("\n", " "))
     axes[0, 0].set_ylabel("tasks whose goal is reached")
     horizons = np.array(config["horizons"])
-    for source in ("both", "simulator"):
+    for source in SOURCES:
         label, color = SOURCES[source]
         plot_band(axes[0, -1], horizons, arrays[f"{name}/{source}/log10_gradient"], label, color)
     label_horizons(axes[0, -1], horizons)
     axes[0, -1].set_title("Gradient of the energy")
     axes[0, -1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.suptitle(f"{name}: equal budgets, the same learned distance", fontweight="bold")
     return figure
 
 
 def draw_ablation(results: Results) -> Figure:
     """Every variant's success, and success over position error with one dot a model."""
-    loop, planners, metrics = study_loop(results), studied(results)[:2], results["metrics"]
+    loop, metrics = study_loop(results), results["metrics"]
     horizon = results["config"]["horizons"][len(results["config"]["horizons"]) // 2]
-    suffix = f"/{planners[0]}/{loop}/success"
+    suffix = f"/{SEARCH}/{loop}/success"
     first = tuple(f"{base_name(results)}/{corner}/" for corner in CORNERS)
     variants = [
         name.removesuffix(suffix)
@@ -247,8 +250,10 @@ def draw_ablation(results: Results) -> Figure:
     ]
     figure, axes = new_figure(1, 2, (13.5, 1.6 + 0.24 * len(variants)), width_ratios=(1.35, 1))
     rows = np.arange(len(variants))[::-1]
-    marks = {planners[0]: ("o", "#D55E00"), planners[-1]: ("s", "#0072B2")}
+    marks = {SEARCH: ("s", "#0072B2"), "normalised_gradient": ("o", "#D55E00")}
     for planner, (marker, color) in marks.items():
+        if planner not in studied(results):
+            continue
         names = [f"{variant}/{planner}/{loop}/success" for variant in variants]
         label = PLANNERS[planner].replace("\n", " ")
         axes[0, 0].plot([mean_of(results, name) for name in names], rows, marker, color=color, label=label)

@@ -8,7 +8,7 @@ from exp8_two_pillars.world import World
 
 CORNERS = ("none", "spectral", "metric", "both")
 OTHER_METRICS = ("infonce_published", "qrl_symmetric", "qrl")
-WIDTHS = (4,)  # of wider flat models, in multiples of the configuration's
+WIDTHS = (2,)  # of wider flat models, in multiples of the configuration's
 # Each is trained with and without the metric; the flat ones are parts alone, the last four parts left out.
 FLAT_PARTS = ("noise_alone", "unbounded")
 HELM_PARTS = (

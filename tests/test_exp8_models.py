@@ -213,6 +213,7 @@ def test_bad_settings_are_refused():
         ({"walk_length": 39}, ">= 40"),
         ({"parts": ()}, "at least one"),
         ({"planners": ("icem", "icem")}, "each once"),
+        ({"planners": ("adam",)}, "icem among them"),
         ({"wall_length": 1.0}, "<= 0.95"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -22,7 +22,7 @@ FIRST_FIGURES = {
 FIGURES = FIRST_FIGURES | {"exp8_ablation.png", "exp8_phase_diagram.png"}
 RUN = TinyRun("exp8_two_pillars", tuple(TINY), frozenset(FIGURES))
 CORNERS = ("none", "spectral", "metric", "both")
-PLANNERS = ("normalised_gradient", "icem", "random_shooting")
+PLANNERS = ("normalised_gradient", "icem")
 LOOP = "closed/T=10"
 SCENES = (
     "s/lorenz", "s/off", "none/lorenz", "none/off", "s/lorenz_near", "spiral/lorenz", "s/roessler",
@@ -57,7 +57,7 @@ def promised_metrics():
     knowledge = ("position_error", "log10_jacobian_state", "log10_jacobian_action", "gradient_cosine")
     for corner, quantity, horizon in itertools.product(CORNERS, knowledge, (5, 10)):
         names.add(f"s/lorenz/{corner}/{quantity}/T={horizon}")
-    for source in ("simulator", "cost_to_go"):
+    for source in ("simulator", "calm", "cost_to_go"):
         names |= {f"s/lorenz/{source}/{planner}/{LOOP}/success" for planner in PLANNERS}
     names |= {f"s/lorenz/both/{planner}_calls/{LOOP}/success" for planner in PLANNERS}
     for wind, wall, corner in itertools.product(("0", "1"), ("0.5", "0.7"), CORNERS):
@@ -66,7 +66,7 @@ def promised_metrics():
         names |= {f"ablation/{part}{metric}/icem/{LOOP}/success" for metric in ("", "+metric")}
     for metric in ("infonce_published", "qrl", "qrl_symmetric"):
         names |= {f"ablation/{base}+{metric}/icem/{LOOP}/success" for base in ("none", "spectral")}
-    for corner, how in itertools.product(("none", "metric"), ("times=2", "width=4")):
+    for corner, how in itertools.product(("none", "metric"), ("times=2", "width=2")):
         names |= {f"long/{corner}/{how}/icem/{LOOP}/success", f"long/{corner}/{how}/position_error/T=10"}
     for corner, source in itertools.product(("none", "metric"), ("true_value", "clipped", "smoothed")):
         names.add(f"cause/{corner}/{source}/normalised_gradient/{LOOP}/success")

@@ -270,6 +270,25 @@ def test_hopeless_trials_are_stopped_on_the_way(toy, cluster, tmp_path):
     assert "stopped before its end" in done.stdout
 
 
+def test_reproduce_runs_the_seeds_of_the_full_preset_side_by_side(toy, cluster, tmp_path, monkeypatch):
+    """The toy's three; its report holds one criterion, over all of them, and a figure."""
+    call = [
+        "import reproduce, dataclasses, pathlib, sys",
+        "config = dataclasses.replace(reproduce.PRESETS['full'], only=('exp9_toy',), address=sys.argv[1],"
+        " output_dir=pathlib.Path(sys.argv[2]), cache_dir=pathlib.Path(sys.argv[2]) / 'cache')",
+        "raise SystemExit(reproduce.reproduce(config))",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "; ".join(call), cluster[0], str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("the line is found") == 1 and "seeds 0, 1, 2" in page and page.count("<img") == 1
+    assert load_results(tmp_path / "exp9_toy" / "results" / "pooled")["seeds"] == [0, 1, 2]
+    assert "exp9_toy, seed 2 done in" in done.stderr and "the line is found" in done.stdout
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
