@@ -31,6 +31,7 @@ TRAINED = ("E0", "E1", "E_diag1", "E_zero", "E_identity", "E3", "E6", "E_collaps
 JOBS_ASKED = (*TRAINED[4:], "E_diag2")
 REST = [
     "--palette", "3", "--family-iterations", "2", "--family-queries", "1", "--search-steps", "1",
+    "--tuning-steps", "1",
     "--jacobian-cycles", "1", "2", "--gradient-cycles", "1", "2", "--gradient-study", "--seeds", "0", "1",
     "--jobs", *JOBS_ASKED,
 ]  # fmt: skip
@@ -83,7 +84,9 @@ def promised_metrics():
         names |= {f"{SETTING}/recursion/log10_jacobian_{kind}/T={cycles}" for cycles in (1, 2)}
     for model in ("table", "mean", "tokens", "tokens_search"):
         names |= {f"{FAMILY}/{model}/{part}_exact" for part in ("train", "unseen")}
-    return names | {f"{FAMILY}/{label}/unseen_exact" for label in ("copy", "majority")}
+    for label in ("copy", "majority", "tokens_voted", "tokens_tuned"):
+        names.add(f"{FAMILY}/{label}/unseen_exact")
+    return names | {f"{FAMILY}/tokens/unseen_pass_at_2"}
 
 
 def test_every_promised_metric_exists_and_is_finite(finished):

@@ -96,18 +96,17 @@ class Sweep:
 
 
 def rays_of(process):
-    """Ray's processes of a sweep that was started here: all name its folder, or its end leaves them none."""
-    return [
-        path.parent.name
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if f"{engine.PREFIX}{process}-".encode() in _read(path)
-    ]
+    """Ray's processes of a sweep that was started here: their output goes to its folder.
 
-
-def _read(path):
-    with contextlib.suppress(OSError):
-        return path.read_bytes()
-    return b""
+    Not the two that end a minute later: they try for so long to tell a Ray that is no more that it is.
+    """
+    found = []
+    for link in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):
+            own = f"{engine.PREFIX}{process}-" in str(link.readlink())
+            if own and b"Agent" not in (link.parents[1] / "cmdline").read_bytes():
+                found.append(link)
+    return found
 
 
 def wait_until(reached, timeout=300):
@@ -152,22 +151,24 @@ def test_nothing_is_left_behind_and_a_second_command_runs_nothing(whole):
     done = sweep.run()
     assert sweep.ended() == before and (sweep.folder / "sweep.csv").read_bytes() == data
     assert "12 trials, of which 12 have ended before" in done.stderr
-    assert not list(Path(tempfile.gettempdir()).glob(f"{engine.PREFIX}*-*/session*/sockets/raylet.dead"))
 
 
-def test_killed_twice_it_ends_as_if_it_had_not_been(whole, tmp_path):
+def test_killed_and_interrupted_it_ends_as_if_it_had_not_been(whole, tmp_path):
     """No trial that has ended runs again, Ray's processes end by themselves, and sweep.csv is the same."""
     undisturbed, _ = whole
     sweep, before = Sweep(tmp_path, undisturbed.flags), {}
-    for moment in (1, 6):
+    for moment, number, code in ((1, signal.SIGKILL, -signal.SIGKILL), (6, signal.SIGINT, 130)):
         process = sweep.start()
         sweep.until(process, lambda records, moment=moment: len(records) >= moment)
-        process.kill()
-        process.wait()
+        assert rays_of(process.pid)
+        process.send_signal(number)
+        assert process.wait(600) == code
+        said = process.stderr.read()
         process.stderr.close()
         wait_until(lambda process=process: not rays_of(process.pid))
         assert before.items() <= sweep.ended().items()
         before = sweep.ended()
+    assert said.endswith("interrupted: the same command goes on; what is done stays done\n")
     assert len(before) < 12
     sweep.run()
     assert before.items() <= sweep.ended().items() and len(sweep.ended()) == 12

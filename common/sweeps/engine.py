@@ -3,6 +3,7 @@
 Ray decides where and when a trial runs, and runs it again where its node or its process was lost. What has
 been done is decided by the trials' own records (common/sweeps/trial.py) and not by Ray's.
 
+Ray's processes end with the sweep, however it ends; after SIGKILL two idle helpers do so a minute later.
 Nothing leaves the machine: Ray sends no usage statistics and starts no dashboard, and the one that is started
 here listens on loopback alone.
 """
@@ -47,7 +48,6 @@ LOCAL = {  # of Ray where it is started here
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on every system its switch for loopback alone
     "RAY_AUTH_MODE": "token",  # other users of the machine are not let in
     "RAY_worker_niceness": "0",  # a trial is as important as a run by hand
-    "RAY_gcs_server_request_timeout_seconds": "20",  # Ray's helpers outlive a killed sweep no longer
 }
 
 
@@ -254,7 +254,7 @@ def _ray(machines: Machines) -> Iterator[None]:
         ):  # workers import from where Ray is started before they look at PYTHONPATH
             if local:
                 ray.init(
-                    num_cpus=machines.at_once * machines.threads_each, include_dashboard=False,
+                    "local", num_cpus=machines.at_once * machines.threads_each, include_dashboard=False,
                     object_store_memory=OBJECT_STORE, _temp_dir=str(folder), **common,
                 )  # fmt: skip
             else:
