@@ -39,7 +39,9 @@ def main() -> None:
 
     folders, output = [run.expanduser() / "results" for run in given.runs], given.output.expanduser()
     try:
-        content = pool([(load_results(folder), load_arrays(folder)) for folder in folders], given.only)
+        loaded = [(folder, load_results(folder)) for folder in folders]
+        runs = [(results, load_arrays(folder, results)) for folder, results in loaded]
+        content = pool(runs, given.only)
         text = to_json(content)
         write_atomically(output, lambda file: file.write(text.encode()))
     except (ValueError, OSError) as error:

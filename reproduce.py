@@ -3,6 +3,7 @@
     python reproduce.py                          every experiment, quick preset: minutes
     python reproduce.py --preset full            what the README reports: see its table of minutes
     python reproduce.py --only exp1_spectral_cliff
+    python reproduce.py --workers 4              side by side (pip install -r requirements-sweep.txt)
     python reproduce.py --update-reference       copy the results to reference/, rewrite the documents
 
 The report is report/index.html, self-contained. A failing experiment does not stop the others and
@@ -10,12 +11,14 @@ makes the exit code 1; a failed criterion is a finding and does not, unless --st
 with code 2, Ctrl-C with 130 and SIGTERM with 143; the experiment under way then ends too.
 """
 
+import json
 import logging
+import math
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +28,7 @@ from common.run.signals import Terminated, stoppable
 
 if TYPE_CHECKING:
     from common.report.html import Finished
+    from common.sweeps.trial import Task
 
 log = logging.getLogger("reproduce")
 
@@ -47,6 +51,11 @@ class ReproduceConfig(RunConfig):
     output_dir: Path | None = None
     # folder that gets a cache folder for each experiment; none given: checkpoints/ in each experiment's own
     cache_dir: Path | None = None
+    # run experiments, and training seeds of the full preset, side by side through Ray: so many at a time;
+    # none given: one after the other
+    workers: int | None = bounded(None, low=1)
+    # run them on this Ray cluster: auto, HOST:PORT or ray://HOST:PORT
+    address: str | None = None
     # copy results.json and figures to reference/ and rewrite the generated parts of the documents
     update_reference: bool = False
 
@@ -57,6 +66,15 @@ class ReproduceConfig(RunConfig):
         self._require_distinct("only", "each experiment once")
         if self.update_reference and (self.seeds or self.replot):
             reject("update_reference", True, "without --seeds and --replot: the reference is a whole preset")
+        if self.side_by_side and self.replot:
+            reject("replot", True, "without --workers and --address")
+        if self.side_by_side and self.update_reference and self.preset == "full":
+            reject("update_reference", True, "without --workers and --address: one run of all seeds")
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether experiments run side by side, through Ray."""
+        return self.workers is not None or self.address is not None
 
 
 PRESETS = {name: ReproduceConfig(preset=name) for name in ("quick", "full")}
@@ -126,6 +144,49 @@ def run_all(config: ReproduceConfig) -> tuple[list["Finished"], dict[str, str]]:
     return finished, failures
 
 
+def run_side_by_side(config: ReproduceConfig) -> tuple[list["Finished"], dict[str, str]]:
+    """`run_all` with all experiments at once, and of the full preset all seeds."""
+    from common.sweeps.engine import Machines, cluster, run_tasks
+    from common.sweeps.experiments import finish, make_parts
+
+    machines = Machines(config.workers, config.address)
+    machines.require()
+    parts = [make_parts(name, settings_of(name, config), config.preset == "full") for name in config.only]
+    tasks = sorted((task for part in parts for task in part.tasks), key=_usual_seconds, reverse=True)
+    log.info("%d experiments as %d trials ...", len(parts), len(tasks))
+    with cluster(machines, folder_of("report", config) / "ray") as storage:
+        records = {record.id: record for record in run_tasks(tasks, machines, storage)}
+    finished, failures = [], {}
+    for part in parts:
+        try:
+            finished.append(finish(part, [records[task.id] for task in part.tasks]))
+        except (ValueError, OSError) as error:
+            failures[part.name] = str(error)
+    return finished, failures
+
+
+def settings_of(experiment: str, config: ReproduceConfig) -> RunConfig:
+    """The configuration that `command_of` asks for."""
+    from common.sweeps.trial import find_experiment
+
+    preset = find_experiment(experiment).presets[config.preset]
+    cache = _below(config.cache_dir, experiment) if config.cache_dir else None
+    given = {name: getattr(config, name) for name in ("device", "checkpoint_every", "fresh", "tracker")}
+    return replace(
+        preset, **given, seeds=config.seeds or preset.seeds, output_dir=folder_of(experiment, config),
+        cache_dir=cache,
+    )  # fmt: skip
+
+
+def _usual_seconds(task: "Task") -> float:
+    """How long the reference run of a task's experiment took: the longest go first."""
+    try:
+        path = ROOT / "reference" / task.experiment / "quick.json"
+        return float(json.loads(path.read_text(encoding="utf-8"))["timings"]["phase_seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def update_reference(finished: list["Finished"]) -> None:
     """Copy full runs (results.json, figures) and quick runs (quick.json), then regenerate the documents."""
     from common.report.documents import update_documents
@@ -167,7 +228,10 @@ def reproduce(config: ReproduceConfig) -> int:
         page.parent.mkdir(parents=True, exist_ok=True)
     except (ValueError, OSError) as error:
         exit_with_error(str(error))
-    finished, failures = run_all(config)
+    try:
+        finished, failures = run_side_by_side(config) if config.side_by_side else run_all(config)
+    except ValueError as error:
+        exit_with_error(str(error))
     html = render_html(finished, failures)
     write_atomically(page, lambda file: file.write(html.encode()))
     tables = [

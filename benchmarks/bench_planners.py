@@ -48,7 +48,7 @@ from common.config import Exp3Config
 from common.latent.model import JumpyTransition, LatentModel
 from common.latent.problems import LatentProblems
 from common.minigrid.task import Task, make_task
-from common.planners import PLANNERS, make_planner
+from common.planners import PEERS, PLANNERS, make_planner
 from common.planners.adapter import CostModel
 from common.planners.cem import CEM
 from common.planners.control import execute_open_loop
@@ -269,7 +269,7 @@ def compare_success(task: Task, model: LatentModel, solver: Any | None) -> None:
         print(f"  {name:<44}{float(torch.isin(last, task.world.goal_states).double().mean()):.2f}")
 
     print(f"success on Empty-8x8, open loop, T = {horizon}, {len(starts)} starts:")
-    for name in ("cem", "verified_gradient"):  # helm would need a trained jumpy level
+    for name in ("cem", "verified_gradient", *PEERS):  # helm would need a trained jumpy level
         problem = make_problem(states, horizon, 320 * horizon, "softmin", TEMPERATURE)
         report(f"ours: {name}", make_planner(name)(problem, torch.Generator().manual_seed(0)).actions)
     if solver is None:
@@ -312,7 +312,7 @@ def compare_memory(config: Exp3Config, model: LatentModel) -> None:
     print(
         f"peak memory of a plan of T = {MAIN_HORIZON} steps from all starts of Empty-8x8, 320 T evaluations:"
     )
-    for name in PLANNERS:
+    for name in PLANNERS | PEERS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             print(f"  {name:<44}{pool.apply(peak_memory_mb, (config, model, name)):.0f} MB")
 

@@ -611,7 +611,7 @@ class RecursionConfig(RunConfig):
 
     # width of the states
     width: int = bounded(32, low=4)
-    # attention heads; a head's width must divide into pairs for every axis of the positions
+    # number of attention heads; a head's width must divide into pairs for every axis of the positions
     heads: int = bounded(2, low=1)
     # layers of each level (HRM), or of the one net (TRM)
     layers: int = bounded(1, low=1)
@@ -672,7 +672,8 @@ class RecursionConfig(RunConfig):
 Exp5Task = Literal["sudoku_4x4", "sudoku_6x6", "sudoku_9x9", "maze", "arc", "folder"]
 Exp5Variant = Literal[
     "baseline", "head", "random_goals", "directional", "predict", "naive", "baseline_segment",
-    "directional_segment", "baseline_fixed", "directional_fixed",
+    "directional_segment", "baseline_fixed", "directional_fixed", "predict_segment", "contrastive",
+    "contrastive_segment", "detached", "cells",
 ]  # fmt: skip
 
 
@@ -691,7 +692,7 @@ class Exp5Config(RecursionConfig):
     data_dir: Path | None = None
     # seed of the puzzles and of what is held out, the same for every training seed
     puzzle_seed: int = bounded(0, low=0, high=2**31 - 1)
-    # training puzzles
+    # puzzles to learn from
     train_puzzles: int = bounded(1000, low=2)
     # held-out puzzles that are evaluated
     test_puzzles: int = bounded(256, low=2)
@@ -706,6 +707,19 @@ class Exp5Config(RecursionConfig):
     goal_dim: int = bounded(0, low=0)
     # whether a gate in (0, 1) scales what a goal adds to the states; otherwise the scale is 1
     gating: bool = True
+
+    # --- the recursion as a rollout ---------------------------------------------------------
+
+    # trainings whose recursion is followed
+    recursion_variants: tuple[Exp5Variant, ...] = ("baseline", "baseline_segment")
+    # held-out puzzles whose recursion is followed, and as many training puzzles to choose when to halt by
+    recursion_puzzles: int = bounded(64, low=2)
+    # segments that it is followed for
+    recursion_segments: int = bounded(48, low=2)
+    # random tangents that are carried along for each puzzle
+    tangents: int = bounded(1, low=1)
+    # training puzzles on which gradients are compared, and held-out ones whose singular values are found
+    gradient_puzzles: int = bounded(32, low=2)
 
     # --- sweeps -----------------------------------------------------------------------------
 
@@ -732,14 +746,20 @@ class Exp5Config(RecursionConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require_heads("larger_width", self.larger_width)
-        for name in ("tasks", "variants", "larger_tasks", "larger_variants"):
+        for name in ("tasks", "variants", "larger_tasks", "larger_variants", "recursion_variants"):
             self._require_distinct(name, "each value once")
+        self._require_distinct("weight_sweep", "weights that differ in their first six digits", "{:g}".format)
         if "baseline" not in self.variants:
             reject("variants", self.variants, "baseline among them: it is what the others are compared with")
         if set(self.tasks) & set(self.larger_tasks):
             reject("larger_tasks", self.larger_tasks, "tasks that are not among --tasks")
         if not self.tasks:
             reject("tasks", self.tasks, "at least one")
+
+    def identity(self) -> dict[str, Any]:
+        """See RunConfig; the folder of puzzles as text."""
+        folder = None if self.data_dir is None else str(self.data_dir)
+        return super().identity() | {"data_dir": folder}
 
     def plan(self) -> list[tuple[Exp5Task, tuple[Exp5Variant, ...], dict[str, Any]]]:
         """Every task with its variants, and with the settings that are its own."""
@@ -759,9 +779,14 @@ EXP5_PRESETS = {
     "full": Exp5Config(
         preset="full",
         seeds=tuple(range(10)),
+        variants=get_args(Exp5Variant),
         iterations=1800,
-        weight_sweep=(0.01, 0.05, 0.1, 0.2, 0.5),
+        weight_sweep=(0.01, 0.05, 0.1, 0.5),
         period_sweep=(1, 2, 4, 8),
+        sweep_grid=True,
+        recursion_variants=("baseline", "baseline_segment", "directional", "directional_segment"),
+        recursion_puzzles=96,
+        tangents=2,
         larger_tasks=("sudoku_6x6", "sudoku_9x9"),
     ),
     "published": Exp5Config(
@@ -784,6 +809,7 @@ EXP5_PRESETS = {
         clip_norm=0.0,
         average_decay=0.999,
         table_weight_decay=1.0,
+        gradient_puzzles=4,
         weight_sweep=(0.1,),
         period_sweep=(4,),
     ),
@@ -965,3 +991,156 @@ EXP6_PRESETS["published"] = dataclasses.replace(
     families=(),
     gradient_study=False,
 )
+
+# ----------------------------------------------------------------------------------------------
+# Experiment 8
+# ----------------------------------------------------------------------------------------------
+
+Exp8Maze = Literal["none", "one_wall", "s", "spiral"]
+Exp8Wind = Literal["lorenz", "roessler", "lorenz96", "off"]
+Exp8Planner = Literal["gradient", "normalised_gradient", "adam", "icem", "mppi", "random_shooting"]
+Exp8Part = Literal["corners", "vanish", "ablation", "long", "cause", "phase", "held_out", "wind_goal"]
+
+
+@dataclass(frozen=True)
+class Exp8Config(RunConfig):
+    """Experiment 8, two pillars: a maze in a chaotic wind, planned through with neither, either and both."""
+
+    # what is run: corners the 2x2, its planners and the simulator; vanish the 2x2 with the wind off, without
+    # walls, with near goals; ablation parts of each pillar; long flat models trained longer and wider; cause
+    # true predictions with a flat model's gradient; phase wind strength x wall length; held_out mazes, winds
+    # and pictures that nothing was chosen on; wind_goal goals that include the wind
+    parts: tuple[Exp8Part, ...] = ("corners",)
+
+    # --- the world ----------------------------------------------------------------------------
+
+    # the maze
+    maze: Exp8Maze = "s"
+    # length of each of its walls [sides of the box]; 0 is no wall, 1 would close the box
+    wall_length: float = bounded(0.7, low=0.0, high=0.95)
+    # the wind; off: it neither pushes nor shows
+    wind: Exp8Wind = "lorenz"
+    # how far a wind of one standard deviation pushes the particle [length a step; an action, 0.08]
+    wind_push: float = bounded(0.008, low=0.0, high=0.08)
+    # how far a unit of action kicks the wind [standard deviations]
+    wind_kick: float = bounded(0.125, low=0.0, high=1.0)
+    # share of the wind in every pixel, of a picture whose largest pixel is 1
+    wind_share: float = bounded(0.2, low=0.0, high=2.0)
+    # pixels along each side of the picture
+    picture_size: int = bounded(8, low=4, high=64)
+
+    # --- data, models and training ------------------------------------------------------------
+
+    # walks for training
+    num_walks: int = bounded(3000, low=1)
+    # length of a walk [steps]
+    walk_length: int = bounded(100, low=2)
+    # width of the latent state
+    d_latent: int = bounded(32, low=2)
+    # width of the head that metric alignment trains
+    d_metric: int = bounded(16, low=1)
+    # width of the hidden layers
+    hidden_dim: int = bounded(128, low=1)
+    # transitions of the model in a batch of every variant: flat ones draw windows of 8, HELM rollouts of K
+    batch_size: int = bounded(640, low=1)
+    # optimiser steps of every variant but those of the part `long`
+    iterations: int = bounded(2500, low=1)
+    # peak learning rate of Adam, which rises and falls once (one-cycle)
+    learning_rate: float = bounded(3e-3, above=0.0)
+    # weight of the pictures' squared error beside that of the latents
+    lambda_reconstruction: float = bounded(10.0, above=0.0)
+
+    # --- the spectral pillar ------------------------------------------------------------------
+
+    # environment steps in one macro step
+    coarse_stride: int = bounded(5, low=2)
+    # macro steps of a training rollout
+    rollout_steps: int = bounded(8, low=2)
+    # standard deviation of the noise on the latent that a rollout begins from
+    latent_noise: float = bounded(0.1, low=0.0, high=3.0)
+    # weights of the one-step spectral penalty, in the ablation
+    spectral_sweep: tuple[float, ...] = bounded((1e-3, 1e-2, 0.1, 1.0), above=0.0, rising=True)
+
+    # --- the metric pillar --------------------------------------------------------------------
+
+    # weight of what trains the distance
+    lambda_metric: float = bounded(0.1, above=0.0)
+    # pairs in a batch of InfoNCE and of quasimetric RL
+    num_pairs: int = bounded(256, low=2)
+    # discount of geometric positives: P(gap > k) = discount^k
+    pair_discount: float = bounded(0.96, above=0.0, high=0.999)
+    # longest gap of a positive pair [steps]
+    longest_gap: int = bounded(60, low=1)
+    # quasimetric RL: where the softplus that drives random pairs apart lets go of them [steps]
+    qrl_offset: float = bounded(40.0, above=0.0)
+    # quasimetric RL: sharpness of that softplus [1/steps]
+    qrl_beta: float = bounded(0.1, above=0.0)
+    # quasimetric RL: mean squared violation of d(s, s') <= 1 that its multiplier lets pass [steps^2]
+    qrl_tolerance: float = bounded(0.01, above=0.0)
+
+    # --- planning -----------------------------------------------------------------------------
+
+    # tasks, the same for every model and seed
+    num_tasks: int = bounded(64, low=1)
+    # fewest and most steps from start to goal, by the true cost-to-go
+    task_steps: tuple[int, int] = bounded((30, 43), low=1, rising=True)
+    # the same of the near goals, with which no metric should be needed
+    near_steps: tuple[int, int] = bounded((8, 15), low=1, rising=True)
+    # planners to compare, by name in CONTINUOUS_PLANNERS
+    planners: tuple[Exp8Planner, ...] = ("normalised_gradient", "icem", "random_shooting")
+    # horizons of closed loops, replanned after half of each [steps]; each a multiple of coarse_stride
+    closed_horizons: tuple[int, ...] = bounded((20,), low=2, rising=True)
+    # the one of them that every part but the first is measured at [steps]
+    study_horizon: int = bounded(20, low=2)
+    # horizons of blind plans [steps]; each a multiple of coarse_stride
+    open_horizons: tuple[int, ...] = bounded((50,), low=1, rising=True)
+    # length of a closed-loop episode [steps]
+    episode_length: int = bounded(100, low=1)
+    # rollouts that each plan may spend; a backward pass counts as two
+    plan_rollouts: int = bounded(480, low=8)
+
+    # --- measurements -------------------------------------------------------------------------
+
+    # horizons of prediction error, Jacobians and gradient cosines [steps]; each a multiple of coarse_stride
+    horizons: tuple[int, ...] = bounded((5, 10, 20, 50, 100), low=1, rising=True)
+    # unseen walks on which they are measured
+    num_states: int = bounded(64, low=2)
+    # standard deviation of the noise on actions under which gradients are compared
+    gradient_noise: float = bounded(0.1, low=1e-6, high=1.0)
+    # longer trainings of the flat models, in multiples of `iterations`
+    long_times: tuple[int, ...] = bounded((4, 16), low=2, rising=True)
+    # strengths of the wind in the phase diagram, 1 its usual push and share
+    phase_winds: tuple[float, ...] = bounded((0.0, 0.5, 1.0, 1.5, 2.0), low=0.0, rising=True)
+    # lengths of the walls in the phase diagram [sides of the box]
+    phase_walls: tuple[float, ...] = bounded((0.0, 0.3, 0.5, 0.7, 0.8), low=0.0, high=0.95, rising=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("parts", "planners"):
+            self._require_distinct(name, "at least one, each once")
+            if not getattr(self, name):
+                reject(name, getattr(self, name), "at least one, each once")
+        for name in ("closed_horizons", "open_horizons", "horizons"):
+            if any(horizon % self.coarse_stride for horizon in getattr(self, name)):
+                allowed = f"multiples of {self.coarse_stride}, --coarse-stride"
+                reject(name, getattr(self, name), allowed)
+        if self.study_horizon not in self.closed_horizons:
+            allowed = f"one of --closed-horizons, {' '.join(map(str, self.closed_horizons))}"
+            reject("study_horizon", self.study_horizon, allowed)
+        longest = self.rollout_steps * self.coarse_stride
+        if self.walk_length < longest:
+            allowed = f">= {longest}, the longest training rollout (rollout_steps times coarse_stride)"
+            reject("walk_length", self.walk_length, allowed)
+
+
+EXP8_PRESETS = {
+    "quick": Exp8Config(),
+    "full": Exp8Config(
+        preset="full",
+        seeds=tuple(range(10)),
+        parts=get_args(Exp8Part),
+        planners=get_args(Exp8Planner),
+        closed_horizons=(10, 20, 50),
+        open_horizons=(20, 50, 100),
+    ),
+}

@@ -211,6 +211,61 @@ def step_squared_norms_stochastic(
     return state_grads.square().sum(-1).mean(0), action_grads.square().sum(-1).mean(0)
 
 
+def largest_singular_value(
+    step: Step, states: Tensor, actions: Tensor, start: Tensor, iterations: int = 20
+) -> Tensor:
+    """The largest singular value of df/dz by power iteration on J^T J, for wide states: never forms J.
+
+    From below, with an error that falls as (sigma_2 / sigma_1)^(4 iterations) (Golub & Van Loan, Matrix
+    Computations, section 8.2). An iteration costs about three reverse sweeps.
+
+    Args:
+        step: maps each batch element on its own.
+        states: [..., B, d].
+        actions: [..., B, d_a].
+        start: [..., B, d], where the iteration begins: random, as no direction is known to hold sigma_1.
+        iterations: products with J^T J.
+
+    Returns:
+        [..., B]; 0 where J is.
+
+    Raises:
+        TypeError, ValueError: as `jacobians`.
+    """
+    _, push, pull = _linearise(step, states, actions)
+    direction = start
+    for _ in range(iterations):
+        direction, _ = _unit(pull(push(direction)))
+    return push(_unit(direction)[0]).norm(dim=-1)
+
+
+def _linearise(
+    step: Step, states: Tensor, actions: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """A step's outputs, and the products v -> J v and u -> J^T u with J = df/dz there, without a graph.
+
+    J v is the derivative of the linear map u -> J^T u, so reverse sweeps are all it takes.
+    """
+    _refuse_training_mode(step)
+    (states, _), outputs = _evaluate(step, (states.detach(), actions.detach()), create_graph=True)
+    adjoint = torch.zeros_like(outputs).requires_grad_()
+    (pulled,) = _pull_back(outputs, (states,), adjoint, create_graph=True)
+
+    def push(tangent: Tensor) -> Tensor:
+        return _pull_back(pulled, (adjoint,), tangent)[0]
+
+    def pull(adjoint: Tensor) -> Tensor:
+        return _pull_back(outputs, (states,), adjoint)[0]
+
+    return outputs.detach(), push, pull
+
+
+def _unit(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Vectors [..., d] of norm 1, where they are not zero, and their norms [...]."""
+    norm = vectors.norm(dim=-1)
+    return vectors / torch.where(norm > 0, norm, torch.ones_like(norm))[..., None], norm
+
+
 def _require_probes(probes: Tensor, outputs: Tensor) -> None:
     if len(probes) == 0 or probes.shape[1:] != outputs.shape:
         raise ValueError(
@@ -416,14 +471,19 @@ def _roll(step: Step, state: Tensor, actions: Sequence[Tensor]) -> list[Tensor]:
     with torch.no_grad():
         for action in actions:
             after = step(states[-1].clone(), action.clone())
-            if not isinstance(after, Tensor) or after.shape != state.shape:
-                kind = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
-                raise (ValueError if isinstance(after, Tensor) else TypeError)(
-                    f"the step made {kind} of a state {tuple(state.shape)}: it must return the next state, "
-                    "one tensor of the same shape (an LSTM's pair as torch.cat((h, c), -1))"
-                )
+            _require_next(after, state)
             states.append(after)
     return states
+
+
+def _require_next(after: Tensor, state: Tensor) -> None:
+    """TypeError or ValueError where what a step made of a state is no state."""
+    if not isinstance(after, Tensor) or after.shape != state.shape:
+        kind = tuple(after.shape) if isinstance(after, Tensor) else type(after).__name__
+        raise (ValueError if isinstance(after, Tensor) else TypeError)(
+            f"the step made {kind} of a state {tuple(state.shape)}: it must return the next state, "
+            "one tensor of the same shape (an LSTM's pair as torch.cat((h, c), -1))"
+        )
 
 
 def _chunk_jacobians(
@@ -549,3 +609,38 @@ def rollout_squared_norms_stochastic(
     log_state = torch.stack(list(adjoints)).square().sum(-1).log() + 2 * log_scale
     mean = math.log(len(probes))
     return torch.logsumexp(log_state, 0) - mean, torch.logsumexp(total, 0) - mean
+
+
+def tangent_rollout(
+    step: Step, state: Tensor, actions: Tensor, tangents: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Roll a step out with tangents beside it, for wide states: one pass, and every horizon on the way.
+
+    A tangent v becomes M_t v with M_t = dz_t/dz_0, rescaled at every step, so no horizon overflows. What
+    it tells:
+        - for random v with E v v^T = I the mean of ||M_t v||^2 is an unbiased estimate of ||M_t||_F^2,
+          which `rollout_squared_norms_stochastic` makes for one horizon (and for actions) by an adjoint;
+        - the slope of ln ||M_t v|| over t is the largest Lyapunov exponent, from almost every v (Benettin
+          et al., 1980); of a linear step ln of its spectral radius.
+
+    Args:
+        step: the model's transition.
+        state: z_0 [..., B, d].
+        actions: [..., B, T, d_a].
+        tangents: [P, ..., B, d].
+
+    Yields:
+        after step t = 1 .. T: z_t [..., B, d] and ln ||M_t v|| [P, ..., B], -inf where it is zero.
+
+    Raises:
+        TypeError, ValueError: as `accumulate_rollout`, but there is no chunk.
+    """
+    _require_batch(state, actions)
+    _require_probes(tangents, state)
+    log_norms = torch.zeros(tangents.shape[:-1], dtype=tangents.dtype, device=tangents.device)
+    for action in actions.unbind(-2):
+        after, push, _ = _linearise(step, state, action)
+        _require_next(after, state)
+        tangents, stretch = _unit(torch.stack([push(tangent) for tangent in tangents]))
+        state, log_norms = after, log_norms + stretch.log()
+        yield state, log_norms

@@ -1,6 +1,6 @@
-"""Intervals over training seeds and starts, rates, and rank correlation.
+"""Intervals over training seeds and starts, rates, effects of a 2x2, rank correlation, area under the curve.
 
-Shapes: S training seeds, E starts, N values.
+Shapes: S training seeds, E starts (or episodes), N values.
 """
 
 import math
@@ -101,9 +101,43 @@ def _t_quantile(degrees: float) -> float:
     return float(stdtrit(degrees, 0.5 + CONFIDENCE / 2))
 
 
+def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tensor) -> dict[str, Tensor]:
+    """Main effects and interaction of a 2x2 design, episode by episode: four [S, E] -> each [S, E].
+
+    A main effect is the mean of what a factor changes without and with the other; the interaction is by how
+    much it changes more with the other than without; both_minus_.. is what adding the other factor changes.
+    """
+    return {
+        "both_minus_spectral": both - spectral,
+        "both_minus_metric": both - metric,
+        "main_spectral": ((spectral - none) + (both - metric)) / 2,
+        "main_metric": ((metric - none) + (both - spectral)) / 2,
+        "interaction": (both - metric) - (spectral - none),
+    }
+
+
 def spearman(first: Tensor, second: Tensor) -> float:
     """Spearman's rank correlation of two equally long vectors, ties with their mean rank; nan if constant."""
     return float(torch.corrcoef(torch.stack([mean_ranks(first), mean_ranks(second)]))[0, 1])
+
+
+def auroc(scores: Tensor, positive: Tensor) -> float:
+    """How often a positive's score is above a negative's, a tie counting half: area under the ROC curve.
+
+    By ranks (Mann & Whitney, 1947).
+
+    Args:
+        scores: [N].
+        positive: [N] bool.
+
+    Returns:
+        in [0, 1], .5 for scores that tell nothing; nan where all are positive or none is.
+    """
+    many = int(positive.sum())
+    pairs = many * (len(positive) - many)
+    if pairs == 0:
+        return math.nan
+    return (float(mean_ranks(scores)[positive].sum()) - many * (many + 1) / 2) / pairs
 
 
 def mean_ranks(values: Tensor) -> Tensor:

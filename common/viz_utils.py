@@ -27,6 +27,8 @@ COLORS = {
     "hf": "#56B4E9",
     "random": "#999999",
     "target": "#777777",
+    "solved": "#009E73",
+    "unsolved": "#882255",
 }
 
 STYLE = {
@@ -117,6 +119,24 @@ def plot_band(axis: Axes, x: np.ndarray, values: np.ndarray, label: str, color: 
     axis.plot(x, values.mean(1), label=label, color=color, **line)
     if values.shape[1] > 1:
         axis.fill_between(x, values.min(1), values.max(1), color=color, alpha=0.18, linewidth=0)
+
+
+def plot_seeds(axis: Axes, x: np.ndarray, values: np.ndarray, label: str, color: str, **line: object) -> None:
+    """A line through the mean over seeds, and a thin one of every seed.
+
+    Args:
+        axis: where to draw.
+        x: [N].
+        values: [N, S]; NaN where there is nothing to show: a mean is of the seeds that have a number.
+        label: legend entry.
+        color: of all lines.
+        line: further properties of the mean's line.
+    """
+    counted = np.isfinite(values).sum(1)
+    mean = np.where(counted > 0, np.nansum(values, 1) / np.maximum(counted, 1), np.nan)
+    axis.plot(x, mean, label=label, color=color, **line)
+    if values.shape[1] > 1:
+        axis.plot(x, values, color=color, linewidth=0.6, alpha=0.5, linestyle=line.get("linestyle", "-"))
 
 
 def label_horizons(axis: Axes, horizons: Sequence[int], text: str = "horizon T [steps]") -> None:

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from common.chaos import lorenz, runge_kutta
 from common.config import Exp1Config
 from common.run.random import generator, generators
 
@@ -19,29 +20,16 @@ from common.run.random import generator, generators
 # Controlled Lorenz
 # ----------------------------------------------------------------------------------------------
 
-SIGMA, RHO, BETA = 10.0, 28.0, 8.0 / 3.0  # Lorenz (1963)
 INNER_STEP = 0.02  # largest step of the integrator [time units]
 BURN_IN = 10.0  # time until trajectories are on the attractor [time units]
 LONGEST_HOLD = 8  # a control is held for 1 .. 8 steps
 
 
-def _lorenz_derivative(state: Tensor, force: Tensor) -> Tensor:
-    """[3, ...], [...] -> [3, ...]; coordinates lead, so that each is contiguous."""
-    x, y, z = state.unbind(0)
-    return torch.stack((SIGMA * (y - x) + force, x * (RHO - z) - y, x * y - BETA * z))
-
-
-def _runge_kutta(state: Tensor, force: Tensor, dt: float) -> Tensor:
-    """Classical fourth-order Runge-Kutta over dt, in equal inner steps of at most INNER_STEP: [..., 3]."""
+def _forced_lorenz(state: Tensor, force: Tensor, dt: float) -> Tensor:
+    """The state after dt, in equal inner steps of at most INNER_STEP: [..., 3], [...] -> [..., 3]."""
     inner_steps = math.ceil(dt / INNER_STEP - 1e-9)
-    h = dt / inner_steps
     state = state.movedim(-1, 0).contiguous()
-    for _ in range(inner_steps):
-        k1 = _lorenz_derivative(state, force)
-        k2 = _lorenz_derivative(state + 0.5 * h * k1, force)
-        k3 = _lorenz_derivative(state + 0.5 * h * k2, force)
-        k4 = _lorenz_derivative(state + h * k3, force)
-        state = state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    state = runge_kutta(lambda at: lorenz(at, force), state, dt / inner_steps, inner_steps)
     return state.movedim(0, -1).contiguous()
 
 
@@ -61,7 +49,7 @@ class LorenzSystem:
         """The true step in normalised coordinates: [..., 3], [..., 1] -> [..., 3]."""
         mean, std = states.new_tensor(self.mean), states.new_tensor(self.std)
         force = self.control_gain * actions.squeeze(-1)
-        return (_runge_kutta(states * std + mean, force, self.dt) - mean) / std
+        return (_forced_lorenz(states * std + mean, force, self.dt) - mean) / std
 
     def sample_starts(self, count: int, draw: torch.Generator) -> Tensor:
         """Starts near the attractor, to be burnt in: [count, 3]."""

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from common.config import Exp1Config
 from common.run.cache import Checkpoint, reads_settings
+from common.run.random import normal_like
 from common.run.run import Experiment, Run, Training, main_training
 from common.training.fit import fit
 from exp1_spectral_cliff.dataset import (
@@ -108,8 +109,8 @@ def train_helm(
         count = variant.rollouts[iteration % len(variant.rollouts)]
         batch = max(config.batch_size // count, min(config.batch_size, SMALLEST_BATCH))
         states, actions = draw_windows(data, draws, batch, count * variant.stride, variant.stride)
-        start = states[:, :, 0] + variant.sigma * _normal_like(states[:, :, 0], draws)
-        actions = actions + variant.sigma * _normal_like(actions, draws)
+        start = states[:, :, 0] + variant.sigma * normal_like(states[:, :, 0], draws)
+        actions = actions + variant.sigma * normal_like(actions, draws)
         blocks = actions.unflatten(2, (count, variant.stride)).flatten(3)
         predicted = model.decode(all_latents(model, model.encode(start), blocks))  # [S, K, B, d]
         errors = (predicted - states[:, :, 1:].transpose(1, 2)).square().sum(-1).mean(-1)  # [S, K]
@@ -141,12 +142,6 @@ def all_latents(model: HelmModel, latents: Tensor, blocks: Tensor) -> Tensor:
         latents = model.step(latents, block)
         found.append(latents)
     return torch.stack(found, 1)
-
-
-def _normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
-    """Standard normal noise of a [S, ...] tensor's shape, each member's from its own generator."""
-    noise = torch.stack([torch.randn(values.shape[1:], generator=draw) for draw in draws])
-    return noise.to(values.device)
 
 
 def helm_trainings(system: System, data: Trajectories, config: Exp1Config) -> Training:

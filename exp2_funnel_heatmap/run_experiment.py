@@ -108,7 +108,7 @@ def benchmark(run: Run, task: Task, models: dict[str, EnergyModel]) -> None:
 
 EXPERIMENT = Experiment(
     "exp2_funnel_heatmap", Path(__file__).parent, EXP2_PRESETS, compute, draw_figures, CRITERIA,
-    check=check_planning, memory=memory_needed,
+    check=check_planning, memory=memory_needed, headline="exp2_contour_triplet.png",
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

@@ -82,7 +82,7 @@ def sweep(run: Run, task: Task, models: Models) -> None:
 
 EXPERIMENT = Experiment(
     "exp3_planning_efficiency", Path(__file__).parent, EXP3_PRESETS, compute, draw_figures, CRITERIA,
-    check=check_environments, memory=memory_needed,
+    check=check_environments, memory=memory_needed, headline="exp3_success_rate.png",
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

@@ -5,11 +5,10 @@ Shapes: S seeds, E episodes.
 
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
-
 from common.latent.comparison import Outcomes
 from common.minigrid.task import Task
 from common.run.results import Results
+from common.statistics import factorial_effects
 
 # The models that are compared with all planners, by the variant that each is.
 COMPARED = {"baseline": "reconstruction", "unified_published": "unified_published", "unified": "unified"}
@@ -24,21 +23,6 @@ def corners(objective: str) -> dict[str, str]:
         "spectral": "reconstruction_spectral",
         "metric": objective,
         "both": f"{objective}_spectral",
-    }
-
-
-def factorial_effects(none: Tensor, spectral: Tensor, metric: Tensor, both: Tensor) -> dict[str, Tensor]:
-    """Main effects and interaction of a 2x2 design, episode by episode: four [S, E] -> each [S, E].
-
-    A main effect is the mean of what a factor changes without and with the other; the interaction is by how
-    much it changes more with the other than without; both_minus_.. is what adding the other factor changes.
-    """
-    return {
-        "both_minus_spectral": both - spectral,
-        "both_minus_metric": both - metric,
-        "main_spectral": ((spectral - none) + (both - metric)) / 2,
-        "main_metric": ((metric - none) + (both - spectral)) / 2,
-        "interaction": (both - metric) - (spectral - none),
     }
 
 

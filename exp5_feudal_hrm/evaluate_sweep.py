@@ -24,17 +24,16 @@ Cell = tuple[float, int]  # weight and period
 def sweep_cells(config: Exp5Config) -> list[Cell]:
     """Weights at the manager's period, periods at the loss's weight; every pair of them with sweep_grid."""
     weight, period = config.feudal_loss_weight, config.manager_period
+    cells = [(w, period) for w in config.weight_sweep] + [(weight, p) for p in config.period_sweep]
     if config.sweep_grid:
-        cells = [(w, p) for w in config.weight_sweep for p in config.period_sweep]
-    else:
-        cells = [(w, period) for w in config.weight_sweep] + [(weight, p) for p in config.period_sweep]
+        cells += [(w, p) for w in config.weight_sweep for p in config.period_sweep]
     return list(dict.fromkeys(cells))
 
 
 def run_sweep(run: Run, task: Task, models: Mapping[str, HRM], measured: Measurements) -> None:
     """Train, measure and record every setting; the ones that a variant has are the variant's."""
-    known = {cell_of(variant): name for name, variant in _standard(run.config).items() if name in models}
-    variants = {cell: _variant(run.config, cell) for cell in sweep_cells(run.config)}
+    known = {cell: name for cell, name in known_cells(run.config).items() if name in models}
+    variants = {cell: variant_of(run.config, cell) for cell in sweep_cells(run.config)}
     new = {name_of(cell): variant for cell, variant in variants.items() if cell not in known}
     trained = run.train(Training(train_feudal, f"{task.name}/sweep", (task,), new))
     found = run.measure_all(
@@ -45,9 +44,10 @@ def run_sweep(run: Run, task: Task, models: Mapping[str, HRM], measured: Measure
     record_sweep(run.results, run.config, exact, measured)
 
 
-def cell_of(variant: FeudalVariant) -> Cell:
-    """Weight and period."""
-    return variant.weight, variant.period
+def known_cells(config: Exp5Config) -> dict[Cell, str]:
+    """Settings that are a variant's own, whose name each has."""
+    variants = feudal_variants(config)
+    return {(variants[name].weight, variants[name].period): name for name in ("head", "directional")}
 
 
 def name_of(cell: Cell) -> str:
@@ -55,13 +55,9 @@ def name_of(cell: Cell) -> str:
     return f"{cell[0]:g}/{cell[1]}"
 
 
-def _standard(config: Exp5Config) -> dict[str, FeudalVariant]:
-    """Variants whose form is the sweeps'."""
-    return {name: feudal_variants(config)[name] for name in ("head", "directional")}
-
-
-def _variant(config: Exp5Config, cell: Cell) -> FeudalVariant:
-    return replace(_standard(config)["directional"], weight=cell[0], period=cell[1])
+def variant_of(config: Exp5Config, cell: Cell) -> FeudalVariant:
+    """The directional form at a setting."""
+    return replace(feudal_variants(config)["directional"], weight=cell[0], period=cell[1])
 
 
 def record_sweep(

@@ -18,7 +18,7 @@ from common.recursion.training import halting_of
 from common.run.cache import reads_settings
 from common.run.results import Results
 from exp5_feudal_hrm.dataset import Task
-from exp5_feudal_hrm.feudal import Feudal, FeudalVariant, Goals, random_goals
+from exp5_feudal_hrm.feudal import Feudal, FeudalVariant, Goals, make_feudal, random_goals
 from exp5_feudal_hrm.models import HRM, FeudalHRM
 from exp5_feudal_hrm.train_baseline import BaselineVariant
 
@@ -26,7 +26,9 @@ from exp5_feudal_hrm.train_baseline import BaselineVariant
 COMPARED = (
     ("directional", "head"), ("directional", "random_goals"), ("predict", "head"),
     ("predict", "random_goals"), ("naive", "head"), ("directional_segment", "baseline_segment"),
-    ("directional_fixed", "baseline_fixed"),
+    ("directional_fixed", "baseline_fixed"), ("predict_segment", "baseline_segment"),
+    ("contrastive", "head"), ("contrastive_segment", "baseline_segment"), ("detached", "head"),
+    ("cells", "head"),
 )  # fmt: skip
 Measurements = Mapping[str, Mapping[str, Tensor]]
 
@@ -39,13 +41,15 @@ class EvaluationGoals:
     ):
         """`task` and `seeds` name the draws of goals that nobody chose."""
         self.model, self.task, self.variant, self.seeds, self.goals = model, task, variant, seeds, goals
-        self.segment, self.feudal = 0, None
+        self.segment: int = 0
+        self.feudal: Feudal | None = None
         self.record: dict[str, list[Tensor]] = {"goal": [], "moved": [], "gate": []}
 
     def begin(self, rows: int) -> "EvaluationGoals":
         """For so many puzzles that begin."""
         self.segment, self.rows = 0, rows
-        self.feudal = Feudal(self.model.head, self.variant.period, rows, goals=self.goals)
+        places = self.model.sizes.prefix + self.model.sizes.cells
+        self.feudal = make_feudal(self.model.head, self.variant, rows, places, self.goals)
         return self
 
     def guide(self) -> Tensor | None:
@@ -108,7 +112,8 @@ def measure_variant(
         other = make_goals(task, model, variant, config.seeds, way)
         with_other = evaluate(model, batch, config.segments, other.begin)
         measured[f"exact_{way}"] = with_other["exact"][..., -1]
-    return measured | {f"goals/{name}": value for name, value in goal_numbers(goals.record).items()}
+    numbers = goal_numbers(goals.record, goals.feudal.places)
+    return measured | {f"goals/{name}": value for name, value in numbers.items()}
 
 
 def answers(found: Mapping[str, Tensor], halting: Halting) -> dict[str, Tensor]:
@@ -122,8 +127,10 @@ def answers(found: Mapping[str, Tensor], halting: Halting) -> dict[str, Tensor]:
     }
 
 
-def goal_numbers(record: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
+def goal_numbers(record: Mapping[str, Sequence[Tensor]], places: int = 1) -> dict[str, Tensor]:
     """What goals and displacements, [S, E, G] for each of C segments, have to do with each other; [S] each.
+
+    Where a puzzle has several `places` with goals of their own, E counts all of them, puzzle by puzzle.
 
     Each is a mean over segments and puzzles of a cosine with the displacement: of the puzzle's own goal
     (cosine), of both less their mean over puzzles (cosine_centred), of the mean goal (cosine_constant), of
@@ -140,7 +147,7 @@ def goal_numbers(record: Mapping[str, Sequence[Tensor]]) -> dict[str, Tensor]:
             "cosine": _cosine(goal, moved),
             "cosine_centred": _cosine(goal - mean_goal, moved - moved.mean(1, keepdim=True)),
             "cosine_constant": _cosine(mean_goal, moved),
-            "cosine_swapped": _cosine(goal.roll(1, 1), moved),
+            "cosine_swapped": _cosine(goal.roll(places, 1), moved),
             "cosine_best_constant": _cosine(mean_direction, moved),
             "spread": 1 - mean_goal.norm(dim=-1),
             "gate": gate,
@@ -200,21 +207,25 @@ def _record_goals(results: Results, prefix: str, found: Mapping[str, Tensor]) ->
 def record_history(results: Results, task: str, variants: Sequence[str]) -> None:
     """What the trainings' histories say of goals: emissions and goals consumed an episode, and the loss.
 
-    `feudal/loss_change` is the feudal loss's mean over the last tenth less that over the first.
+    `feudal/loss_change` is the feudal loss's mean over the last tenth less that over the first, of the steps
+    at which a row had a goal: in others the loss is 0, and there are many of those at the start, when all
+    rows begin together.
     """
     change: dict[str, Tensor] = {}
     for name in variants:
         history: dict[str, Any] = {
             term: results.arrays.get(f"{task}/{name}/history/train/{term}")
-            for term in ("feudal_loss", "emissions", "consumed")
+            for term in ("feudal_loss", "gate", "emissions", "consumed")
         }
         if history["feudal_loss"] is None:
             continue
         tenth = max(1, len(history["feudal_loss"]) // 10)
         for term in ("emissions", "consumed"):
             results.add(f"{task}/{name}/feudal/{term}", history[term][-tenth:].mean(0), "an episode")
-        loss = history["feudal_loss"]
-        change[name] = torch.from_numpy(loss[-tenth:].mean(0) - loss[:tenth].mean(0))
+        loss, held = (torch.from_numpy(history[term]) for term in ("feudal_loss", "gate"))
+        parts = ((loss[part], held[part] > 0) for part in (slice(-tenth, None), slice(tenth)))
+        late, early = ((own * kept).sum(0) / kept.sum(0) for own, kept in parts)
+        change[name] = late - early
         results.add(f"{task}/{name}/feudal/loss_change", change[name])
     for name in [name for name in change if name != "head" and "head" in change]:
         apart = change[name] - change["head"]

@@ -20,10 +20,12 @@ CONFIG = parse_command_line(EXP5_PRESETS) if __name__ == "__main__" else None  #
 from collections.abc import Sequence
 
 from common.run.run import Experiment, Run, main
+from exp5_feudal_hrm.analyze_recursion import analyze_recursion
 from exp5_feudal_hrm.criteria import CRITERIA
-from exp5_feudal_hrm.dataset import Task, load_task
+from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
 from exp5_feudal_hrm.evaluate_sweep import run_sweep
 from exp5_feudal_hrm.evaluate_variants import Measurements, measure_variant, record_history, record_variants
+from exp5_feudal_hrm.figures import draw_figures
 from exp5_feudal_hrm.models import HRM
 from exp5_feudal_hrm.train_baseline import BASELINES, baseline_trainings
 from exp5_feudal_hrm.train_feudal import feudal_trainings, feudal_variants
@@ -36,6 +38,7 @@ def compute(run: Run) -> None:
             task = load_task(run, name)
             models = train(run, task, variants)
             measured = measure(run, task, models)
+            analyze_recursion(run, task, models)
             if position == 0:
                 run_sweep(run, task, models, measured)
 
@@ -60,7 +63,8 @@ def measure(run: Run, task: Task, models: dict[str, HRM]) -> Measurements:
 
 
 EXPERIMENT = Experiment(
-    "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, compute, criteria=CRITERIA
+    "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, compute, draw_figures, CRITERIA,
+    check=check_tasks,
 )  # fmt: skip
 execute = EXPERIMENT.execute
 

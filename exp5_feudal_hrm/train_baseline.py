@@ -28,7 +28,7 @@ from common.recursion.puzzles.task import PuzzleSampler
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, fit_recursive
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp5_feudal_hrm.dataset import Task, load_task
+from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
 from exp5_feudal_hrm.models import MODEL_FIELDS, make_hrm
 
 
@@ -106,5 +106,7 @@ def train_all(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    alone = Experiment("exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, train_all)
+    alone = Experiment(
+        "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, train_all, check=check_tasks
+    )  # fmt: skip
     raise SystemExit(main_training(alone, CONFIG))

@@ -26,13 +26,13 @@ from common.recursion.puzzles.task import PuzzleSampler
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, fit_recursive
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp5_feudal_hrm.dataset import Task, load_task
-from exp5_feudal_hrm.feudal import Feudal, FeudalVariant, random_goals
+from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
+from exp5_feudal_hrm.feudal import FeudalVariant, make_feudal, random_goals
 from exp5_feudal_hrm.models import MODEL_FIELDS, FeudalHRM, make_feudal_hrm
 
 
 def feudal_variants(config: Exp5Config) -> dict[str, FeudalVariant]:
-    """The head without a loss of its own, goals that nobody chose, and the forms of the loss."""
+    """The head without a loss of its own, goals that nobody chose, forms of the loss, further attempts."""
     standard = FeudalVariant(config.feudal_loss_weight, config.manager_period)
     return {
         "head": replace(standard, weight=0.0),
@@ -42,6 +42,11 @@ def feudal_variants(config: Exp5Config) -> dict[str, FeudalVariant]:
         "naive": replace(standard, form="naive"),
         "directional_segment": replace(standard, gradient="segment"),
         "directional_fixed": replace(standard, adaptive=False),
+        "predict_segment": replace(standard, form="predict", gradient="segment"),
+        "contrastive": replace(standard, form="contrastive"),
+        "contrastive_segment": replace(standard, form="contrastive", gradient="segment"),
+        "detached": replace(standard, form="predict", detached=True),
+        "cells": replace(standard, form="predict", cells=True),
     }
 
 
@@ -72,7 +77,8 @@ def train_feudal(
     model = make_feudal_hrm(task.train, config).to(device)
     sampler = PuzzleSampler(task.train, config.seeds, device, augment=True)
     runner = SegmentRunner(model, config, adaptive=variant.adaptive)
-    feudal = Feudal(model.head, variant.period, config.batch_size)
+    places = model.sizes.prefix + model.sizes.cells
+    feudal = make_feudal(model.head, variant, config.batch_size, places)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         feudal.reset(runner.carry.refill(sampler.draw(iteration, draws, config.batch_size)))
@@ -86,9 +92,7 @@ def train_feudal(
             "train/lm_loss": lm_loss,
             "train/q_loss": q_loss,
             **{f"train/{name}": value for name, value in goals.items()},
-            **runner.counts(
-                segment, {"train/emissions": feudal.emissions, "train/consumed": feudal.consumed}
-            ),
+            **runner.counts(segment, {f"train/{name}": count for name, count in feudal.counts().items()}),
         }
 
     def draw_goals(iteration: int) -> Tensor:
@@ -116,5 +120,7 @@ def train_all(run: Run) -> None:
 
 
 if __name__ == "__main__":
-    alone = Experiment("exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, train_all)
+    alone = Experiment(
+        "exp5_feudal_hrm", Path(__file__).parent, EXP5_PRESETS, train_all, check=check_tasks
+    )  # fmt: skip
     raise SystemExit(main_training(alone, CONFIG))

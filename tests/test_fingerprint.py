@@ -86,7 +86,7 @@ def test_rewording_changes_no_fingerprint(path):
         ("common/regularizers.py", "(centre - perturbed).square()", "(centre - perturbed).abs()",
          {"exp2_funnel_heatmap.train_helm.train_helm", "exp3_planning_efficiency.train_helm.train_helm",
           "exp4_contrastive_fix.train_helm.train_helm"}),
-        ("exp4_contrastive_fix/objectives.py", "return (distances - 1).relu().square()",
+        ("common/objectives.py", "return (distances - 1).relu().square()",
          "return (distances - 2).relu().square()", {"exp4_contrastive_fix.train_helm.train_helm"}),
         ("common/run/results.py", "SCHEMA = 1", "SCHEMA = 2", set()),
     ],

@@ -14,11 +14,13 @@ from common.jacobian_utils import (
     closed_form,
     frobenius_norm,
     jacobians,
+    largest_singular_value,
     rollout_jacobian_norms,
     rollout_squared_norms_stochastic,
     singular_values,
     step_jacobians,
     step_squared_norms_stochastic,
+    tangent_rollout,
 )
 from common.regularizers import spectral_penalty, spectral_penalty_stochastic
 from common.run.run import count_parameters
@@ -199,6 +201,79 @@ def test_rollout_estimator_is_unbiased(step, inputs):
     assert within_sampling_error(action, exact_action)
 
 
+def tangent_norms(step, states, actions, tangents):
+    """ln ||M_t v|| [T, P, ..., B] of a whole rollout."""
+    return torch.stack([norms for _, norms in tangent_rollout(step, states, actions, tangents)])
+
+
+def test_tangents_along_every_axis_give_the_rollouts_norm_at_every_horizon(step, inputs):
+    states, actions = inputs
+    axes = torch.eye(D, dtype=torch.float64)[:, None, None].expand(D, 2, B, D)
+    found = torch.logsumexp(2 * tangent_norms(step, states, actions, axes), 1) / (2 * math.log(10))
+    expected, _ = rollout_jacobian_norms(step, states, actions, range(1, 13))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_tangent_rollout_passes_the_rollouts_states(step, inputs):
+    states, actions = inputs
+    visited = [state for state, _ in tangent_rollout(step, states, actions, states[None])]
+    for state, action in zip(visited, actions.unbind(2), strict=True):
+        states = step(states, action)
+        torch.testing.assert_close(state, states)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.5, 2.0, 1e6])
+def test_a_tangent_grows_by_ln_of_a_linear_steps_spectral_radius(rate):
+    """Of a matrix that is far from normal, whose norm is 50 times its radius."""
+    matrix = rate * torch.tensor([[1.0, 50.0, 0.0], [0.0, 0.9, 3.0], [0.0, 0.0, 0.2]], dtype=torch.float64)
+    states, actions = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 200, 1, dtype=torch.float64)
+    tangents = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    norms = tangent_norms(lambda z, a: z @ matrix.mT, states, actions, tangents)
+    growth = (norms[-1] - norms[99]) / 100
+    torch.testing.assert_close(growth, torch.full_like(growth, math.log(rate)), rtol=1e-4, atol=1e-3)
+
+
+def test_a_tangent_that_vanishes_has_norm_zero():
+    nilpotent = torch.tensor([[0.0, 1.0], [0.0, 0.0]])
+    tangent = torch.tensor([[[0.0, 1.0]]])
+    norms = tangent_norms(lambda z, a: z @ nilpotent.mT, torch.zeros(1, 2), torch.zeros(1, 3, 1), tangent)
+    assert norms.flatten().tolist() == [0.0, -math.inf, -math.inf]
+
+
+def test_power_iteration_finds_the_largest_singular_value(step, inputs):
+    states, actions = inputs[0], inputs[1][:, :, 0]
+    start = torch.randn(2, B, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    exact = singular_values(step_jacobians(step, states, actions)[0])[..., 0]
+    torch.testing.assert_close(largest_singular_value(step, states, actions, start, 300), exact)
+    few = [largest_singular_value(step, states, actions, start, count) for count in (1, 2, 4, 8)]
+    assert all((one <= more + 1e-12).all() for one, more in zip(few, (*few[1:], exact), strict=True))
+
+
+def test_power_iteration_of_maps_without_a_jacobian_or_constant_in_it():
+    states, actions = torch.randn(4, 3), torch.zeros(4, 1)
+    assert largest_singular_value(lambda z, a: 0 * z, states, actions, states).tolist() == [0.0] * 4
+    identity = largest_singular_value(lambda z, a: z, states, actions, states, 1)
+    torch.testing.assert_close(identity, torch.ones(4))
+
+
+def test_tangents_and_power_iteration_go_through_fused_attention():
+    """Whose kernels have no second derivative."""
+    attention = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).double()
+
+    def attend(states, actions):
+        return attention(states.unflatten(-1, (4, 8))).flatten(-2)
+
+    draw = torch.Generator().manual_seed(0)
+    states = torch.randn(3, 32, generator=draw, dtype=torch.float64)
+    actions = torch.zeros(3, 2, 1, dtype=torch.float64)
+    (jacobian,) = jacobians(lambda z: attend(z, None), states)
+    found = largest_singular_value(attend, states, actions[:, 0], states, 300)
+    torch.testing.assert_close(found, singular_values(jacobian)[..., 0], rtol=1e-6, atol=0)
+    _, norms = next(tangent_rollout(attend, states, actions, states[None]))
+    expected = (jacobian @ states[..., None])[..., 0].norm(dim=-1).log()
+    torch.testing.assert_close(norms[0], expected)
+
+
 def test_rollout_estimator_does_not_overflow():
     starts, actions = torch.ones(1, 2).double(), torch.ones(1, 800, 2).double()
     probes = torch.ones(1, 1, 2, dtype=torch.float64)
@@ -263,6 +338,8 @@ MEASUREMENTS = {
     "rollout_squared_norms_stochastic": lambda step: rollout_squared_norms_stochastic(
         step, *rollout_inputs(), PROBES
     ),
+    "largest_singular_value": one_step(largest_singular_value, start=PROBES[0]),
+    "tangent_rollout": lambda step: next(tangent_rollout(step, *rollout_inputs(), PROBES))[1:],
 }
 PENALTIES = {
     "spectral_penalty": one_step(spectral_penalty),
@@ -319,7 +396,7 @@ def test_a_step_without_a_graph_has_jacobian_zero_and_says_so():
     for name, measure in MEASUREMENTS.items():
         with pytest.warns(UserWarning, match="no graph"):
             found = measure(step)
-        expected = -math.inf if name.startswith("rollout") else 0.0
+        expected = -math.inf if "rollout" in name else 0.0
         assert all((value == expected).all() for value in found)
     with pytest.warns(UserWarning, match="no graph"):
         state, action = MEASUREMENTS["step_jacobians"](step)

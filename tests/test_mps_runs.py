@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import common.run.run as run_module
-from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS
+from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, EXP5_PRESETS
 from tests.fake_mps import fake_mps, fake_mps_that_mixes  # noqa: F401 (fixtures)
 
 GRID = {
@@ -30,6 +30,10 @@ TINY = {
     ),
     "exp3_planning_efficiency": replace(EXP3_PRESETS["quick"], study_horizon=6, budget_sweep=(16,), **GRID),
     "exp4_contrastive_fix": replace(EXP4_PRESETS["quick"], pillar_horizons=(6,), **GRID),
+    "exp5_feudal_hrm": replace(
+        EXP5_PRESETS["quick"], seeds=(0, 1), width=8, inner_multiple=8, batch_size=4, iterations=3,
+        segments=2, manager_period=1, train_puzzles=12, test_puzzles=4, goal_dim=4, period_sweep=(1, 2),
+    ),
 }  # fmt: skip
 
 

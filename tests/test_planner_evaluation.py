@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from common.config import Exp3Config
+from common.latent.comparison import configured_planner
 from common.latent.model import LatentModel
 from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.latent.problems import LatentProblems, OracleProblems
 from common.minigrid.task import make_task
-from common.planners import PLANNERS, make_planner
+from common.planners import PEERS, PLANNERS, make_planner
 from common.planners.candidates import one_hot
 from common.planners.problem import BudgetExceeded, Plan
 from common.run.random import generators
@@ -237,9 +239,11 @@ def planned_among(seeds, planner, mode, transition):
     ]
 
 
-@pytest.mark.parametrize("transition", ["action_linear", "concat"])
-@pytest.mark.parametrize("mode", ["open", "closed"])
-@pytest.mark.parametrize("planner", PLANNERS)
+CASES = [*itertools.product(PLANNERS, ("open", "closed"), ("action_linear", "concat"))]
+CASES += [(peer, "closed", "action_linear") for peer in PEERS]
+
+
+@pytest.mark.parametrize(("planner", "mode", "transition"), CASES)
 def test_seed_0_is_seed_0_in_any_company(planner, mode, transition):
     """To the bit: alone, first of three, between others; in closed loop their episodes end at other times."""
     alone = planned_among((0,), planner, mode, transition)
@@ -273,6 +277,15 @@ def test_energies_of_a_member_are_the_same_to_the_bit_in_any_company(counts, can
                 discrete = [getattr(make(states[rows], 8, 10**6, "softmin"), rollout)(chosen[rows])
                             for rows in (own, own | True)]  # fmt: skip
             assert torch.equal(discrete[0], discrete[1][own])
+
+
+def test_every_planner_and_peer_is_had_by_name_with_the_configurations_settings():
+    config = dataclasses.replace(CONFIG, gumbel_tau=0.7)
+    for name, planner in (PLANNERS | PEERS).items():
+        made = configured_planner(name, config)
+        assert type(made) is planner
+        assert getattr(made, "tau", 0.7) == 0.7, name
+    assert not PLANNERS.keys() & PEERS.keys()
 
 
 def test_states_out_of_order_are_refused(task, model):

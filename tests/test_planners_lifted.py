@@ -14,21 +14,31 @@ import torch
 import common
 assert common.MODEL_SIZE == 1, "the project's own package"
 from common.math import symlog
-from {package} import PLANNERS, make_planner
+from {package} import PEERS, PLANNERS, make_planner
 from {package}.adapter import CostModel
 from {package}.candidates import Noise
+from {package}.continuous import CONTINUOUS_PLANNERS, make_continuous_planner
+from {package}.continuous.problem import ContinuousProblem
 from {package}.control import receding_horizon
 from {package}.gradient_fidelity import gradient_fidelity
 from {package}.problem import PlanningProblem
+from {package}.small_budgets import fitted
 from {package}.table_model import TableModel
 
-for name in PLANNERS:
+for name in PLANNERS | PEERS:
     problem = PlanningProblem(
         lambda actions: 5 - actions[..., 1].cumsum(-1), num_problems=2, horizon=6, num_actions=3,
         budget=1920, energy_scale=torch.full((2,), 5.0),
     )
     plan = make_planner(name)(problem, torch.Generator().manual_seed(0))
     assert plan.actions.eq(1).float().mean() > 0.5, name
+for name in CONTINUOUS_PLANNERS:
+    problem = ContinuousProblem(
+        lambda actions: 10 - actions[..., 0].cumsum(-1), num_problems=2, horizon=6, action_size=1,
+        budget=1920, energy_scale=torch.full((2,), 5.0),
+    )
+    plan = make_continuous_planner(name)(problem, torch.Generator().manual_seed(0))
+    assert plan.actions.mean() > 0.5, name
 heavy = {{"gymnasium", "minigrid", "scipy", "matplotlib", "tyro"}} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -11,7 +11,7 @@ from common.recursion.puzzles.folders import read_folder, read_split, read_sudok
 from common.recursion.puzzles.mazes import maze_puzzles
 from common.recursion.puzzles.sudoku import sudoku_puzzles
 from common.recursion.puzzles.task import IGNORE, PuzzleSampler
-from common.run.random import generators
+from common.run.random import generator, generators
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +188,21 @@ ANSWER = "".join(str((3 * row + row // 3 + column) % 9 + 1) for row in range(9) 
 def test_sudoku_csv(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text(f"source,q,a,rating\nmade,..0{ANSWER[3:]},{ANSWER},7\n")
-    puzzles = read_sudoku_csv(path)
+    puzzles = read_sudoku_csv(path, 5, generator(0, "test"))
     assert (puzzles.labels[0] - 1).tolist() == [int(digit) for digit in ANSWER]
     assert puzzles.inputs[0, :3].tolist() == [1] * 3 and torch.equal(
         puzzles.inputs[0, 3:], puzzles.labels[0, 3:]
     )
     assert puzzles.vocabulary == 11 and puzzles.symmetries.order == 3359232
+
+
+def test_so_many_of_a_csv_are_drawn(tmp_path):
+    path = tmp_path / "train.csv"
+    lines = [f"made,{'.' * hidden}{ANSWER[hidden:]},{ANSWER},0" for hidden in range(1, 21)]
+    path.write_text("\n".join(["source,q,a,rating", *lines]))
+    drawn = [read_sudoku_csv(path, 8, generator(seed, "test")) for seed in (0, 0, 1)]
+    hidden = [(puzzles.inputs == 1).sum(1).tolist() for puzzles in drawn]
+    assert len(set(hidden[0])) == 8 and hidden[0] == hidden[1] != hidden[2]
 
 
 @pytest.mark.parametrize(
@@ -212,5 +221,5 @@ def test_a_wrong_csv_is_said_in_one_line(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message) as refused:
-        read_sudoku_csv(path)
+        read_sudoku_csv(path, 5, generator(0, "test"))
     assert "\n" not in str(refused.value) and str(path) in str(refused.value)

@@ -108,6 +108,11 @@ def test_symmetric_puzzles_have_one_canonical_form(puzzles, seed):
     assert torch.equal(canonical_forms(turned, puzzles.symmetries), expected)
 
 
+def test_a_group_too_large_to_go_through_is_refused():
+    with pytest.raises(ValueError, match="3359232 geometric symmetries: allowed: at most 100000"):
+        canonical_forms(torch.ones(1, 81, dtype=torch.int64), sudoku_symmetries(9))
+
+
 # --- batches --------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,19 @@ def test_new_puzzles_go_into_halted_rows_alone():
     assert carry.steps.tolist() == [[0, 1, 1]] * 2
 
 
+def test_whatever_else_a_batch_has_is_carried_along():
+    @dataclasses.dataclass(frozen=True)
+    class WithContext(Batch):
+        context: torch.Tensor
+
+    _, carry = carry_of(NO_EXPLORATION)
+    for value in (1.0, 2.0):
+        batch = constant_batch(1)
+        carry.refill(WithContext(batch.inputs, batch.labels, batch.identifiers, torch.full((2, 3, 4), value)))
+        carry.advance(carry.states, q_of(FIRST), generators((0, 1), "test"))
+    assert carry.data["context"][..., 0].tolist() == [[2.0, 1.0, 1.0]] * 2
+
+
 def test_a_halted_row_begins_again_from_the_initial_states():
     model, carry = carry_of(NO_EXPLORATION)
     carry.refill(constant_batch(1))

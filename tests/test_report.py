@@ -4,9 +4,12 @@ import base64
 import json
 import re
 import shutil
+import subprocess
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 import reproduce
 from common.report.documents import document_paths, reference_results, regenerate
@@ -55,8 +58,71 @@ def test_the_page_is_well_formed_and_self_contained(finished):
     assert sources and all(source.startswith("data:image/") for source in sources)
     assert not re.search(r"https?://|<script|<link", page)
     text = "".join(tree.itertext())
-    for word in ("x < 1 & y", "passed", "1.5 minutes", "exp8_test did not finish", "exit code 1 <bad>"):
+    for word in ("x < 1 & y", "reproduced", "1.5 minutes", "exp8_test did not finish", "exit code 1 <bad>"):
         assert word in text
+
+
+def test_pictures_come_first_and_the_table_is_folded(finished):
+    """The page opens with the headline figure of each experiment and its verdicts, counted."""
+    other = finished.figures[0].with_name("headline.png")
+    other.write_bytes(PIXEL)
+    named = content(headline="headline.png", title="Experiment 9: what it asks")
+    tree = ElementTree.fromstring(
+        render_html([replace(finished, results=named, figures=[*finished.figures, other])], {})
+    )
+    assert [image.get("alt") for image in tree.iter("img")] == ["headline.png", "headline.png", "a <b>.png"]
+    order = [element.tag for element in tree.iter() if element.tag in ("img", "table", "details", "h2")]
+    assert order == ["img", "table", "h2", "img", "img", "details", "table"]
+    card = next(element for element in tree.iter("div") if element.get("class") == "card")
+    assert "Experiment 9: what it asks" in "".join(card.itertext()) and "1 reproduced" in "".join(
+        card.itertext()
+    )
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+OVERFLOW = """<script>
+const whole = [...document.querySelectorAll('body *')].filter(e => !e.parentElement.closest('.scroll'));
+const right = document.documentElement.clientWidth + 1;
+parent.postMessage(whole.filter(e => e.getBoundingClientRect().right > right).length, '*');
+</script>"""
+FRAME = """<body style='margin: 0'>
+<iframe style='border: 0' width='{width}' height='1500' src='page.html'></iframe>
+<script>onmessage = message => document.title = 'overflowing: ' + message.data;</script></body>"""
+
+
+def chromium(page, *flags):
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        *flags,
+        page.as_uri(),
+    ]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [400, 1300])
+def test_no_element_leaves_a_narrow_or_a_wide_window(finished, tmp_path, width):
+    """Chromium's own layout, in a frame of that width: its windows are wider than a telephone."""
+    figure = tmp_path / "plots" / "wide.png"
+    Image.effect_noise((2400, 900), 80).save(figure)
+    long = content()["criteria"][0] | {"id": "b", "metric": "lorenz/" + "long_name/" * 30}
+    results = content(criteria=[*content()["criteria"], long], title="word" * 60)
+    run = replace(finished, figures=[figure], results=results)
+    page = render_html([run, run], {}).replace("<details>", "<details open='open'>")
+    (tmp_path / "page.html").write_text(page.replace("</body>", OVERFLOW + "</body>"), encoding="utf-8")
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.format(width=width))
+    size = ("--window-size=1400,1500", "--virtual-time-budget=5000")
+    assert "<title>overflowing: 0</title>" in chromium(frame, *size, "--dump-dom")
+    shot = tmp_path / "shot.png"
+    chromium(frame, *size, f"--screenshot={shot}")
+    with Image.open(shot) as picture:
+        colours = picture.convert("L").crop((0, 0, width, 1500)).getcolors()
+    assert len(colours) > 20, "blank"
 
 
 # --- reproduce.py ---------------------------------------------------------------------------------
@@ -84,7 +150,7 @@ def test_the_report_holds_criteria_and_figures_of_a_run(tmp_path):
     TinyRun("exp1_spectral_cliff", flags, frozenset())(tmp_path / "exp1_spectral_cliff")
     done = run_reproduce("--only", "exp1_spectral_cliff", "--replot", "--output-dir", tmp_path, code=0)
     tree = ElementTree.fromstring((tmp_path / "report" / "index.html").read_text(encoding="utf-8"))
-    assert len(list(tree.iter("img"))) == 2
+    assert len(list(tree.iter("img"))) == 3  # the headline figure twice
     assert "Criteria (quick preset, 1 seed)" in done.stdout
 
 
@@ -143,7 +209,7 @@ def test_tables_criteria_and_galleries(root):
     ])  # fmt: skip
     filled = regenerate(text, root, root / "exp9_test")
     assert "| | T=5 | nine |" in filled and "| model | 1.5 (1 to 2) | 3 |" in filled
-    assert "| strong | x < 1 & y | < 1 | 0.5 | passed |" in filled
+    assert "| strong | x < 1 & y | < 1 | 0.5 | reproduced |" in filled
     assert "full preset, 2 seeds, 1.5 minutes on cpu (x), 2 threads" in filled
     assert "![a.png](../reference/exp9_test/a.png)" in filled
 

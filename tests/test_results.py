@@ -205,8 +205,40 @@ def test_criteria_are_well_formed():
             assert bool(criterion.metric) != bool(criterion.requires)
 
 
-def test_the_table_names_every_criterion():
-    rows = evaluate(exp1.CRITERIA, {})
-    table = format_table(rows, "quick", (0,))
-    assert all(row["claim"] in table for row in rows)
+def test_the_table_says_what_was_found_and_leaves_out_what_was_not_measured():
+    rows = [
+        {"id": name, "tier": tier, "claim": f"claim {name}", "metric": "m", "op": "<", "target": 1.0,
+         "measured": None if passed is None else 0.5, "passed": passed, "log10": False, "absent": ""}
+        for name, tier, passed in (
+            ("a", "published", False), ("b", "strong", True), ("c", "beyond", False), ("d", "beyond", None),
+            ("e", "published", False),
+        )
+    ]  # fmt: skip
+    lines = format_table(rows, "quick", (0,)).splitlines()
+    assert lines[:5] == [
+        "Criteria (quick preset, 1 seed)",
+        "  of the documents' claims 1 of 3 reproduced; not: claim a, and 1 more",
+        "  of our own 0 of 1 met; not: claim c",
+        "  1 of 5 claims were not measured by this run",
+        "",
+    ]
+    assert [line.split()[-3:] for line in lines[5:]] == [
+        ["b", "0.5", "reproduced"], ["0.5", "NOT", "REPRODUCED"], ["0.5", "NOT", "REPRODUCED"],
+        ["0.5", "NOT", "MET"],
+    ]  # fmt: skip
+    assert "claim d" not in "".join(lines)
+
+
+def test_numbers_of_the_table():
     assert format_number(3.0, log10=True) == "1e+03" and format_number(30.0, log10=True) == "10^30.0"
+
+
+def test_arrays_are_checked_against_results_that_are_loaded(tmp_path, monkeypatch):
+    """results.json is parsed once."""
+    save_results(tmp_path, whole({}), {"a": np.arange(3)})
+    results = load_results(tmp_path)
+    monkeypatch.setattr(json, "loads", None)
+    np.testing.assert_array_equal(load_arrays(tmp_path, results)["a"], np.arange(3))
+    results["checksums"]["arrays.npz"] = "another"
+    with pytest.raises(ValueError, match="checksum does not match"):
+        load_arrays(tmp_path, results)

@@ -153,6 +153,28 @@ def test_an_experiment_is_the_same_to_the_bit_however_it_is_divided(tmp_path, tw
 
 
 @linux_only
+def test_only_what_is_missing_goes_to_workers(tmp_path, two_cores, monkeypatch):
+    """Of trainings as of measurements; what is finished is loaded here."""
+    sent, real = [], side_by_side._in_processes
+
+    def in_processes(function, items, *rest):
+        sent.append(len(items))
+        return real(function, items, *rest)
+
+    monkeypatch.setattr(side_by_side, "_in_processes", in_processes)
+    config = replace(TINY, output_dir=tmp_path, cache_dir=tmp_path / "cache")
+    first = execute(config).metrics
+    variants = sent[0]
+    assert variants > 3 and len(sent) > 1
+    sent.clear()
+    assert execute(config).metrics == first and sent == []
+    for name in ("flat", "helm"):
+        (path,) = (tmp_path / "cache").glob(f"lorenz-{name}-??????????.pt")
+        path.unlink()
+    assert execute(config).metrics == first and sent == [2]
+
+
+@linux_only
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     """And its lock is free then."""
     code = textwrap.dedent("""

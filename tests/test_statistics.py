@@ -7,6 +7,7 @@ import torch
 from scipy.special import stdtrit
 
 from common.statistics import (
+    auroc,
     crossed_interval,
     mean_interval,
     rate_interval,
@@ -86,3 +87,21 @@ def test_a_rate_of_1_from_drawn_starts_is_not_certain():
 def test_students_interval_of_five_numbers():
     low, high = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert (high - low) / 2 == pytest.approx(2.7764 * math.sqrt(2.5 / 5), rel=1e-4)
+
+
+def test_auroc_equals_a_count_of_pairs():
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randint(6, (60,), generator=draw).double()  # with ties
+    positive = torch.rand(60, generator=draw) < scores / 8
+    above = scores[positive][:, None] - scores[~positive]
+    counted = (above > 0).double() + 0.5 * (above == 0).double()
+    assert auroc(scores, positive) == pytest.approx(float(counted.mean()), abs=1e-12)
+    assert auroc(-scores, positive) == pytest.approx(1 - float(counted.mean()), abs=1e-12)
+
+
+def test_auroc_of_perfect_constant_and_one_sided_scores():
+    positive = torch.tensor([False, False, True])
+    assert auroc(torch.tensor([0.0, 1.0, 2.0]), positive) == 1.0
+    assert auroc(torch.zeros(3), positive) == 0.5
+    assert auroc(torch.tensor([-math.inf, 0.0, math.inf]), positive) == 1.0
+    assert math.isnan(auroc(torch.zeros(3), torch.ones(3, dtype=torch.bool)))

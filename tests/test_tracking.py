@@ -273,7 +273,7 @@ def test_tensorboard_reads_it_back(tmp_path):
     (text,) = log.Tensors("config/text_summary")
     assert b'"iterations": 12' in text.tensor_proto.string_val[0]
     (text,) = log.Tensors("criteria/text_summary")
-    assert b"passed: the line rises" in text.tensor_proto.string_val[0]
+    assert b": the line rises (line/up: " in text.tensor_proto.string_val[0]
     assert log.summary_metadata["_hparams_/experiment"]
 
 

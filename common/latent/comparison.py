@@ -51,6 +51,8 @@ def configured_planner(name: str, config: MiniGridConfig, tau: float | None = No
     settings = {
         "flat_gradient": {"gd_steps": config.gd_steps, "gd_lr": config.gd_lr, "tau": tau},
         "verified_gradient": {"tau": tau},
+        "verified_gradient_zeroed": {"tau": tau},
+        "verified_gradient_shuffled": {"tau": tau},
         "helm": {"tau": tau, "coarse_share": config.coarse_share},
         "coarse_cem": {"coarse_share": config.coarse_share},
     }

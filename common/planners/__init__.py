@@ -5,9 +5,12 @@ from typing import Any
 from .cem import CEM, CoarseCEM
 from .flat_gradient import FlatGradient
 from .helm import Helm
+from .hill_climbing import HillClimbing
+from .icem import ICEM
+from .mppi import MPPI
 from .problem import Planner
 from .random_shooting import RandomShooting
-from .verified_gradient import VerifiedGradient
+from .verified_gradient import VerifiedGradient, VerifiedGradientShuffled, VerifiedGradientZeroed
 
 PLANNERS = {
     "flat_gradient": FlatGradient,
@@ -17,15 +20,23 @@ PLANNERS = {
     "coarse_cem": CoarseCEM,
     "random_shooting": RandomShooting,
 }
+PEERS = {  # beside them: other searches, and a gradient planner without its gradient
+    "verified_gradient_zeroed": VerifiedGradientZeroed,
+    "verified_gradient_shuffled": VerifiedGradientShuffled,
+    "hill_climbing": HillClimbing,
+    "icem": ICEM,
+    "mppi": MPPI,
+}
 
 
 def make_planner(name: str, **hyperparameters: Any) -> Planner:
-    """The planner of that name in PLANNERS with these hyperparameters.
+    """The planner of that name in PLANNERS or PEERS with these hyperparameters.
 
     Raises:
         ValueError: for an unknown name.
         TypeError: for a hyperparameter that the planner does not have.
     """
-    if name not in PLANNERS:
-        raise ValueError(f"no planner {name!r}; there are {', '.join(PLANNERS)}")
-    return PLANNERS[name](**hyperparameters)
+    known = PLANNERS | PEERS
+    if name not in known:
+        raise ValueError(f"no planner {name!r}; there are {', '.join(known)}")
+    return known[name](**hyperparameters)

@@ -138,31 +138,40 @@ def slopes_at(rollout: Rollout, actions: Tensor) -> tuple[Tensor, Tensor]:
     return _finite_or_worst(energies.detach()), slopes.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
+def take(values: Tensor, index: Tensor) -> Tensor:
+    """Some candidates of each problem: [B, N, ...] and indices [B, K] -> [B, K, ...]."""
+    shape = (*index.shape, *[1] * (values.dim() - 2))
+    return values.gather(1, index.view(shape).expand(*index.shape, *values.shape[2:]))
+
+
 def _finite_or_worst(energies: Tensor) -> Tensor:
     """Energies whose NaN are +inf."""
     return energies.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 class BestPlans:
-    """The lowest-energy discrete plan of each problem so far.
+    """The lowest-energy plan of each problem so far: discrete, or with `action_size` A of vectors.
 
     Attributes:
-        actions: [B, T] int64.
+        actions: [B, T] int64, or [B, T, A] float32.
         energy: [B], +inf before the first offer.
         history: list of [B], the lowest energy after each call of `record`.
     """
 
-    def __init__(self, num_problems: int, horizon: int, device: torch.device):
-        self.actions = torch.zeros(num_problems, horizon, dtype=torch.int64, device=device)
+    def __init__(self, num_problems: int, horizon: int, device: torch.device, action_size: int | None = None):
+        shape, dtype = (num_problems, horizon), torch.int64
+        if action_size is not None:
+            shape, dtype = (*shape, action_size), torch.float32
+        self.actions = torch.zeros(shape, dtype=dtype, device=device)
         self.energy = torch.full((num_problems,), torch.inf, dtype=torch.float32, device=device)
         self.history: list[Tensor] = []
 
     def offer(self, actions: Tensor, energies: Tensor) -> Tensor:
-        """Keep what is lower than before: [B, N, T], [B, N] -> where a problem's plan improved, [B]."""
+        """Keep what is lower than before: [B, N, T(, A)], [B, N] -> where a problem's plan improved, [B]."""
         lowest, index = energies.detach().min(1)
         improved = lowest < self.energy
-        chosen = actions.gather(1, index[:, None, None].expand(-1, 1, actions.shape[-1]))[:, 0]
-        self.actions = torch.where(improved[:, None], chosen, self.actions)
+        chosen = take(actions, index[:, None])[:, 0]
+        self.actions = torch.where(improved.view(-1, *[1] * (chosen.dim() - 1)), chosen, self.actions)
         self.energy = torch.where(improved, lowest, self.energy)
         return improved
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .candidates import BestPlans, Noise, Rollout, one_hot, sample_actions, score, uniform_policy
-from .problem import BudgetExceeded, Plan, PlanningProblem, require
+from .problem import Plan, PlanningProblem, require
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class CEM:
     """
 
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
+    least_rollouts: ClassVar[int] = 1
 
     population: int = 32  # N of a round; less where the budget pays for no full round
     elites: int = 4  # E
@@ -40,7 +41,7 @@ class CEM:
         """Plan within the problem's budget.
 
         Raises:
-            BudgetExceeded: where it pays for no candidate.
+            BudgetExceeded: where it pays for fewer than `least_rollouts`.
             NoFinitePlan: where no candidate of a problem had a finite energy.
         """
         noise = Noise.of(noise, problem.num_problems)
@@ -54,9 +55,7 @@ class CEM:
             plans = coarse.actions[:, None]
             best.offer(plans, score(problem.rollout, plans, problem.num_actions))
             best.record()
-        affordable = problem.remaining // problem.horizon
-        if affordable < 1:
-            raise BudgetExceeded(f"a budget of {problem.budget} pays for no candidate")
+        affordable = problem.affordable(self.least_rollouts)
         self._search(problem.rollout, affordable, probabilities, best, noise)
         return best.plan(problem)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .candidates import Noise, gumbel_noise, require_finite, score, slopes_at
-from .problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem, require
+from .problem import BACKWARD_COST, Plan, PlanningProblem, require
 
 LARGEST_LOGIT = 1e30  # in absolute value; larger ones would overflow in the next step
 
@@ -27,6 +27,7 @@ class FlatGradient:
     """
 
     over_time: ClassVar[str] = "final"  # what the problem should judge a plan by
+    least_rollouts: ClassVar[int] = 2 + BACKWARD_COST  # one gradient step and the report
 
     gd_steps: int = 50  # gradient steps, fewer where the budget ends
     gd_lr: float = 0.1  # of SGD
@@ -41,14 +42,13 @@ class FlatGradient:
         """Plan within the problem's budget.
 
         Raises:
-            BudgetExceeded: where it does not pay for one gradient step and the report.
+            BudgetExceeded: where it pays for fewer than `least_rollouts`.
             NoFinitePlan: where no gradient moved a problem's logits and its plan has no finite energy.
             ValueError: in inference mode, or where the energies have no gradient.
         """
         noise = Noise.of(noise, problem.num_problems)
-        steps = min(self.gd_steps, (problem.remaining // problem.horizon - 1) // (1 + BACKWARD_COST))
-        if steps < 1:
-            raise BudgetExceeded(f"a budget of {problem.budget} pays for no gradient step")
+        rollouts = problem.affordable(self.least_rollouts)
+        steps = min(self.gd_steps, (rollouts - 1) // (1 + BACKWARD_COST))
         shape = (problem.num_problems, problem.horizon, problem.num_actions)
         logits = torch.zeros(shape, dtype=torch.float32, device=problem.device)
         history = []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .candidates import Noise, score
 from .problem import Plan, PlanningProblem, require
-from .straight_through import Chain, StraightThrough, affordable_iterations
+from .straight_through import Chain, StraightThrough
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,13 @@ class Helm(StraightThrough):
         """Plan within the problem's budget.
 
         Raises:
-            BudgetExceeded: where it does not pay for one fine iteration, the coarse plan and the gap.
+            BudgetExceeded: where it pays for fewer than `least_rollouts` on the fine model.
             NoFinitePlan: where no candidate of a problem had a finite energy.
             ValueError: in inference mode, or where the energies have no gradient.
         """
         noise = Noise.of(noise, problem.num_problems)
         chain = self._coarse_stage(problem, noise)
-        rollouts = problem.remaining // problem.horizon - 1
-        iterations = affordable_iterations(rollouts, self.iteration_cost)
+        iterations = (problem.affordable(self.least_rollouts) - 1) // self.iteration_cost
         self.descend(problem.rollout, chain, iterations, problem.energy_scale, noise)
         return self.finish(problem, chain)
 

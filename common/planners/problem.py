@@ -47,10 +47,109 @@ def require(name: str, value: object, holds: bool, allowed: str) -> None:
         raise ValueError(f"{name} = {value!r}: must be {allowed}")
 
 
-class PlanningProblem:
-    """B planning problems in one world model; a planner's only view of the world.
+def require_counts(**counts: int) -> None:
+    """Raise ValueError in one line for a count below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
 
-    It holds functions of the model alone, so that nothing leads from a planner to the environment.
+
+class Problem:
+    """What problems on actions of any kind share: a budget that is enforced, and how plans are judged.
+
+    It holds functions of the model alone, so that nothing leads from a planner to the environment. Arguments
+    are PlanningProblem's; `action_size` is A, the length of an action's vector.
+    """
+
+    def __init__(
+        self,
+        energies: Energies,
+        *,
+        num_problems: int,
+        horizon: int,
+        action_size: int,
+        budget: int,
+        energy_scale: Tensor,
+        over_time: str,
+        temperature: float,
+        stride: int,
+        device: torch.device | str,
+    ):
+        require_counts(num_problems=num_problems, horizon=horizon, budget=budget, stride=stride)
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"the temperature must be positive and finite, not {temperature}")
+        if over_time not in ("softmin", "final"):
+            raise ValueError(f"over_time is 'softmin' or 'final', not {over_time!r}")
+        if energy_scale.shape != (num_problems,):
+            raise ValueError(
+                f"energy_scale must be one number a problem, [{num_problems}], not {list(energy_scale.shape)}"
+            )
+        if not energy_scale.isfinite().all():
+            raise ValueError("energy_scale must be finite, one number a problem")
+        self.num_problems, self.horizon, self.action_size = num_problems, horizon, action_size
+        self.budget, self.stride, self.over_time = budget, stride, over_time
+        self.device = torch.device(device)
+        self.energy_scale = energy_scale.detach().to(self.device, torch.float32).clamp(min=SMALLEST_SCALE)
+        self.temperature = temperature * self.energy_scale
+        self.evaluations = 0  # spent so far on each problem
+        self._energies = energies
+
+    @property
+    def remaining(self) -> int:
+        """Evaluations left for each problem."""
+        return self.budget - self.evaluations
+
+    @property
+    def rollout_cost(self) -> int:
+        """Evaluations of one rollout."""
+        return self.horizon
+
+    def affordable(self, least: int) -> int:
+        """Rollouts that the budget has left for each problem.
+
+        Raises:
+            BudgetExceeded: where they are fewer than `least`.
+        """
+        left = self.remaining // self.rollout_cost
+        if left < least:
+            raise BudgetExceeded(
+                f"the planner needs {least} rollouts of {self.rollout_cost} evaluations each;"
+                f" {self.remaining} evaluations are left, which pay for {left}"
+            )
+        return left
+
+    def _evaluate(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
+        """Energies [B, N] of candidates [B, N, T, A], each of which costs `steps` transitions."""
+        candidates = actions.shape[1]
+        expected = (self.num_problems, candidates, self.horizon, self.action_size)
+        if actions.shape != expected:
+            raise ValueError(f"actions must be [B, N, T, A] = {list(expected)}, not {list(actions.shape)}")
+        self._charge(candidates * steps)
+        over_time = _asked(energies, actions, (self.num_problems, candidates, steps))
+        if over_time.requires_grad:
+            over_time = _ChargeBackward.apply(over_time, self, BACKWARD_COST * candidates * steps)
+        return self._reduce(over_time)
+
+    def _reduce(self, energies: Tensor) -> Tensor:
+        """One energy of a plan, from those over time: [B, N, T] -> [B, N].
+
+        The softmin -tau log mean_t exp(-E_t / tau) lies between the minimum and the mean. The mean rather
+        than the sum, so that horizons and strides compare; the gradients are the same.
+        """
+        if self.over_time == "final":
+            return energies[..., -1]
+        temperature = self.temperature[:, None].to(energies.dtype)
+        log_sum = torch.logsumexp(-energies / temperature[..., None], -1)
+        return temperature * (math.log(energies.shape[-1]) - log_sum)
+
+    def _charge(self, cost: int) -> None:
+        if cost > self.remaining:
+            raise BudgetExceeded(f"{cost} evaluations asked for, {self.remaining} of {self.budget} are left")
+        self.evaluations += cost
+
+
+class PlanningProblem(Problem):
+    """B planning problems on discrete actions in one world model; a planner's only view of the world.
 
     Args:
         energies: float32 actions [B, N, T, A] -> the energy after every step [B, N, T]: one number a step,
@@ -92,40 +191,25 @@ class PlanningProblem:
         stride: int = 4,
         device: torch.device | str = "cpu",
     ):
-        counts = {
-            "num_problems": num_problems, "horizon": horizon, "num_actions": num_actions, "budget": budget,
-            "stride": stride,
-        }  # fmt: skip
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"the temperature must be positive and finite, not {temperature}")
-        if over_time not in ("softmin", "final"):
-            raise ValueError(f"over_time is 'softmin' or 'final', not {over_time!r}")
-        if energy_scale.shape != (num_problems,):
-            raise ValueError(
-                f"energy_scale must be one number a problem, [{num_problems}], not {list(energy_scale.shape)}"
-            )
-        if not energy_scale.isfinite().all():
-            raise ValueError("energy_scale must be finite, one number a problem")
-        self.num_problems, self.horizon, self.num_actions = num_problems, horizon, num_actions
-        self.budget, self.stride, self.over_time = budget, stride, over_time
-        self.device = torch.device(device)
-        self.energy_scale = energy_scale.detach().to(self.device, torch.float32).clamp(min=SMALLEST_SCALE)
-        self.temperature = temperature * self.energy_scale
-        self.evaluations = 0  # spent so far on each problem
-        self._energies, self._jumpy_energies = energies, jumpy_energies
+        require_counts(num_actions=num_actions)
+        super().__init__(
+            energies,
+            num_problems=num_problems,
+            horizon=horizon,
+            action_size=num_actions,
+            budget=budget,
+            energy_scale=energy_scale,
+            over_time=over_time,
+            temperature=temperature,
+            stride=stride,
+            device=device,
+        )
+        self.num_actions, self._jumpy_energies = num_actions, jumpy_energies
 
     @property
     def macro_steps(self) -> int:
         """M, 0 where there is no jumpy model or the horizon is shorter than its stride."""
         return 0 if self._jumpy_energies is None else self.horizon // self.stride
-
-    @property
-    def remaining(self) -> int:
-        """Evaluations left for each problem."""
-        return self.budget - self.evaluations
 
     def rollout(self, actions: Tensor) -> Tensor:
         """Energy of each candidate by the model, [B, N, T, A] -> [B, N]. Costs N T.
@@ -146,37 +230,8 @@ class PlanningProblem:
         """
         if self._jumpy_energies is None or self.macro_steps == 0:
             raise ValueError("this problem has no jumpy model, or a horizon below its stride")
-        return self._evaluate(self._jumpy_energies, actions, self.macro_steps)
-
-    def _evaluate(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
-        candidates = actions.shape[1]
-        expected = (self.num_problems, candidates, self.horizon, self.num_actions)
-        if actions.shape != expected:
-            raise ValueError(f"actions must be [B, N, T, A] = {list(expected)}, not {list(actions.shape)}")
-        self._charge(candidates * steps)
-        if energies is self._jumpy_energies:
-            actions = actions[:, :, : steps * self.stride]
-        over_time = _asked(energies, actions, (self.num_problems, candidates, steps))
-        if over_time.requires_grad:
-            over_time = _ChargeBackward.apply(over_time, self, BACKWARD_COST * candidates * steps)
-        return self._reduce(over_time)
-
-    def _reduce(self, energies: Tensor) -> Tensor:
-        """One energy of a plan, from those over time: [B, N, T] -> [B, N].
-
-        The softmin -tau log mean_t exp(-E_t / tau) lies between the minimum and the mean. The mean rather
-        than the sum, so that horizons and strides compare; the gradients are the same.
-        """
-        if self.over_time == "final":
-            return energies[..., -1]
-        temperature = self.temperature[:, None].to(energies.dtype)
-        log_sum = torch.logsumexp(-energies / temperature[..., None], -1)
-        return temperature * (math.log(energies.shape[-1]) - log_sum)
-
-    def _charge(self, cost: int) -> None:
-        if cost > self.remaining:
-            raise BudgetExceeded(f"{cost} evaluations asked for, {self.remaining} of {self.budget} are left")
-        self.evaluations += cost
+        jumpy, used = self._jumpy_energies, self.macro_steps * self.stride
+        return self._evaluate(lambda whole: jumpy(whole[:, :, :used]), actions, self.macro_steps)
 
 
 def _asked(energies: Energies, actions: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -201,7 +256,7 @@ class _ChargeBackward(torch.autograd.Function):
     """The identity, whose backward pass charges the problem for the rollout's."""
 
     @staticmethod
-    def forward(ctx, energies: Tensor, problem: PlanningProblem, cost: int) -> Tensor:
+    def forward(ctx, energies: Tensor, problem: Problem, cost: int) -> Tensor:
         ctx.problem, ctx.cost = problem, cost
         return energies.view_as(energies)
 
@@ -225,13 +280,19 @@ class Plan:
 
 
 class Planner(Protocol):
-    """A frozen dataclass of hyperparameters that plans when called; noise comes from `noise` alone."""
+    """A frozen dataclass of hyperparameters that plans when called; noise comes from `noise` alone.
+
+    `least_rollouts` is the smallest budget that it works with, in rollouts a problem.
+    """
+
+    @property
+    def least_rollouts(self) -> int: ...
 
     def __call__(self, problem: PlanningProblem, noise: "torch.Generator | Noise") -> Plan:
         """Plan within the problem's budget; generators live on the CPU, one for all problems or one a group.
 
         Raises:
-            BudgetExceeded: where the budget is too small for the planner.
+            BudgetExceeded: where the budget is below `least_rollouts`.
             NoFinitePlan: where no candidate of a problem had a finite energy.
         """
         ...

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from .candidates import BestPlans, Noise, sample_actions, score, uniform_policy
-from .problem import BudgetExceeded, Plan, PlanningProblem, require
+from .problem import Plan, PlanningProblem, require
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class RandomShooting:
     """The best of as many uniformly random plans as the budget pays for."""
 
     over_time: ClassVar[str] = "softmin"  # what the problem should judge a plan by
+    least_rollouts: ClassVar[int] = 1
 
     chunk: int = 64  # candidates evaluated at once; bounds the memory
 
@@ -27,13 +28,11 @@ class RandomShooting:
         """Plan within the problem's budget.
 
         Raises:
-            BudgetExceeded: where it pays for no candidate.
+            BudgetExceeded: where it pays for fewer than `least_rollouts`.
             NoFinitePlan: where no candidate of a problem had a finite energy.
         """
         noise = Noise.of(noise, problem.num_problems)
-        left = problem.remaining // problem.horizon
-        if left < 1:
-            raise BudgetExceeded(f"a budget of {problem.budget} pays for no candidate")
+        left = problem.affordable(self.least_rollouts)
         uniform = uniform_policy(problem)
         best = BestPlans(problem.num_problems, problem.horizon, problem.device)
         while left:

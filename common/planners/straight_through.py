@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .adam import Adam
 from .candidates import (
     BestPlans,
     Noise,
@@ -21,9 +22,7 @@ from .candidates import (
     score_relaxed,
     slopes_at,
 )
-from .problem import BACKWARD_COST, BudgetExceeded, Plan, PlanningProblem, require
-
-LARGEST_SLOPE = 1e18  # in absolute value; the square of a larger one overflows
+from .problem import BACKWARD_COST, Plan, PlanningProblem, require
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,11 @@ class StraightThrough:
         """Rollouts that one iteration costs."""
         return (1 + BACKWARD_COST) * self.gradient_samples + self.hard_samples
 
+    @property
+    def least_rollouts(self) -> int:
+        """The smallest budget, in rollouts a problem: one iteration and the relaxation gap."""
+        return self.iteration_cost + 1
+
     def initial_logits(self, problem: PlanningProblem, steps: int, noise: torch.Generator | Noise) -> Tensor:
         """Normal logits of standard deviation init_sigma: [B, steps, A]."""
         shape = (problem.num_problems, steps, problem.num_actions)
@@ -95,7 +99,7 @@ class StraightThrough:
             noise: one generator, or one a group of problems.
         """
         noise = Noise.of(noise, len(chain.logits))
-        adam = _Adam(chain.logits, self.travel / max(iterations, 1), self.betas)
+        adam = Adam(chain.logits, self.travel / max(iterations, 1), self.betas)
         for _ in range(iterations):
             slope = self._sample_slope(rollout, chain, noise)
             if self.hard_samples:
@@ -134,35 +138,7 @@ class Chain:
         self.best_logits = torch.where(improved[:, None, None], self.logits, self.best_logits)
 
 
-def affordable_iterations(rollouts: int, cost: int) -> int:
-    """Iterations of a cost that so many rollouts pay for.
-
-    Raises:
-        BudgetExceeded: if not one.
-    """
-    if rollouts < cost:
-        raise BudgetExceeded(f"an iteration costs {cost} rollouts, the budget leaves {rollouts}")
-    return rollouts // cost
-
-
 def _through_softmax(logits: Tensor, slope: Tensor) -> Tensor:
     """Gradient of <slope, softmax(logits)> with respect to the logits: [..., A]."""
     soft = logits.softmax(-1)
     return soft * (slope - (soft * slope).sum(-1, keepdim=True))
-
-
-class _Adam:
-    """Adam (Kingma & Ba, 2015) on one tensor in place; torch.optim's bookkeeping costs more than its step."""
-
-    def __init__(self, like: Tensor, rate: float, betas: tuple[float, float]):
-        self.first, self.second = torch.zeros_like(like), torch.zeros_like(like)
-        self.rate, self.betas, self.steps = rate, betas, 0
-
-    def step(self, values: Tensor, gradient: Tensor) -> None:
-        self.steps += 1
-        gradient = gradient.nan_to_num(nan=0.0).clamp_(-LARGEST_SLOPE, LARGEST_SLOPE)
-        beta_1, beta_2 = self.betas
-        self.first.lerp_(gradient, 1 - beta_1)
-        self.second.lerp_(gradient.square(), 1 - beta_2)
-        spread = (self.second / (1 - beta_2**self.steps)).sqrt_().add_(1e-8)
-        values.addcdiv_(self.first, spread, value=-self.rate / (1 - beta_1**self.steps))

@@ -7,6 +7,7 @@ puzzles, and their labels are those of the carry's puzzles, not of the batch tha
 Shapes: S members (seeds), B puzzles, N positions, L cells, D width.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,23 +43,33 @@ class Carry:
         self.states = States(*(state.clone() for state in model.initial(batch)))
         self.steps = torch.zeros(rows, dtype=torch.int64, device=device)  # [S, B]
         self.halted = torch.ones(rows, dtype=torch.bool, device=device)
-        self.inputs = torch.zeros(*rows, model.sizes.cells, dtype=torch.int64, device=device)
-        self.labels = torch.zeros_like(self.inputs)
-        self.identifiers = torch.zeros_like(self.steps)
+        self.data: dict[str, Tensor] = {}  # the fields of a Batch, [S, B, ..] each
+
+    @property
+    def inputs(self) -> Tensor:
+        """Tokens of the running puzzles, [S, B, L]."""
+        return self.data["inputs"]
+
+    @property
+    def labels(self) -> Tensor:
+        """Answers of the running puzzles, [S, B, L]."""
+        return self.data["labels"]
+
+    @property
+    def identifiers(self) -> Tensor:
+        """Rows of the running puzzles in a table of puzzle vectors, [S, B]."""
+        return self.data["identifiers"]
 
     def refill(self, batch: Batch) -> Tensor:
-        """Give the halted rows the batch's puzzles and the initial states; which rows those are, [S, B]."""
+        """Give the halted rows the batch's puzzles and the initial states; which rows those are, [S, B].
+
+        A Batch with more fields, such as a context, has them carried along.
+        """
         fresh = self.halted
         begun = self.model.initial(self.steps.shape[1])
-        self.states = States(
-            *(
-                torch.where(fresh[..., None, None], new, old)
-                for new, old in zip(begun, self.states, strict=True)
-            )
-        )
-        self.inputs = torch.where(fresh[..., None], batch.inputs, self.inputs)
-        self.labels = torch.where(fresh[..., None], batch.labels, self.labels)
-        self.identifiers = torch.where(fresh, batch.identifiers, self.identifiers)
+        self.states = States(*(_choose(fresh, new, old) for new, old in zip(begun, self.states, strict=True)))
+        coming = {spec.name: getattr(batch, spec.name) for spec in dataclasses.fields(batch)}
+        self.data = {name: _choose(fresh, new, self.data.get(name, new)) for name, new in coming.items()}
         self.steps = torch.where(fresh, 0, self.steps)
         return fresh
 
@@ -72,12 +83,10 @@ class Carry:
         """
         self.states = states.detach()
         self.steps = self.steps + 1
-        last = self.steps >= self.halting.most_segments
         least = self._draw_least(draws).to(self.steps.device)
+        self.halted = self.last
         if self.halting.adaptive:
-            self.halted = last | (self.halting.wants_to_halt(q.detach()) & (self.steps >= least))
-        else:
-            self.halted = last
+            self.halted = self.last | (self.halting.wants_to_halt(q.detach()) & (self.steps >= least))
         return self.halted
 
     def _draw_least(self, draws: Sequence[torch.Generator]) -> Tensor:
@@ -96,12 +105,17 @@ class Carry:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        names = ("steps", "halted", "inputs", "labels", "identifiers")
-        return {name: getattr(self, name) for name in names} | {"states": list(self.states)}
+        kept = {"steps": self.steps, "halted": self.halted, "data": self.data}
+        return kept | {"states": list(self.states)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
-        for name in ("steps", "halted", "inputs", "labels", "identifiers"):
-            own = getattr(self, name)
-            setattr(self, name, state[name].to(own.device).reshape(own.shape))
-        self.states = States(*(value.to(self.steps.device) for value in state["states"]))
+        device, shape = self.steps.device, self.steps.shape
+        self.steps, self.halted = (state[name].to(device).reshape(shape) for name in ("steps", "halted"))
+        self.data = {name: value.to(device) for name, value in state["data"].items()}
+        self.states = States(*(value.to(device) for value in state["states"]))
+
+
+def _choose(rows: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """`first` in the chosen rows [S, B] bool and `second` in the others, [S, B, ..] each."""
+    return torch.where(rows.view(*rows.shape, *[1] * (first.dim() - 2)), first, second)

@@ -24,8 +24,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from common.report.html import VERDICTS, by_tier, minutes
-from common.run.criteria import format_number, format_target
+from common.report.html import minutes
+from common.run.criteria import by_tier, format_number, format_target, verdict
 from common.run.files import write_atomically
 
 INTERVALS = {"interval": "interval95", "seeds": "ci95"}  # style: field of a metric
@@ -142,7 +142,7 @@ def _criteria(arguments: str, read: Reader) -> str:
         target = format_target(row)
         measured = format_number(row["measured"], row["log10"])
         claim = row["claim"].replace("|", "\\|")
-        lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {VERDICTS[row['passed']][1]} |")
+        lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {verdict(row)} |")
     return "\n".join(lines)
 
 

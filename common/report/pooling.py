@@ -6,12 +6,13 @@ run at once, so one run of all seeds would draw other plans; nothing else differ
 """
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from common.run.criteria import Criterion, evaluate
 from common.run.results import SCHEMA, STARTS, Results
 
 # Settings that choose what a run measures, of which no number depends on another. In these, beside their
@@ -60,6 +61,39 @@ def pool(runs: Sequence[SavedRun], patterns: Sequence[str] = ("*",)) -> dict[str
         "runs": [{key: content[key] for key in NEEDED} for content in contents],
         "metrics": results.metrics,
     }
+
+
+def pool_runs(runs: Sequence[SavedRun], criteria: Sequence[Criterion]) -> dict[str, Any]:
+    """`pool`, as the results.json of one run of all seeds would be, the criteria judged over all of them.
+
+    Timings are sums; what a run says of itself is the first one's.
+
+    Raises:
+        ValueError: as `pool`.
+    """
+    pooled, contents = pool(runs), [content for content, _ in runs]
+    first, metrics = contents[0], pooled["metrics"]
+    timings = {name: [each["timings"].get(name) for each in contents] for name in first["timings"]}
+    return {
+        "schema": SCHEMA,
+        "experiment": pooled["experiment"],
+        "title": first.get("title", ""),
+        "headline": first.get("headline", ""),
+        "preset": first["preset"],
+        "config": first["config"] | {"seeds": pooled["seeds"]},
+        "changed": first["changed"],
+        "provenance": first["provenance"],
+        "computed_by": _distinct(origin for each in contents for origin in each.get("computed_by", [])),
+        "seeds": pooled["seeds"],
+        "metrics": metrics,
+        "timings": {name: sum(values) for name, values in timings.items() if None not in values},
+        "criteria": evaluate(criteria, metrics),
+    }
+
+
+def _distinct(items: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Each once, in the order of their first."""
+    return list({repr(sorted(item.items())): item for item in items}.values())
 
 
 def _pool_metric(results: Results, name: str, runs: Sequence[SavedRun]) -> None:

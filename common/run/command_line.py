@@ -22,7 +22,17 @@ Config = TypeVar("Config")
 
 
 class ConfigError(ValueError):
-    """A configuration value that is not allowed; the message names field, value and what is allowed."""
+    """A configuration value that is not allowed; the message names field, value and what is allowed.
+
+    What ends a run as bad input, exit code 2, in one line. A ValueError of another kind is a fault.
+    """
+
+
+class DataError(ConfigError):
+    """A file or folder that a run was given cannot be used: raise it wherever it is read.
+
+    The message names the file and what is wrong with it.
+    """
 
 
 def bounded(

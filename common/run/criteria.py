@@ -8,11 +8,13 @@ printed, and changes an exit code only with --strict.
 import fnmatch
 import math
 import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 TIERS = ("minimum viable", "strong", "exceptional", "published", "beyond")
+OURS = "beyond"  # the tier that the documents do not have
 
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
@@ -107,10 +109,11 @@ def _why_absent(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) 
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """passed, failed, or why there is no verdict."""
+    """How a claim came out: the documents' are reproduced or not, our own are met or not; or why neither."""
     if row["passed"] is None:
         return row.get("absent") or "not measured"
-    return "passed" if row["passed"] else "failed"
+    word = "met" if row["tier"] == OURS else "reproduced"
+    return word if row["passed"] else f"not {word}"
 
 
 def _partner(name: str, criterion: Criterion) -> str:
@@ -135,13 +138,53 @@ def format_number(value: float | None, log10: bool = False) -> str:
     return f"{value:.3g}"
 
 
-def format_table(rows: Sequence[Mapping[str, Any]], preset: str, seeds: Sequence[int]) -> str:
-    """The criteria as a plain-text table, one line each, passed and not."""
-    lines = [f"Criteria ({preset} preset, {len(seeds)} seed{'s' if len(seeds) > 1 else ''})"]
-    width = max((len(row["claim"]) for row in rows), default=0)
+def count_verdicts(rows: Sequence[Mapping[str, Any]]) -> dict[str, Counter[str]]:
+    """How often each verdict was given, by tier, in the tiers' order; tiers without a verdict are left out.
+
+    A row that was not measured, whatever the reason, counts as `not measured`.
+    """
+    counts: dict[str, Counter[str]] = {}
     for tier in TIERS:
-        for row in (row for row in rows if row["tier"] == tier):
-            said = "FAILED" if row["passed"] is False else verdict(row)
-            measured = format_number(row["measured"], row["log10"])
-            lines.append(f"  {tier:<15} {row['claim']:<{width}}  {measured:>9}  {said}")
+        own = [row for row in rows if row["tier"] == tier]
+        if any(row["passed"] is not None for row in own):
+            counts[tier] = Counter("not measured" if row["passed"] is None else verdict(row) for row in own)
+    return counts
+
+
+def format_findings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was found, in at most three lines: the documents' claims, our own, and what was not measured."""
+    judged = [row for row in rows if row["passed"] is not None]
+    parts = (
+        ("the documents' claims", "reproduced", [row for row in judged if row["tier"] != OURS]),
+        ("our own", "met", [row for row in judged if row["tier"] == OURS]),
+    )
+    lines = []
+    for whose, word, own in parts:
+        missed = [row["claim"] for row in own if not row["passed"]]
+        said = f"of {whose} {len(own) - len(missed)} of {len(own)} {word}"
+        lines += [f"  {said}" + (f"; not: {_first(missed)}" if missed else "")] if own else []
+    if len(judged) < len(rows):
+        lines.append(f"  {len(rows) - len(judged)} of {len(rows)} claims were not measured by this run")
+    return lines
+
+
+def _first(claims: Sequence[str]) -> str:
+    return claims[0] + (f", and {len(claims) - 1} more" if len(claims) > 1 else "")
+
+
+def format_table(rows: Sequence[Mapping[str, Any]], preset: str, seeds: Sequence[int]) -> str:
+    """What was found, then the criteria that were measured, as plain text: one line each."""
+    lines = [f"Criteria ({preset} preset, {len(seeds)} seed{'s' if len(seeds) > 1 else ''})"]
+    lines += [*format_findings(rows), ""]
+    judged = [row for row in rows if row["passed"] is not None]
+    width = max((len(row["claim"]) for row in judged), default=0)
+    for row in by_tier(judged):
+        said = verdict(row) if row["passed"] else verdict(row).upper()
+        measured = format_number(row["measured"], row["log10"])
+        lines.append(f"  {row['tier']:<15} {row['claim']:<{width}}  {measured:>9}  {said}")
     return "\n".join(lines)
+
+
+def by_tier(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Criteria in the order of their tiers."""
+    return sorted(rows, key=lambda row: TIERS.index(row["tier"]))

@@ -5,6 +5,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from common.run.command_line import ConfigError
+
 Movable = TypeVar("Movable", Tensor, nn.Module)
 
 
@@ -12,14 +14,14 @@ def resolve_device(name: str) -> torch.device:
     """The torch device for 'auto' (cuda, then mps, then cpu), 'cpu', 'cuda' or 'mps'.
 
     Raises:
-        ValueError: the named device is not available on this machine.
+        ConfigError: the named device is not available on this machine.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(device for device, present in available.items() if present)
     if not available.get(name, False):
         present = ", ".join(device for device, there in available.items() if there)
-        raise ValueError(f"device (--device) = {name!r}: not available here, allowed: auto, {present}")
+        raise ConfigError(f"device (--device) = {name!r}: not available here, allowed: auto, {present}")
     return torch.device(name)
 
 

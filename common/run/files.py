@@ -56,11 +56,12 @@ def remove_litter(folder: Path) -> None:
             old = time.time() - path.stat().st_mtime > LITTER_AGE
         except FileNotFoundError:  # its writer has finished
             continue
-        if old or (own and not _is_running(int(process))):
+        if old or (own and not is_running(int(process))):
             path.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether this machine has a process of this number; taken for granted where that cannot be asked."""
     if os.name == "nt":  # where signal 0 would end it
         return True
     try:

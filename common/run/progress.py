@@ -28,11 +28,14 @@ def configure_logging() -> None:
 
 
 class Progress:
-    """A tqdm bar on a terminal; elsewhere a log line every `every_s` seconds and one at the end."""
+    """A tqdm bar on a terminal; elsewhere a log line every `every_s` seconds and one at the end.
+
+    A line says how far it is, the last note and how long the rest may take.
+    """
 
     def __init__(self, total: int, label: str, initial: int = 0, every_s: float = 15.0):
         self.total, self.label, self.every_s = total, label, every_s
-        self.done = initial
+        self.done, self.initial, self.note = initial, initial, ""
         self.started = self.last_line = time.monotonic()
         interactive = sys.stderr is not None and sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=initial, desc=label, leave=False) if interactive else None
@@ -46,13 +49,16 @@ class Progress:
         if (stop := STOP.get()) is not None and stop.is_set():
             raise Stopped(self.label)
         self.done += 1
+        self.note = note or self.note
+        now = time.monotonic()
         if self.bar is not None:
             self.bar.update()
             if note:
                 self.bar.set_postfix_str(note, refresh=False)
-        elif time.monotonic() - self.last_line > self.every_s:
-            self.last_line = time.monotonic()
-            log.info("%s: %d/%d %s", self.label, self.done, self.total, note)
+        elif now - self.last_line > self.every_s:
+            self.last_line = now
+            left = (self.total - self.done) * (now - self.started) / (self.done - self.initial)
+            log.info("%s: %d/%d, %.0f s left %s", self.label, self.done, self.total, left, self.note)
 
     def close(self, note: str = "") -> None:
         """All is done."""

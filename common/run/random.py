@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 def generator(seed: int, stream: str) -> torch.Generator:
@@ -16,6 +17,12 @@ def generator(seed: int, stream: str) -> torch.Generator:
 def generators(seeds: Sequence[int], stream: str) -> list[torch.Generator]:
     """One generator a seed, for draws of an ensemble."""
     return [generator(seed, stream) for seed in seeds]
+
+
+def normal_like(values: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Standard normal noise of a [S, ...] tensor's shape, each member's from its own generator."""
+    noise = torch.stack([torch.randn(values.shape[1:], generator=draw) for draw in draws])
+    return noise.to(values.device)
 
 
 def seed_everything(seed: int) -> None:

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.run.command_line import DataError
 from common.run.criteria import TIERS
 from common.run.files import ROOT, write_atomically
 from common.statistics import (
@@ -197,23 +198,23 @@ def load_results(directory: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not strict JSON of this schema, lacks a part, or was changed after it was written.
+        DataError: it is not strict JSON of this schema, lacks a part, or was changed after it was written.
     """
     path = directory / "results.json"
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{path} holds {constant}, which is not strict JSON")
+        raise DataError(f"{path} holds {constant}, which is not strict JSON")
 
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise DataError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not a results.json of schema {SCHEMA}")
+        raise DataError(f"{path} is not a results.json of schema {SCHEMA}")
     if (wrong := _part_of_another_kind(content)) is not None:
-        raise ValueError(f"{path} has no {wrong}, or of another kind: no run wrote it")
+        raise DataError(f"{path} has no {wrong}, or of another kind: no run wrote it")
     if "checksums" in content and content["checksums"].get("results.json") != checksum(content):
-        raise ValueError(f"{path} was changed after the run wrote it: its checksum does not match")
+        raise DataError(f"{path} was changed after the run wrote it: its checksum does not match")
     return content
 
 
@@ -249,25 +250,30 @@ def _are_numbers(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, NUMBER) for value in values)
 
 
-def load_arrays(directory: Path) -> dict[str, np.ndarray]:
+def load_arrays(directory: Path, results: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
     """arrays.npz of a results folder.
+
+    Args:
+        directory: the folder.
+        results: its results.json where it is loaded, for the checksum; none given: that is read for it.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or no such file.
+        DataError: it is damaged, or no such file.
     """
     path = directory / "arrays.npz"
     data = path.read_bytes()
-    expected = _saved_checksums(directory).get("arrays.npz")
+    sums = _saved_checksums(directory) if results is None else results.get("checksums", {})
+    expected = sums.get("arrays.npz")
     if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-        raise ValueError(
+        raise DataError(
             f"{path} is not the one that results.json was written with: its checksum does not match"
         )
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return dict(arrays)
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a readable archive of arrays") from error
+        raise DataError(f"{path} is not a readable archive of arrays") from error
 
 
 def _saved_checksums(directory: Path) -> Mapping[str, str]:

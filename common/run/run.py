@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import datetime
+import importlib
+import inspect
 import itertools
 import json
 import logging
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from common.config import RunConfig
 from common.run.cache import Checkpoint, ConfigView
-from common.run.command_line import ConfigError, say, show
+from common.run.command_line import ConfigError, DataError, say, show
 from common.run.criteria import Criterion, evaluate, format_table
 from common.run.devices import resolve_device
 from common.run.files import locked, remove_litter
@@ -48,7 +50,8 @@ class Experiment:
 
     `compute` fills a run's results. `draw` maps results.json and its arrays to {file name: figure, or the
     frames of an animation}. `check` raises ValueError for a configuration that cannot run, before anything
-    is written; `memory` estimates the largest bytes that a setting asks for, by setting.
+    is written; so may `compute` before its first step, later ConfigError (or DataError) alone, since another
+    ValueError is then a fault. `memory` estimates the largest bytes that a setting asks for, by setting.
     """
 
     name: str
@@ -59,11 +62,13 @@ class Experiment:
     criteria: Sequence[Criterion] = ()
     check: Callable[[RunConfig], None] | None = None
     memory: Callable[[Any], Mapping[str, float]] | None = None
+    headline: str = ""  # file name of the figure that says most; none: the experiment's own name
 
     def validate(self, config: RunConfig) -> None:
-        """Raise ValueError for a configuration that cannot run on this machine."""
+        """Raise ConfigError for a configuration that cannot run on this machine."""
         if self.check is not None:
-            self.check(config)
+            with _bad_input():
+                self.check(config)
         if self.memory is not None:
             require_memory(self.memory(config), config)
 
@@ -75,7 +80,7 @@ class Experiment:
             tracker: what follows it; none given: the configuration's, which ends with it.
 
         Raises:
-            ValueError: a configuration that cannot run.
+            ConfigError: a configuration that cannot run.
             FloatingPointError: a training diverged.
             OSError: a file cannot be written, or another run holds the folder.
         """
@@ -84,7 +89,7 @@ class Experiment:
                 return self.execute(config, own)
         run = Run(self, config, tracker)
         with run.held(), _own_random_numbers(config.seeds[0]):
-            self.compute(run)
+            run.compute()
             run.set_earlier_results_aside()
             run.save()
         return run.results
@@ -94,12 +99,13 @@ class Experiment:
 
         Raises:
             FileNotFoundError: there are none.
-            ValueError: they are damaged, another experiment's, or lack what is drawn.
+            DataError: they are damaged, another experiment's, or lack what is drawn.
         """
         folders = Folders.of(self, config)
-        saved, arrays = load_results(folders.results), load_arrays(folders.results)
+        saved = load_results(folders.results)
+        arrays = load_arrays(folders.results, saved)
         if saved["experiment"] != self.name:
-            raise ValueError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
+            raise DataError(f"{folders.results} holds {saved['experiment']}'s results, not {self.name}'s")
         folders.plots.mkdir(parents=True, exist_ok=True)
         try:
             with locked(folders.results), house_style():
@@ -118,7 +124,7 @@ class Experiment:
             if not config.replot:
                 raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0][:200]
-            raise ValueError(f"{folders.results} lacks what the figures are drawn from ({reason})") from error
+            raise DataError(f"{folders.results} lacks what the figures are drawn from ({reason})") from error
         return saved
 
 
@@ -163,7 +169,7 @@ class Run:
     """Does cached steps, reuses what has the same fingerprint, and keeps the results."""
 
     def __init__(self, experiment: Experiment, config: RunConfig, tracker: Tracker | None = None):
-        """Raises ValueError for a configuration that cannot run; writes nothing."""
+        """Raises ConfigError for a configuration that cannot run; writes nothing."""
         self.experiment, self.config = experiment, config
         experiment.validate(config)
         standard = experiment.presets[config.preset].identity()
@@ -176,6 +182,7 @@ class Run:
         self.sources.add(import_root(experiment.folder / "run_experiment.py"))
         self.step_seconds = 0.0  # of every step so far, reused ones included
         self._measured: dict[str, Measured] = {}  # by fingerprint, in this process
+        self._has_begun = False  # its first step
         self._begun_anew: set[Path] = set()  # files that --fresh has discarded
         self._origin = json.dumps({name: self.provenance[name] for name in ORIGIN})
         self._origins: set[str] = set()  # of every step whose result this run has
@@ -200,13 +207,23 @@ class Run:
             if path.is_dir():
                 raise ConfigError(f"{path} cannot be written to: it is a folder")
         with locked(self.folders.results):
-            settings = _plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
+            settings = plain(self.config.identity()) | {"git_commit": self.provenance["git_commit"]}
             self.tracker.begin(self.folders.output, self.experiment.name, settings)
             yield
+
+    def compute(self) -> None:
+        """Do what the experiment computes.
+
+        Raises:
+            ConfigError: also for a ValueError before the first step, as of an environment that has no goal.
+        """
+        with _bad_input(unless=lambda: self._has_begun):
+            self.experiment.compute(self)
 
     # --- cached steps -----------------------------------------------------------------------
 
     def _prepare(self, step: Callable, name: str, inputs: Sequence[Any]) -> tuple[ConfigView, Checkpoint]:
+        self._has_begun = True
         view = ConfigView(self.config, step.settings_read)
         mark = fingerprint(step, view, inputs, self.sources)
         path = self.folders.cache / f"{name.replace('/', '-')[:80]}-{mark[:10]}.pt"
@@ -248,12 +265,17 @@ class Run:
                 label=f"{part.prefix}/{variant}",
             )
 
-        trained = self._do_each(train_one, range(len(tasks)), [checkpoint for _, checkpoint in prepared])
+        checkpoints = [checkpoint for _, checkpoint in prepared]
+        missing = [index for index, checkpoint in enumerate(checkpoints) if not _is_trained(checkpoint)]
+        if missing:
+            importlib.import_module("torch._dynamo")  # for any optimiser: once here, not once a worker
+        trained = dict(zip(missing, self._do_each(train_one, missing, checkpoints), strict=True))
         models = {}
-        for (part, variant), (_, checkpoint), (model, history) in zip(tasks, prepared, trained, strict=True):
+        for index, (part, variant) in enumerate(tasks):
+            model, history = trained[index] = trained.get(index) or train_one(index)
             self._record_training(f"{part.prefix}/{variant}", model, history)
-            models[variant] = mark_trained(model.requires_grad_(False), checkpoint.fingerprint)
-        self._count_seconds([float(history["seconds"]) for _, history in trained])
+            models[variant] = mark_trained(model.requires_grad_(False), checkpoints[index].fingerprint)
+        self._count_seconds([float(history["seconds"]) for _, history in trained.values()])
         return models
 
     def _do_each(
@@ -361,7 +383,7 @@ class Run:
         if not (results / "results.json").exists():
             return
         try:
-            if load_results(results)["config"] == _plain(self.config.identity()):
+            if load_results(results)["config"] == plain(self.config.identity()):
                 return
         except (ValueError, KeyError, TypeError, AttributeError):
             log.warning("%s is unreadable: set aside", results / "results.json")
@@ -381,8 +403,10 @@ class Run:
         content = {
             "schema": SCHEMA,
             "experiment": self.experiment.name,
+            "title": (inspect.getdoc(type(self.config)) or "").partition("\n")[0],
+            "headline": self.experiment.headline or f"{self.experiment.name}.png",
             "preset": self.config.preset,
-            "config": _plain(self.config.identity()),
+            "config": plain(self.config.identity()),
             "changed": self.changed,
             "provenance": self.provenance,
             "computed_by": [json.loads(text) for text in sorted(self._origins)],
@@ -433,6 +457,16 @@ def _seed_by(fingerprint: str) -> None:
     seed_everything(int(fingerprint[:15], 16))
 
 
+def _is_trained(checkpoint: Checkpoint) -> bool:
+    """Whether `fit` (common/training/fit.py) has finished what is saved; what cannot be read is deleted."""
+    there = checkpoint.path.is_file()
+    saved = checkpoint.load()
+    if there and saved is None and not checkpoint.is_held():
+        checkpoint.discard()  # so that it is said once
+    whole = saved is not None and saved.get("iteration") == saved.get("iterations", ...)
+    return whole or (saved is not None and saved.get("stopped") is True)
+
+
 def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], float] | None:
     """A saved measurement; None where there is none, or what there is has another shape."""
     saved = checkpoint.load()
@@ -449,6 +483,19 @@ def _checked_measurement(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], flo
 
 
 @contextlib.contextmanager
+def _bad_input(unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """A ValueError within is the configuration's."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        if unless():
+            raise
+        raise ConfigError(str(error)) from error
+
+
+@contextlib.contextmanager
 def _own_random_numbers(seed: int) -> Iterator[None]:
     """Seed the global generators for what is done within, and give the caller's back."""
     python = random.getstate()
@@ -460,12 +507,12 @@ def _own_random_numbers(seed: int) -> Iterator[None]:
         random.setstate(python)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A configuration as JSON gives it back: tuples as lists, paths as text."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
@@ -519,7 +566,7 @@ def main_training(experiment: Experiment, config: RunConfig) -> int:
         with tracked(config.tracker) as tracker:
             run = Run(experiment, config, tracker)
             with run.held(), _own_random_numbers(config.seeds[0]):
-                experiment.compute(run)
+                run.compute()
         return show(f"Checkpoints: {run.folders.cache}")
 
     return _reported(work, config)
@@ -554,7 +601,7 @@ def what_went_wrong(error: Exception, config: RunConfig) -> tuple[str, int]:
     if isinstance(error, OSError):
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         return named, getattr(error, "exit_code", 1)
-    if isinstance(error, ValueError):
+    if isinstance(error, ConfigError):
         return str(error), 2
     if isinstance(error, FloatingPointError):
         return f"{error}; a lower --learning-rate may help", 1

@@ -108,11 +108,14 @@ def _in_processes(
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(),))
     own: set[multiprocessing.Process] = set()
     try:
-        futures = [pool.submit(_work, item) for item in items]
+        pool.submit(int).result()  # begins every worker, which none of the items has ended yet
         own = set(multiprocessing.active_children()) - before
+        futures = [pool.submit(_work, item) for item in items]
         _results(futures, meanwhile)
     except BrokenProcessPool as error:
-        codes = sorted({process.exitcode for process in own if process.exitcode})
+        for process in own:  # which the pool ends
+            process.join()
+        codes = sorted({process.exitcode for process in own} - {0, -signal.SIGTERM})
         if -signal.SIGKILL in codes:
             raise MemoryError("the system ended a worker process") from error
         raise RuntimeError(f"a worker process ended with exit code {codes}") from error

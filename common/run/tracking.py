@@ -166,7 +166,7 @@ class WeightsAndBiases:
             )  # fmt: skip
         except self._wandb.Error as error:
             raise _refused(error) from error
-        log.info("W&B: %s", self._run.url or self._run.dir)
+        log.info("W&B: %s", self._run.dir if self._run.offline else self._run.url)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         """Curves over the steps of their own group: W&B's step counts calls."""

@@ -35,10 +35,6 @@ class Span:
     log: bool
     whole: bool
 
-    def number(self, text: str) -> float:
-        """A value within the span as a number."""
-        return int(text) if self.whole else float(text)
-
 
 @dataclass(frozen=True)
 class Varied:
@@ -47,6 +43,12 @@ class Varied:
     field: str
     values: tuple[str, ...] = ()
     span: Span | None = None
+
+    def value(self, text: str) -> str | float:
+        """A value as it is searched: a number of the span, or one of the texts."""
+        if self.span is None:
+            return text
+        return int(text) if self.span.whole else float(text)
 
 
 @dataclass(frozen=True)

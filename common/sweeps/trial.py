@@ -1,6 +1,6 @@
 """One trial in this process: the experiment's own `execute`, and a record of how it ended.
 
-A trial's folder holds what a run writes (results/, plots/) beside log.txt and trial.json, its record. The
+A trial's folder holds what a run writes; log.txt and trial.json, its record, lie in its results/ too. The
 record is written last, whole and with a checksum: a trial that has none, or one of other code, is run again.
 """
 
@@ -24,10 +24,13 @@ from common.run.files import FolderInUse, write_atomically
 from common.run.fingerprint import Sources, fingerprint, import_root
 from common.run.results import checksum, load_results
 from common.run.run import Experiment, what_went_wrong
+from common.run.tracking import Tracker, tracked
 
 log = logging.getLogger(__name__)
 
+RECORD = "trial.json"
 PATIENCE = 60.0  # a killed sweep's process may hold a trial's folder as long as that [s]
+Follow = Callable[[Tracker], Tracker]
 DONE, FAILED, STOPPED = "done", "failed", "stopped"
 
 
@@ -44,7 +47,12 @@ class Task:
 
     @property
     def folder(self) -> Path:
-        return self.config.output_dir
+        """Its results/."""
+        return self.config.output_dir / "results"
+
+    def forget(self) -> None:
+        """Delete its record."""
+        (self.folder / RECORD).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -63,16 +71,16 @@ class Record:
     seconds: float = 0.0
 
     def save(self, folder: Path) -> None:
-        """Write trial.json."""
+        """Write it to a results folder."""
         content = asdict(self) | {"seeds": list(self.seeds)}
         text = json.dumps(content | {"checksum": checksum(content)}, indent=1) + "\n"
-        write_atomically(folder / "trial.json", lambda file: file.write(text.encode()))
+        write_atomically(folder / RECORD, lambda file: file.write(text.encode()))
 
 
 def load_record(folder: Path) -> Record | None:
-    """A trial's record; None where there is none or it is damaged."""
+    """The record in a results folder; None where there is none or it is damaged."""
     try:
-        content = json.loads((folder / "trial.json").read_text(encoding="utf-8"))
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         expected = content.pop("checksum")
         record = Record(**content | {"seeds": tuple(content["seeds"])})
         return record if expected == checksum(content) else None
@@ -90,7 +98,7 @@ def ended(task: Task) -> Record | None:
         return None
     if record.state == DONE:
         try:
-            load_results(task.folder / "results")
+            load_results(task.folder)
         except (OSError, ValueError):
             return None
     return record
@@ -112,20 +120,20 @@ def mark_of(experiment: Experiment, config: RunConfig) -> str:
     return fingerprint(experiment.compute, config.identity(), [], sources)
 
 
-def do_trial(task: Task, threads: int, node: str = "") -> Record:
+def do_trial(task: Task, threads: int, node: str = "", follow: Follow | None = None) -> Record:
     """Run a trial in this thread and leave its record, which is returned; what goes wrong is its reason.
 
     Args:
         task: the trial.
         threads: that torch may use.
         node: where this is, for the record.
+        follow: makes of the run's tracker one that also follows the trial.
     """
     task.folder.mkdir(parents=True, exist_ok=True)
-    (task.folder / "trial.json").unlink(missing_ok=True)
     torch.set_num_threads(threads)
     began, clock = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), time.monotonic()
     with _logging_to(task.folder / "log.txt"):
-        reason = _execute(task)
+        reason = _execute(task, follow or (lambda tracker: tracker))
     record = Record(
         task.id, FAILED if reason else DONE, task.fingerprint, dict(task.setting), tuple(task.config.seeds),
         reason, socket.gethostname(), node, began, time.monotonic() - clock,
@@ -134,13 +142,14 @@ def do_trial(task: Task, threads: int, node: str = "") -> Record:
     return record
 
 
-def _execute(task: Task) -> str:
+def _execute(task: Task, follow: Follow) -> str:
     """Run the experiment; why it failed in a line, or ''."""
     try:
         experiment = find_experiment(task.experiment)
-        _when_free(lambda: experiment.execute(task.config))
-        if task.figures:
-            experiment.plot(task.config)
+        with tracked(task.config.tracker) as tracker:
+            _when_free(lambda: experiment.execute(task.config, follow(tracker)))
+            if task.figures:
+                experiment.plot(task.config, tracker)
     except Exception as error:  # whatever it is, the other trials go on
         log.exception("trial %s failed", task.id)
         return _reason(error, task.config)

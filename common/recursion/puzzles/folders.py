@@ -11,7 +11,7 @@ Shapes: E examples, L cells, Z puzzles, G groups. The examples are the N puzzles
 import csv
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from common.recursion.puzzles.sudoku import sudoku_symmetries
 from common.recursion.puzzles.symmetries import identity
 from common.recursion.puzzles.task import IGNORE, Puzzles
+from common.run.command_line import DataError
 
 LARGEST_VOCABULARY = 127  # tokens are kept as int8, which holds IGNORE too
 NUMBERS = ("pad_id", "blank_identifier_id", "vocab_size", "seq_len", "num_puzzle_identifiers")
@@ -36,12 +37,12 @@ def read_folder(folder: Path) -> tuple[Puzzles, Puzzles]:
     """The splits `train` and `test` of a data folder.
 
     Raises:
-        ValueError: a file or a key is missing or wrong; one line says which.
+        DataError: a file or a key is missing or wrong; one line says which.
     """
     train, test = (read_split(folder / name) for name in ("train", "test"))
     for name in ("vocabulary", "grid", "num_identifiers"):
         if getattr(train, name) != getattr(test, name):
-            raise ValueError(
+            raise DataError(
                 f"{folder}: {name} is {getattr(train, name)} in train and {getattr(test, name)} in test;"
                 " allowed: the same"
             )
@@ -54,7 +55,7 @@ def read_split(folder: Path) -> Puzzles:
     Tokens are int8, an eighth of what int64 takes: the published folders have millions of examples.
 
     Raises:
-        ValueError: a file or a key is missing or wrong; one line says which.
+        DataError: a file or a key is missing or wrong; one line says which.
     """
     described = _described(folder / "dataset.json")
     parts = [_read_set(folder, name, described) for name in described["sets"]]
@@ -77,25 +78,25 @@ def _described(path: Path) -> dict[str, Any]:
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}: needed in each split of a data folder") from error
+        raise DataError(f"{path}: {error.strerror}: needed in each split of a data folder") from error
     except ValueError as error:
-        raise ValueError(f"{path}: no JSON: {str(error).partition(chr(10))[0]}") from error
+        raise DataError(f"{path}: no JSON: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(described, dict):
-        raise ValueError(f"{path}: {type(described).__name__}; allowed: an object")
+        raise DataError(f"{path}: {type(described).__name__}; allowed: an object")
     for key in (*NUMBERS, "ignore_label_id", "sets"):
         if key not in described:
-            raise ValueError(f"{path}: the key {key} is missing")
+            raise DataError(f"{path}: the key {key} is missing")
     for key in NUMBERS:
         least = 0 if key.endswith("_id") else 1
         if type(described[key]) is not int or described[key] < least:
-            raise ValueError(f"{path}: {key} = {described[key]!r}; allowed: whole numbers >= {least}")
+            raise DataError(f"{path}: {key} = {described[key]!r}; allowed: whole numbers >= {least}")
     if described["vocab_size"] > LARGEST_VOCABULARY:
-        raise ValueError(f"{path}: vocab_size = {described['vocab_size']}; allowed: <= {LARGEST_VOCABULARY}")
+        raise DataError(f"{path}: vocab_size = {described['vocab_size']}; allowed: <= {LARGEST_VOCABULARY}")
     ignored, sets = described["ignore_label_id"], described["sets"]
     if ignored is not None and type(ignored) is not int:
-        raise ValueError(f"{path}: ignore_label_id = {ignored!r}; allowed: a whole number or null")
+        raise DataError(f"{path}: ignore_label_id = {ignored!r}; allowed: a whole number or null")
     if not isinstance(sets, list) or not sets or not all(isinstance(name, str) for name in sets):
-        raise ValueError(f"{path}: sets = {sets!r}; allowed: a list of names")
+        raise DataError(f"{path}: sets = {sets!r}; allowed: a list of names")
     return described
 
 
@@ -106,13 +107,13 @@ def _read_set(folder: Path, name: str, described: Mapping[str, Any]) -> tuple[Te
         path = folder / f"{name}__{kind}.npy"
         tokens[kind] = _integers(path, 2)
         if tokens[kind].shape[1] != described["seq_len"]:
-            raise ValueError(
+            raise DataError(
                 f"{path}: rows of {tokens[kind].shape[1]}; allowed: seq_len, {described['seq_len']}"
             )
         _require_below(path, tokens[kind], described["vocab_size"], "vocab_size")
     examples = len(tokens["inputs"])
     if len(tokens["labels"]) != examples:
-        raise ValueError(
+        raise DataError(
             f"{folder / f'{name}__labels.npy'}: {len(tokens['labels'])} rows; allowed: {examples}, as many as"
             " inputs"
         )
@@ -134,28 +135,28 @@ def _integers(path: Path, dimensions: int) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}: needed by dataset.json") from error
+        raise DataError(f"{path}: {error.strerror or error}: needed by dataset.json") from error
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: no array of numpy: {str(error).partition(chr(10))[0]}") from error
+        raise DataError(f"{path}: no array of numpy: {str(error).partition(chr(10))[0]}") from error
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{path}: {array.dtype}; allowed: integers")
+        raise DataError(f"{path}: {array.dtype}; allowed: integers")
     if array.ndim != dimensions or array.size == 0:
-        raise ValueError(f"{path}: shape {array.shape}; allowed: {dimensions} dimensions, not empty")
+        raise DataError(f"{path}: shape {array.shape}; allowed: {dimensions} dimensions, not empty")
     return array
 
 
 def _require_below(path: Path, array: np.ndarray, bound: int, key: str) -> None:
     if array.min() < 0 or array.max() >= bound:
-        raise ValueError(f"{path}: {array.min()} to {array.max()}; allowed: 0 to {bound - 1}, by {key}")
+        raise DataError(f"{path}: {array.min()} to {array.max()}; allowed: 0 to {bound - 1}, by {key}")
 
 
 def _lengths(path: Path, total: int, what: str, count: int | None = None) -> np.ndarray:
     """How many each has, of a file with where each begins and the end: rising from 0 to `total`."""
     begins = _integers(path, 1).astype(np.int64)
     if count is not None and len(begins) != count + 1:
-        raise ValueError(f"{path}: {len(begins)} numbers; allowed: {count + 1}, one more than puzzles")
+        raise DataError(f"{path}: {len(begins)} numbers; allowed: {count + 1}, one more than puzzles")
     if len(begins) < 2 or begins[0] != 0 or begins[-1] != total or (np.diff(begins) < 1).any():
-        raise ValueError(f"{path}: allowed: rising from 0 to {total}, the number of {what}")
+        raise DataError(f"{path}: allowed: rising from 0 to {total}, the number of {what}")
     return np.diff(begins)
 
 
@@ -206,34 +207,46 @@ def write_split(folder: Path, puzzles: Puzzles) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def read_sudoku_csv(path: Path) -> Puzzles:
+def read_sudoku_csv(path: Path, most: int, draw: torch.Generator) -> Puzzles:
     """9x9 puzzles of a file with the columns q and a: 81 digits each, `.` or 0 in q for an empty cell.
 
+    Args:
+        path: read twice and never held whole: Sudoku-Extreme has millions of lines.
+        most: so many of the puzzles, drawn by `draw`.
+
     Raises:
-        ValueError: a column is missing or a line is wrong; one line says which.
+        DataError: a column is missing or a line is wrong; one line says which.
     """
+    count = sum(1 for _ in _csv_lines(path))
+    if not count:
+        raise DataError(f"{path}: no puzzles")
+    chosen = set(torch.randperm(count, generator=draw)[:most].tolist())
+    rows = [
+        _csv_tokens(f"{path}, line {index + 2}", line)
+        for index, line in enumerate(_csv_lines(path))
+        if index in chosen
+    ]
+    tokens = torch.tensor(rows, dtype=torch.int8)  # [N, 2, L]
+    none, symmetries = torch.zeros(len(rows), dtype=torch.int64), sudoku_symmetries(9)
+    groups = torch.arange(len(rows))
+    return Puzzles(tokens[:, 0], tokens[:, 1], none, groups, symmetries.vocabulary, 1, (9, 9), symmetries)
+
+
+def _csv_lines(path: Path) -> Iterator[dict[str, str | None]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             missing = {"q", "a"} - set(reader.fieldnames or ())
             if missing:
-                raise ValueError(f"{path}: the column {min(missing)} is missing")
-            rows = [_csv_tokens(path, reader.line_num, row["q"], row["a"]) for row in reader]
+                raise DataError(f"{path}: the column {min(missing)} is missing")
+            yield from reader
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    if not rows:
-        raise ValueError(f"{path}: no puzzles")
-    tokens = torch.tensor(rows, dtype=torch.int8)  # [N, 2, L]
-    count, symmetries = len(rows), sudoku_symmetries(9)
-    none = torch.zeros(count, dtype=torch.int64)
-    return Puzzles(
-        tokens[:, 0], tokens[:, 1], none, torch.arange(count), symmetries.vocabulary, 1, (9, 9), symmetries
-    )
+        raise DataError(f"{path}: {error.strerror}") from error
 
 
-def _csv_tokens(path: Path, line: int, question: str | None, answer: str | None) -> list[list[int]]:
-    question, answer = (question or "").replace(".", "0"), answer or ""
+def _csv_tokens(place: str, line: Mapping[str, str | None]) -> list[list[int]]:
+    question, answer = (line["q"] or "").replace(".", "0"), line["a"] or ""
     digits = set("0123456789")
     if len(question) != 81 or len(answer) != 81 or not set(question + answer) <= digits or "0" in answer:
-        raise ValueError(f"{path}, line {line}: allowed: 81 digits in q, with . for empty cells, and 81 in a")
+        raise DataError(f"{place}: allowed: 81 digits in q, with . for empty cells, and 81 in a")
     return [[int(digit) + 1 for digit in text] for text in (question, answer)]

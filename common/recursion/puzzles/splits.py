@@ -11,6 +11,7 @@ import torch
 
 from common.recursion.puzzles.symmetries import Symmetries
 from common.recursion.puzzles.task import Puzzles
+from common.run.command_line import ConfigError
 
 PATIENCE = 5000  # candidates in a row that are of no use, before the search is given up
 
@@ -43,7 +44,7 @@ def split_by_class(
         what: names the puzzles, for the error.
 
     Raises:
-        ValueError: there are not so many.
+        ConfigError: there are not so many.
     """
     sides: dict[bool, dict[tuple[int, ...], Posed]] = {False: {}, True: {}}  # by whether it is held out
     wanted, idle = {False: train, True: test}, 0
@@ -58,7 +59,7 @@ def split_by_class(
         if all(len(sides[key]) == wanted[key] for key in wanted):
             break
         if idle == PATIENCE:
-            raise ValueError(
+            raise ConfigError(
                 f"{what}: found {len(sides[False])} of {train} for training and {len(sides[True])} of {test}"
                 " held out; allowed: fewer puzzles, or less strict settings"
             )

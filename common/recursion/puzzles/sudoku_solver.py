@@ -101,8 +101,3 @@ def count_solutions(size: int, digits: Sequence[int], limit: int = 2) -> int:
     """How many solutions a grid has, counted up to `limit`."""
     found = Board(size, digits).solutions()
     return sum(1 for _ in zip(range(limit), found, strict=False))
-
-
-def has_unique_solution(size: int, digits: Sequence[int]) -> bool:
-    """Whether a grid has exactly one."""
-    return count_solutions(size, digits) == 1

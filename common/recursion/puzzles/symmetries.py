@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST_GROUP = 10**5  # that canonical forms go through
 BLOCK = 2**20  # numbers of one block of canonical forms; bounds its memory
 
 
@@ -102,9 +103,13 @@ def canonical_forms(grids: Tensor, symmetries: Symmetries) -> Tensor:
     """The lexicographically least grid among all that the symmetries make of each: [B, L] -> [B, L].
 
     Two grids are symmetric if and only if their canonical forms are equal. Exhaustive: B G L numbers are
-    looked at, so it is for small groups. Renamed tokens are numbered as they appear, which is the least
-    renaming.
+    looked at. Renamed tokens are numbered as they appear, which is the least renaming.
+
+    Raises:
+        ValueError: a group that is too large to be gone through.
     """
+    if symmetries.order > LARGEST_GROUP:
+        raise ValueError(f"{symmetries.order} geometric symmetries: allowed: at most {LARGEST_GROUP}")
     cells = symmetries.all_cells()  # [G, L]
     size = max(1, BLOCK // cells.numel())
     return torch.cat([_least(block[:, cells], symmetries) for block in grids.split(size)])

@@ -74,11 +74,15 @@ class PuzzleSampler:
 
     def draw(self, iteration: int, draws: Sequence[torch.Generator], count: int) -> Batch:
         """The batch of an iteration: `count` B puzzles a seed; `draws` choose the symmetries."""
-        batches = [
-            self._draw(self.rows(seed, iteration, count), draw)
-            for seed, draw in zip(self.seeds, draws, strict=True)
-        ]
-        return Batch(*(torch.stack(parts).to(self.device) for parts in zip(*batches, strict=True)))
+        puzzles = self.puzzles
+        rows = torch.stack([self.rows(seed, iteration, count) for seed in self.seeds])  # [S, B]
+        inputs, labels = puzzles.inputs[rows].long(), puzzles.labels[rows].long()
+        if self.augment:
+            chosen = [puzzles.symmetries.draw(draw, count) for draw in draws]
+            cells, tokens = (torch.stack(parts) for parts in zip(*chosen, strict=True))
+            inputs, labels = turn(inputs, cells, tokens), turn(labels, cells, tokens)
+        parts = (inputs, labels, puzzles.identifiers[rows])
+        return Batch(*(part.to(self.device) for part in parts))
 
     def rows(self, seed: int, iteration: int, count: int) -> Tensor:
         """Which puzzles a seed sees in an iteration: [count] int64."""
@@ -94,10 +98,3 @@ class PuzzleSampler:
         chosen = (torch.rand(len(self.sizes), generator=draw, dtype=torch.float64) * self.sizes).long()
         order = torch.randperm(len(self.sizes), generator=draw)
         return self.members[self.begins + chosen][order]
-
-    def _draw(self, rows: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        inputs, labels = self.puzzles.inputs[rows].long(), self.puzzles.labels[rows].long()
-        if self.augment:
-            cells, tokens = self.puzzles.symmetries.draw(draw, len(rows))
-            inputs, labels = turn(inputs, cells, tokens), turn(labels, cells, tokens)
-        return inputs, labels, self.puzzles.identifiers[rows]

@@ -1,0 +1,1 @@
+"""Experiment 8: two pillars, a maze in a chaotic wind."""

@@ -1,0 +1,99 @@
+"""What experiment 8 claims, as data: the report's central claim, and what would explain it away.
+
+`necessary` and `jointly sufficient` are made of parts that all have to hold, so that no degenerate set of
+models passes: where nothing succeeds, nothing is sufficient and no difference is above 0; where everything
+does, no pillar is necessary. Planted ones fail in tests/test_exp8_criteria.py.
+"""
+
+from common.run.criteria import Criterion
+
+TIER = "beyond"
+LOOP = "closed/T=20"
+SEARCH, GRADIENT = "icem", "normalised_gradient"
+PLANNERS = {SEARCH: ("iCEM", 0.8), GRADIENT: ("normalised gradient", 0.7)}  # with what `both` must reach
+ALONE = 0.35  # what no corner but `both` may reach
+SMALL = 0.1  # an effect that has vanished
+HELD_OUT = ("spiral/lorenz", "s/roessler", "s/lorenz96", "s/lorenz_picture1")
+
+
+def pillar_claims(scene: str, claim: str) -> tuple[Criterion, ...]:
+    """`necessary` and `jointly sufficient` in one scene, of which each part is a criterion too."""
+    parts = [part for planner in PLANNERS for part in _parts(scene, claim, planner)]
+    whole = (
+        ("necessary", "necessary: each pillar adds to the other, neither alone suffices", ("necessary",)),
+        ("sufficient", "jointly sufficient: both reach the target", ("sufficient",)),
+        ("central", "the report's claim: necessary and jointly sufficient", ("necessary", "sufficient")),
+    )  # fmt: skip
+    return (*parts, *(
+        Criterion(f"exp8/{claim}/{name}", TIER, f"{scene}, {said}, by search and by gradient",
+                  requires=tuple(part.id for part in parts if any(f"/{kind}/" in part.id for kind in kinds)))
+        for name, said, kinds in whole
+    ))  # fmt: skip
+
+
+def _parts(scene: str, claim: str, planner: str) -> list[Criterion]:
+    label, target = PLANNERS[planner]
+    begin, effects = f"exp8/{claim}", f"{scene}/{planner}/{LOOP}"
+
+    def success(corner: str) -> str:
+        return f"{scene}/{corner}/{planner}/{LOOP}/success"
+
+    return [
+        Criterion(f"{begin}/sufficient/{planner}", TIER, f"{scene}, {label}: both reach {target:g}",
+                  success("both"), ">=", target),
+        Criterion(f"{begin}/sufficient/{planner}/chance", TIER,
+                  f"{scene}, {label}: both at least .3 above a random policy",
+                  success("both"), ">=", 0.3, minus=f"{scene}/random_policy/success"),
+        *(Criterion(f"{begin}/necessary/{planner}/{corner}", TIER,
+                    f"{scene}, {label}: {corner} at most {ALONE:g}", success(corner), "<=", ALONE)
+          for corner in ("none", "spectral", "metric")),
+        *(Criterion(f"{begin}/necessary/{planner}/{effect}", TIER,
+                    f"{scene}, {label}: {effect} above 0 (interval over seeds and tasks)",
+                    f"{effects}/{effect}", ">", 0.0, bound="low")
+          for effect in ("both_minus_spectral", "both_minus_metric", "interaction")),
+    ]  # fmt: skip
+
+
+def vanishing(scene: str, effect: str, planner: str) -> tuple[Criterion, ...]:
+    """An effect that should vanish in a scene, where `both` still succeeds: else nothing could be seen."""
+    begin, metric = f"exp8/vanish/{scene}/{planner}/{effect}", f"{scene}/{planner}/{LOOP}/{effect}"
+    parts = (
+        Criterion(f"{begin}/low", TIER, f"{scene}, {planner}: {effect} reaches down to 0",
+                  metric, "<=", 0.0, bound="low"),
+        Criterion(f"{begin}/high", TIER, f"{scene}, {planner}: {effect} reaches up to 0",
+                  metric, ">=", 0.0, bound="high"),
+        Criterion(f"{begin}/small", TIER, f"{scene}, {planner}: {effect} at most {SMALL:g}",
+                  metric, "<=", SMALL),
+        Criterion(f"{begin}/can", TIER, f"{scene}, {planner}: both reach .5",
+                  f"{scene}/both/{planner}/{LOOP}/success", ">=", 0.5),
+    )  # fmt: skip
+    said = f"{scene}, {planner}: {effect} vanishes"
+    return (*parts, Criterion(begin, TIER, said, requires=tuple(part.id for part in parts)))
+
+
+CRITERIA = (
+    *pillar_claims("s/lorenz", "s_lorenz"),
+    *(claim for scene in HELD_OUT for claim in pillar_claims(scene, f"held_out/{scene.replace('/', '_')}")),
+    *(claim for planner in PLANNERS for claim in vanishing("s/off", "main_spectral", planner)),
+    *(claim for planner in PLANNERS for claim in vanishing("s/lorenz_near", "main_metric", planner)),
+    *(Criterion(f"exp8/simulator/{planner}", TIER,
+                f"{label}: the model of both plans better than the true simulator (interval)",
+                f"s/lorenz/both_minus_simulator/{planner}/{LOOP}/success", ">", 0.0, bound="low")
+      for planner, (label, _) in PLANNERS.items()),
+    *(Criterion(f"exp8/long/{planner}/times={times}", TIER,
+                f"{label}: a flat model with metric stays at most {ALONE:g}, trained {times} times as long",
+                f"long/metric/times={times}/{planner}/{LOOP}/success", "<=", ALONE)
+      for planner, (label, _) in PLANNERS.items() for times in (4, 16)),
+    Criterion("exp8/gradient/search_succeeds", TIER,
+              "true predictions with a flat model's gradient: iCEM reaches .5",
+              f"cause/metric/true_value/{SEARCH}/{LOOP}/success", ">=", 0.5),
+    Criterion("exp8/gradient/gradient_fails", TIER,
+              "true predictions with a flat model's gradient: the gradient is at least .2 below iCEM",
+              f"cause/metric/true_value/{SEARCH}/{LOOP}/success", ">=", 0.2,
+              minus=f"cause/metric/true_value/{GRADIENT}/{LOOP}/success"),
+    Criterion("exp8/gradient/is_the_cause", TIER, "a flat model fails by its gradient: both of these",
+              requires=("exp8/gradient/search_succeeds", "exp8/gradient/gradient_fails")),
+    Criterion("exp8/wind_goal/forgetting_costs", TIER,
+              "where the goal includes the wind, iCEM: what the spectral pillar adds is below 0 (interval)",
+              f"wind_goal/{SEARCH}/{LOOP}/main_spectral", "<", 0.0, bound="high"),
+)  # fmt: skip

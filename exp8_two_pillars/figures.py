@@ -1,0 +1,322 @@
+"""The figures of experiment 8, drawn from saved results alone.
+
+A figure whose part was not run is left out.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.latent.figures import draw_bars
+from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
+
+Arrays = Mapping[str, np.ndarray]
+Results = Mapping[str, Any]
+
+CORNERS = {"none": "#999999", "spectral": "#E69F00", "metric": "#56B4E9", "both": "#0072B2"}
+SOURCES = {"both": ("the model of `both`", "#0072B2"), "simulator": ("the true dynamics", "#000000"),
+           "cost_to_go": ("true dynamics and cost-to-go", "#CC79A7")}  # fmt: skip
+PLANNERS = {
+    "gradient": "gradient", "normalised_gradient": "normalised\ngradient", "adam": "Adam", "icem": "iCEM",
+    "mppi": "MPPI", "random_shooting": "random\nshooting",
+}  # fmt: skip
+STUDIED = ("normalised_gradient", "icem", "random_shooting")
+SHOWN_PATHS = 12
+REACHED = 0.2
+
+
+def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterable[Figure]]:
+    """Every figure of a run, by file name."""
+    parts, config = results["config"]["parts"], results["config"]
+    figures: dict[str, Figure | Iterable[Figure]] = {"exp8_training.png": draw_training(results, arrays)}
+    if "corners" in parts:
+        figures["exp8_two_pillars.png"] = draw_two_pillars(results, arrays)
+        figures["exp8_jacobian.png"] = draw_jacobian(results, arrays)
+        figures["exp8_simulator.png"] = draw_simulator(results, arrays)
+        figures["exp8_energy.png"] = draw_energy(results, arrays)
+        figures["exp8_episode.gif"] = draw_episode(results, arrays)
+    if "ablation" in parts:
+        figures["exp8_ablation.png"] = draw_ablation(results)
+    if "phase" in parts and len(config["phase_winds"]) > 1 and len(config["phase_walls"]) > 1:
+        figures["exp8_phase_diagram.png"] = draw_phase_diagram(results)
+    return figures
+
+
+def base_name(results: Results) -> str:
+    """Of the configuration's own maze and wind, as metrics have it."""
+    config = results["config"]
+    still = config["wind"] == "off" or not (config["wind_push"] or config["wind_share"])
+    return f"{config['maze']}/{'off' if still else config['wind']}"
+
+
+def mean_of(results: Results, metric: str) -> float:
+    """A metric's mean over seeds; nan where it is absent."""
+    entry = results["metrics"].get(metric)
+    return np.nan if entry is None or entry["mean"] is None else entry["mean"]
+
+
+def study_loop(results: Results) -> str:
+    """The loop that every part is measured in."""
+    return f"closed/T={results['config']['study_horizon']}"
+
+
+def studied(results: Results) -> list[str]:
+    """The planners of every part but the first."""
+    return [planner for planner in STUDIED if planner in results["config"]["planners"]]
+
+
+# ----------------------------------------------------------------------------------------------
+# The 2x2
+# ----------------------------------------------------------------------------------------------
+
+
+def draw_maze(axis: Axes, arrays: Arrays) -> None:
+    """The box and its walls."""
+    for across, place, low, high in arrays["shown/walls"]:
+        ends, both = np.clip((low, high), -1, 1), (place, place)
+        axis.plot(*((both, ends) if across == 0 else (ends, both)), color="black", linewidth=3)
+    axis.set(xlim=(-1.03, 1.03), ylim=(-1.03, 1.03), aspect="equal", xticks=[], yticks=[])
+    axis.grid(False)
+    for spine in axis.spines.values():
+        spine.set_visible(True)
+
+
+def draw_two_pillars(results: Results, arrays: Arrays) -> Figure:
+    """The headline: executed paths of the corners, and their success by planner."""
+    figure = Figure(figsize=(12.5, 7.2), layout="constrained")
+    axes = figure.subplot_mosaic([list(CORNERS), ["success"] * 4], height_ratios=(1, 0.95))
+    name, loop, planner = base_name(results), study_loop(results), studied(results)[-1]
+    for corner, color in CORNERS.items():
+        _draw_paths(axes[corner], arrays, corner, color)
+        rate = mean_of(results, f"{name}/{corner}/{planner}/{loop}/success")
+        axes[corner].set_title(f"{corner}: {rate:.2f} reach their goal", fontsize=10)
+    axis, planners = axes["success"], results["config"]["planners"]
+    _corner_bars(axis, results, [f"{name}/{{}}/{planner}/{loop}/success" for planner in planners])
+    axis.set_xticks(range(len(planners)), [PLANNERS[planner] for planner in planners])
+    chance = mean_of(results, f"{name}/random_policy/success")
+    axis.axhline(chance, color=COLORS["random"], ls="--", label="random policy")
+    axis.set_ylabel("tasks whose goal is reached")
+    axis.legend(ncols=5, loc="upper left")
+    over = "training seeds and tasks" if len(results["seeds"]) > 1 else "tasks, of one training seed"
+    axis.set_xlabel(f"whiskers: 95% interval over {over}; dots: training seeds", fontsize=9)
+    kind, _, horizon = loop.partition("/T=")
+    figure.suptitle(
+        f"{name}, {kind} loop, T = {horizon}: executed paths ({PLANNERS[planner].replace(chr(10), ' ')}) and "
+        "success with neither pillar, either and both",
+        fontweight="bold",
+    )
+    return figure
+
+
+def _draw_paths(axis: Axes, arrays: Arrays, corner: str, color: str) -> None:
+    draw_maze(axis, arrays)
+    paths, goals = arrays[f"shown/{corner}/positions"][:SHOWN_PATHS], arrays["shown/goals"]
+    for path, goal in zip(paths, goals, strict=False):
+        within = np.linalg.norm(path - goal, axis=1) < REACHED
+        end = int(within.argmax()) + 1 if within.any() else len(path)
+        axis.plot(*path[:end].T, color=color, linewidth=1, alpha=0.75)
+        axis.plot(*path[0], "o", color=color, markersize=4)
+        axis.plot(*goal, "*", color="#009E73" if within.any() else "#D55E00", markersize=9, zorder=4)
+
+
+def _corner_bars(axis: Axes, results: Results, patterns: Sequence[str]) -> None:
+    """A group of bars for each pattern, whose {} stands for the corner; a dot a seed."""
+    for index, (corner, color) in enumerate(CORNERS.items()):
+        metrics = [pattern.format(corner) for pattern in patterns]
+        where = np.arange(len(metrics)) + 0.2 * (index - 1.5)
+        draw_bars(axis, results, metrics, where, 0.18, color=color, label=corner)
+        axis.plot(
+            where, [results["metrics"][metric]["values"] for metric in metrics], ".", color="black", ms=3
+        )
+    axis.set_ylim(0, 1.12)
+
+
+def draw_jacobian(results: Results, arrays: Arrays) -> Figure:
+    """Jacobians, position error and gradients that hold, over the horizon."""
+    figure, axes = new_figure(2, 2, (11.5, 7.6))
+    name, horizons = base_name(results), np.array(results["config"]["horizons"])
+    shown = (
+        ("log10_jacobian_state", r"$\log_{10} \Vert \partial x_T/\partial s_0 \Vert_F$", "Start Jacobian"),
+        ("log10_jacobian_action", r"$\log_{10} \Vert \partial x_T/\partial a \Vert_F$", "Action Jacobian"),
+        ("position_error", "position error [length]", "A Jacobian means nothing without the error"),
+        ("gradient_cosine", "cosine, actions perturbed", "Does the energy's gradient hold nearby?"),
+    )
+    for axis, (quantity, label, title) in zip(axes.flat, shown, strict=True):
+        models = {**CORNERS, "true": COLORS["true"]}
+        for model, color in models.items():
+            values = arrays.get(f"{name}/{model}/{quantity}")
+            if values is not None:
+                plot_band(axis, horizons, values, "true system" if model == "true" else model, color)
+        if quantity == "gradient_cosine":
+            plot_band(axis, horizons, arrays[f"{name}/simulator/{quantity}"], "true system", COLORS["true"])
+        label_horizons(axis, horizons)
+        axis.set_ylabel(label)
+        axis.set_title(title)
+    axes[0, 0].legend()
+    figure.suptitle(f"{name}: x is the particle's position, read off a model's latent", fontweight="bold")
+    return figure
+
+
+def draw_energy(results: Results, arrays: Arrays) -> Figure:
+    """Each corner's energy over the box, to one goal."""
+    figure, axes = new_figure(1, 4, (13.5, 3.9))
+    name = base_name(results)
+    for axis, corner in zip(axes[0], CORNERS, strict=True):
+        energy = arrays[f"shown/{corner}/energy"]
+        picture = axis.imshow(energy.T, origin="lower", extent=(-1, 1, -1, 1), cmap="viridis")
+        axis.contour(energy.T, 12, origin="lower", extent=(-1, 1, -1, 1), colors="white", linewidths=0.5)
+        draw_maze(axis, arrays)
+        axis.plot(*arrays["shown/goals"][0], "*", color="#D55E00", markersize=12)
+        axis.set_title(f"{corner}: Spearman {mean_of(results, f'{name}/{corner}/spearman'):.2f}", fontsize=10)
+        figure.colorbar(picture, ax=axis, orientation="horizontal", shrink=0.8, label="energy")
+    figure.suptitle(
+        f"{name}: the energy to the goal (star), beside its rank correlation with the steps it takes",
+        fontweight="bold",
+    )
+    return figure
+
+
+def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:
+    """The four corners on one task, step by step: one that `both` solves and the fewest others do."""
+    solved = {
+        corner: np.linalg.norm(arrays[f"shown/{corner}/positions"] - arrays["shown/goals"][:, None], axis=-1)
+        .min(1) < REACHED
+        for corner in CORNERS
+    }  # fmt: skip
+    task = int((2 * solved["both"] - sum(solved.values()) / 4).argmax())
+    length = arrays["shown/both/positions"].shape[1]
+    for step in range(0, length, 2):
+        figure, axes = new_figure(1, 4, (9.6, 2.9))
+        for axis, (corner, color) in zip(axes[0], CORNERS.items(), strict=True):
+            path = arrays[f"shown/{corner}/positions"][task][: step + 1]
+            draw_maze(axis, arrays)
+            axis.plot(*path.T, color=color, linewidth=1.2)
+            axis.plot(*path[-1], "o", color=color, markersize=7)
+            axis.plot(*arrays["shown/goals"][task], "*", color="#009E73", markersize=12)
+            axis.set_title(corner, fontsize=10)
+        figure.suptitle(f"{base_name(results)}, step {step}", fontsize=10)
+        yield figure
+
+
+# ----------------------------------------------------------------------------------------------
+# The simulator, the parts, the phase diagram
+# ----------------------------------------------------------------------------------------------
+
+
+def draw_simulator(results: Results, arrays: Arrays) -> Figure:
+    """Planning in the model of `both` against planning in the true dynamics with its distance."""
+    config, name = results["config"], base_name(results)
+    loops = [f"closed/T={horizon}" for horizon in config["closed_horizons"]]
+    loops += [f"open/T={horizon}" for horizon in config["open_horizons"]]
+    planners = studied(results)
+    figure, axes = new_figure(1, len(planners) + 1, (3.6 * (len(planners) + 1), 4.2))
+    for axis, planner in zip(axes[0], planners, strict=False):
+        for index, (source, (label, color)) in enumerate(SOURCES.items()):
+            metrics = [f"{name}/{source}/{planner}/{loop}/success" for loop in loops]
+            where = np.arange(len(loops)) + 0.26 * (index - 1)
+            draw_bars(axis, results, metrics, where, 0.24, color=color, label=label)
+        axis.set_xticks(range(len(loops)), [loop.replace("/", "\n") for loop in loops], fontsize=8)
+        axis.set_ylim(0, 1.05)
+        axis.set_title(PLANNERS[planner].replace("\n", " "))
+    axes[0, 0].set_ylabel("tasks whose goal is reached")
+    horizons = np.array(config["horizons"])
+    for source in ("both", "simulator"):
+        label, color = SOURCES[source]
+        plot_band(axes[0, -1], horizons, arrays[f"{name}/{source}/log10_gradient"], label, color)
+    label_horizons(axes[0, -1], horizons)
+    axes[0, -1].set_title("Gradient of the energy")
+    axes[0, -1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(f"{name}: equal budgets, the same learned distance", fontweight="bold")
+    return figure
+
+
+def draw_ablation(results: Results) -> Figure:
+    """Every variant's success, and success over position error with one dot a model."""
+    loop, planners, metrics = study_loop(results), studied(results)[:2], results["metrics"]
+    horizon = results["config"]["horizons"][len(results["config"]["horizons"]) // 2]
+    suffix = f"/{planners[0]}/{loop}/success"
+    first = tuple(f"{base_name(results)}/{corner}/" for corner in CORNERS)
+    variants = [
+        name.removesuffix(suffix)
+        for name in metrics
+        if name.endswith(suffix) and name.startswith(("ablation/", "long/", *first))
+    ]
+    figure, axes = new_figure(1, 2, (13.5, 1.6 + 0.24 * len(variants)), width_ratios=(1.35, 1))
+    rows = np.arange(len(variants))[::-1]
+    marks = {planners[0]: ("o", "#D55E00"), planners[-1]: ("s", "#0072B2")}
+    for planner, (marker, color) in marks.items():
+        names = [f"{variant}/{planner}/{loop}/success" for variant in variants]
+        label = PLANNERS[planner].replace("\n", " ")
+        axes[0, 0].plot([mean_of(results, name) for name in names], rows, marker, color=color, label=label)
+        for row, variant, name in zip(rows, variants, names, strict=True):
+            values = metrics[name]["values"]
+            axes[0, 0].plot(values, [row] * len(values), marker, color=color, ms=3, alpha=0.4)
+            errors = metrics[f"{variant}/position_error/T={horizon}"]["values"]
+            axes[0, 1].plot(errors, values, marker, color=color, ms=4, alpha=0.6)
+    axes[0, 0].set_yticks(rows, [variant.partition("/")[2] for variant in variants], fontsize=8)
+    axes[0, 0].set_xlabel(f"tasks whose goal is reached, {loop}; small: seeds")
+    axes[0, 0].set_title("Parts of the first pillar, metrics of the second")
+    axes[0, 0].legend()
+    axes[0, 1].set_xscale("log")
+    axes[0, 1].set_xlabel(f"position error after {horizon} steps [length]")
+    axes[0, 1].set_ylabel("tasks whose goal is reached")
+    axes[0, 1].set_title("Is it the prediction? One dot a model")
+    return figure
+
+
+def draw_phase_diagram(results: Results) -> Figure:
+    """Success of each corner over wind strength and wall length, and what the second pillar adds."""
+    winds, walls = results["config"]["phase_winds"], results["config"]["phase_walls"]
+    maps = {
+        corner: np.array([
+            [mean_of(results, f"phase/wind={wind:g}/detour={wall:g}/{corner}/success") for wall in walls]
+            for wind in winds
+        ])
+        for corner in CORNERS
+    }  # fmt: skip
+    shown = [(corner, maps[corner], "viridis", (0, 1)) for corner in CORNERS]
+    shown += [
+        ("both - metric: where the spectral pillar counts", maps["both"] - maps["metric"], "PuOr", (-1, 1)),
+        ("both - spectral: where the metric counts", maps["both"] - maps["spectral"], "PuOr", (-1, 1)),
+    ]
+    figure, axes = new_figure(2, 3, (12.5, 7.4))
+    for axis, (title, values, colors, limits) in zip(axes.flat, shown, strict=True):
+        picture = axis.imshow(values, origin="lower", cmap=colors, vmin=limits[0], vmax=limits[1])
+        for row, column in np.ndindex(values.shape):
+            axis.text(column, row, f"{values[row, column]:.2f}", ha="center", va="center", fontsize=8,
+                      color="black" if limits[0] < 0 or values[row, column] > 0.6 else "white")  # fmt: skip
+        axis.set_xticks(range(len(walls)), [f"{wall:g}" for wall in walls])
+        axis.set_yticks(range(len(winds)), [f"{wind:g}" for wind in winds])
+        axis.set_title(title, fontsize=10)
+        axis.grid(False)
+        figure.colorbar(picture, ax=axis, shrink=0.8)
+    for axis in axes[-1]:
+        axis.set_xlabel("length of the walls [sides of the box]")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("strength of the wind")
+    figure.suptitle("Where each pillar is needed: tasks whose goal is reached", fontweight="bold")
+    return figure
+
+
+def draw_training(results: Results, arrays: Arrays) -> Figure:
+    """The corners' losses over training."""
+    suffix, terms = "/history/iteration", ("prediction", "reconstruction", "metric", "probe")
+    trained = [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
+    first = trained[0].rpartition("/")[0]
+    figure, axes = new_figure(1, len(terms), (13.5, 3.6))
+    for axis, term in zip(axes[0], terms, strict=True):
+        for corner, color in CORNERS.items():
+            values = arrays.get(f"{first}/{corner}/history/{term}")
+            if values is not None:
+                plot_band(axis, arrays[f"{first}/{corner}{suffix}"], values, corner, color, marker="")
+        axis.set_yscale("log")
+        axis.set_xlabel("optimiser steps")
+        axis.set_title(term)
+    axes[0, 0].set_ylabel("loss")
+    axes[0, 0].legend()
+    figure.suptitle(f"{first}: losses of a batch", fontweight="bold")
+    return figure

@@ -1,0 +1,114 @@
+"""Experiment 8's claims: they pass for what they mean, and planted degenerate models fail them."""
+
+import pytest
+
+from common.run.criteria import evaluate
+from exp8_two_pillars.criteria import CRITERIA, GRADIENT, HELD_OUT, LOOP, SEARCH
+
+SCENE = "s/lorenz"
+
+
+def planted(none, spectral, metric, both, chance=0.05, width=0.05, scene=SCENE):
+    """Metrics of a 2x2 with these success rates and intervals of this half width."""
+    corners = {"none": none, "spectral": spectral, "metric": metric, "both": both}
+    metrics = {f"{scene}/random_policy/success": entry(chance, width)}
+    for planner in (SEARCH, GRADIENT):
+        for corner, rate in corners.items():
+            metrics[f"{scene}/{corner}/{planner}/{LOOP}/success"] = entry(rate, width)
+        effects = {
+            "both_minus_spectral": both - spectral, "both_minus_metric": both - metric,
+            "main_spectral": ((spectral - none) + (both - metric)) / 2,
+            "main_metric": ((metric - none) + (both - spectral)) / 2,
+            "interaction": (both - metric) - (spectral - none),
+        }  # fmt: skip
+        for effect, value in effects.items():
+            metrics[f"{scene}/{planner}/{LOOP}/{effect}"] = entry(value, width)
+    return metrics
+
+
+def entry(value, width):
+    return {"values": [value, value], "mean": value, "interval95": [value - width, value + width]}
+
+
+def verdicts(metrics):
+    return {row["id"]: row["passed"] for row in evaluate(CRITERIA, metrics)}
+
+
+def test_the_central_claim_passes_for_what_it_means():
+    found = verdicts(planted(0.1, 0.2, 0.15, 0.9))
+    assert found["exp8/s_lorenz/necessary"] and found["exp8/s_lorenz/sufficient"]
+    assert found["exp8/s_lorenz/central"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "necessary", "sufficient"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), False, False),  # models that answer the same whatever is asked
+        ((1.0, 1.0, 1.0, 1.0), False, True),  # tasks that everything solves
+        ((0.1, 0.1, 0.9, 0.9), False, True),  # the metric alone suffices
+        ((0.1, 0.9, 0.1, 0.9), False, True),  # the spectral pillar alone suffices
+        ((0.1, 0.2, 0.2, 0.3), False, False),  # effects that add up, and lead nowhere
+        ((0.1, 0.3, 0.3, 0.6), True, False),  # needed and not enough
+        ((0.6, 0.6, 0.6, 0.9), False, True),  # no corner fails
+    ],
+)
+def test_degenerate_corners_fail(rates, necessary, sufficient):
+    found = verdicts(planted(*rates))
+    assert found["exp8/s_lorenz/necessary"] is necessary
+    assert found["exp8/s_lorenz/sufficient"] is sufficient
+    assert found["exp8/s_lorenz/central"] is (necessary and sufficient)
+
+
+def test_a_random_policy_that_reaches_the_goal_is_no_skill():
+    found = verdicts(planted(0.1, 0.2, 0.15, 0.9, chance=0.8))
+    assert found["exp8/s_lorenz/sufficient"] is False
+
+
+def test_wide_intervals_prove_nothing_and_one_seed_has_none():
+    assert verdicts(planted(0.1, 0.2, 0.15, 0.9, width=0.9))["exp8/s_lorenz/necessary"] is False
+    metrics = planted(0.1, 0.2, 0.15, 0.9)
+    for value in metrics.values():
+        del value["interval95"]
+    assert verdicts(metrics)["exp8/s_lorenz/necessary"] is None
+
+
+def test_one_planner_that_fails_is_enough():
+    metrics = planted(0.1, 0.2, 0.15, 0.9)
+    metrics[f"{SCENE}/both/{GRADIENT}/{LOOP}/success"] = entry(0.5, 0.05)
+    assert verdicts(metrics)["exp8/s_lorenz/sufficient"] is False
+
+
+@pytest.mark.parametrize(
+    ("rates", "vanishes"),
+    [
+        ((0.2, 0.2, 0.9, 0.9), True),
+        ((0.0, 0.0, 0.0, 0.0), False),  # nothing could be seen
+        ((0.2, 0.6, 0.5, 0.9), False),  # an effect that stays
+    ],
+)
+def test_an_effect_vanishes_only_where_something_succeeds(rates, vanishes):
+    found = verdicts(planted(*rates, scene="s/off"))
+    assert found[f"exp8/vanish/s/off/{SEARCH}/main_spectral"] is vanishes
+
+
+def test_held_out_scenes_are_claimed_as_the_first_one():
+    found = verdicts(planted(0.1, 0.2, 0.15, 0.9, scene=HELD_OUT[1]))
+    assert found["exp8/held_out/s_roessler/central"] and found["exp8/s_lorenz/central"] is None
+
+
+def test_a_gradient_is_the_cause_only_where_search_succeeds():
+    def with_true_values(search, gradient):
+        prefix = "cause/metric/true_value"
+        return verdicts({
+            f"{prefix}/{SEARCH}/{LOOP}/success": entry(search, 0.05),
+            f"{prefix}/{GRADIENT}/{LOOP}/success": entry(gradient, 0.05),
+        })["exp8/gradient/is_the_cause"]  # fmt: skip
+
+    assert with_true_values(0.8, 0.2) is True
+    assert with_true_values(0.1, 0.1) is False  # worse predictions, or distances, explain it
+    assert with_true_values(0.8, 0.8) is False
+
+
+def test_ids_are_distinct():
+    ids = [criterion.id for criterion in CRITERIA]
+    assert len(set(ids)) == len(ids)
