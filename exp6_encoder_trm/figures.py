@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
 from exp6_encoder_trm.decision_tree import MEANING, ORDERS, USABLE, VERDICTS, Decision, decide
@@ -451,47 +451,56 @@ def _demo_lines(axis: Axes, results: Results, lines: Mapping[str, tuple[str, str
 
 def draw_puzzles(arrays: Arrays, setting: str) -> Figure:
     """Demonstrations, query and label of some training queries, and answers segment by segment."""
-    inputs, labels = (arrays[f"{setting}/queries/{name}"] for name in ("inputs", "labels"))
-    demos, shown = (arrays[f"{setting}/queries/{name}"] for name in ("demos", "shown"))
     models = [job for job in ("E0", "E1", "tokens") if f"{setting}/{job}/answers" in arrays]
-    answers = {job: arrays[f"{setting}/{job}/answers"][0] for job in models}  # [E, K, L]
-    most, segments = min(3, demos.shape[1]), answers[models[0]].shape[1]
-    kept = sorted({0, segments - 1})
-    columns = 2 * most + 2 + len(kept) * len(models)
-    figure, axes = new_figure(len(inputs), columns, (0.85 * columns, 0.95 * len(inputs) + 0.6))
-    for line, index in zip(axes, range(len(inputs)), strict=True):
-        for number in range(most):
-            for side, axis in enumerate(line[2 * number : 2 * number + 2]):
-                title = ("in", "out")[side] if not index else ""
-                _grid(axis, demos[index, number, side] if shown[index, number] else None, title)
-        _grid(line[2 * most], inputs[index], "query" if not index else "")
-        _grid(line[2 * most + 1], labels[index], "answer" if not index else "")
-        place = 2 * most + 2
-        for job in models:
-            for segment in kept:
-                given = answers[job][index, segment]
-                right = bool((given == labels[index]).all())
-                title = f"{job}\nsegment {segment + 1}" if not index else ""
-                _grid(line[place], given, title, "#009E73" if right else "#D55E00")
-                place += 1
-    figure.suptitle(
-        f"{setting}, first seed: demonstrations, query and answers (green frame: exact)", fontsize=10
-    )
+    columns = puzzle_columns(arrays, setting, models)
+    rows = len(arrays[f"{setting}/queries/labels"])
+    figure, axes = new_figure(1, 1, (0.85 * len(columns) + 0.4, 0.85 * rows + 1.0))
+    axis = axes[0, 0]
+    for column, (title, grids, frames) in enumerate(columns):
+        axis.text(column + 0.45, -0.08, title, ha="center", va="bottom", fontsize=7.5)
+        for row, (grid, frame) in enumerate(zip(grids, frames, strict=True)):
+            if grid is not None:
+                _grid(axis, column, row, grid, frame)
+    axis.set_xlim(-0.05, len(columns))
+    axis.set_ylim(rows, -0.5)
+    axis.axis("off")
+    axis.set_title(f"{setting}, first seed: training queries and answers (green frame: exact)", fontsize=10)
     return figure
 
 
-def _grid(axis: Axes, tokens: np.ndarray | None, title: str, frame: str = "#BBBBBB") -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    axis.grid(visible=False)
-    axis.set_title(title, fontsize=7.5, fontweight="normal", loc="center")
-    if tokens is None:
-        axis.axis("off")
-        return
+Column = tuple[str, list[np.ndarray | None], list[str]]  # title, a grid [L] a row, the frames' colours
+
+
+def puzzle_columns(arrays: Arrays, setting: str, models: Sequence[str]) -> list[Column]:
+    """Up to three demonstrations, query, answer, and each model's after its first and last segment."""
+    inputs, labels, demos, shown = (
+        arrays[f"{setting}/queries/{name}"] for name in ("inputs", "labels", "demos", "shown")
+    )
+    plain = ["#BBBBBB"] * len(inputs)
+    columns: list[Column] = []
+    for number in range(min(3, demos.shape[1])):
+        for side, title in enumerate(("in", "out")):
+            grids = [
+                demo[number, side] if has[number] else None for demo, has in zip(demos, shown, strict=True)
+            ]
+            columns.append((title, grids, plain))
+    columns += [("query", list(inputs), plain), ("answer", list(labels), plain)]
+    for job in models:
+        answers = arrays[f"{setting}/{job}/answers"][0]  # [E, K, L]
+        for segment in sorted({0, answers.shape[1] - 1}):
+            given = answers[:, segment]
+            right = (given == labels).all(1)
+            frames = ["#009E73" if exact else "#D55E00" for exact in right]
+            columns.append((f"{job}\nsegment {segment + 1}", list(given), frames))
+    return columns
+
+
+def _grid(axis: Axes, column: int, row: int, tokens: np.ndarray, frame: str) -> None:
     side = round(len(tokens) ** 0.5)
-    axis.imshow(tokens.reshape(side, side), cmap=ARC_COLORS, vmin=0, vmax=10)
-    for spine in axis.spines.values():
-        spine.set(visible=True, color=frame, linewidth=2.5 if frame != "#BBBBBB" else 0.8)
+    place = (column, column + 0.9, row + 0.9, row)
+    axis.imshow(tokens.reshape(side, side), cmap=ARC_COLORS, vmin=0, vmax=10, extent=place, zorder=2)
+    width = 0.8 if frame == "#BBBBBB" else 2.5
+    axis.add_patch(Rectangle((column, row), 0.9, 0.9, fill=False, edgecolor=frame, linewidth=width, zorder=3))
 
 
 def draw_training(arrays: Arrays, setting: str) -> Figure:

@@ -269,3 +269,34 @@ def test_stacked_modules_follow_training_and_evaluation_mode():
     stacked.eval()
     torch.testing.assert_close(stacked(inputs), stacked(inputs))
     assert not (stacked(inputs) == 0).any()
+
+
+def train_until(checkpoint, last, clip_norm=None):
+    """Fit until a step; the norms that were seen before clipping, and how far it came."""
+    module, seen = EnsembleMLP(SEEDS, (2, 1), "test"), []
+
+    def loss(iteration, draws):
+        inputs = torch.stack([torch.randn(4, 2, generator=draw) for draw in draws])
+        return {"loss": 1e3 * module(inputs).square().mean((1, 2))}
+
+    def record():
+        seen.append(float(module.layers[0].weight.grad.norm()))
+
+    history = fit(
+        module, loss, seeds=SEEDS, iterations=9, learning_rate=1e-2, label="test", stream="test",
+        clip_norm=clip_norm, checkpoint=checkpoint, after_backward=record, stop=lambda step: step == last,
+    )  # fmt: skip
+    return module.state_dict(), history, seen
+
+
+def test_a_stopped_training_is_finished(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "a.pt", "mark", every=5)
+    weights, history, seen = train_until(checkpoint, last=4)
+    assert history["iteration"][-1] == 4 and len(seen) == 4
+    again, history, seen = train_until(checkpoint, last=None)
+    assert not seen and history["iteration"][-1] == 4
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
+
+
+def test_gradients_are_seen_before_they_are_clipped():
+    assert min(train_until(None, last=None, clip_norm=1e-3)[2]) > 1.0
