@@ -9,13 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, JUDGED_STEPS, Exp1Config
+from common.config import (
+    EXP1_PRESETS,
+    EXP2_PRESETS,
+    EXP3_PRESETS,
+    EXP4_PRESETS,
+    EXP8_PRESETS,
+    JUDGED_STEPS,
+    Exp1Config,
+)
 from common.latent.evaluation import STEPS
 from common.run.cache import ConfigView
 from common.run.command_line import ConfigError, parse_command_line
 from common.run.files import ROOT
 
-ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS)
+ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, EXP8_PRESETS)
 SCRIPTS = sorted(
     path
     for path in (*ROOT.glob("*.py"), *ROOT.glob("exp[0-9]_*/*.py"))

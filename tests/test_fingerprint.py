@@ -87,7 +87,9 @@ def test_rewording_changes_no_fingerprint(path):
          {"exp2_funnel_heatmap.train_helm.train_helm", "exp3_planning_efficiency.train_helm.train_helm",
           "exp4_contrastive_fix.train_helm.train_helm"}),
         ("common/objectives.py", "return (distances - 1).relu().square()",
-         "return (distances - 2).relu().square()", {"exp4_contrastive_fix.train_helm.train_helm"}),
+         "return (distances - 2).relu().square()",
+         {"exp4_contrastive_fix.train_helm.train_helm", "exp8_two_pillars.train_flat.train_flat",
+          "exp8_two_pillars.train_helm.train_helm"}),
         ("common/run/results.py", "SCHEMA = 1", "SCHEMA = 2", set()),
     ],
 )  # fmt: skip
