@@ -1014,7 +1014,7 @@ class Exp8Config(RunConfig):
 
     # --- the world ----------------------------------------------------------------------------
 
-    # the maze
+    # the maze: which walls stand in the box
     maze: Exp8Maze = "s"
     # length of each of its walls [sides of the box]; 0 is no wall, 1 would close the box
     wall_length: float = bounded(0.7, low=0.0, high=0.95)
@@ -1031,9 +1031,9 @@ class Exp8Config(RunConfig):
 
     # --- data, models and training ------------------------------------------------------------
 
-    # walks for training
+    # random walks that every model is trained on
     num_walks: int = bounded(3000, low=1)
-    # length of a walk [steps]
+    # length of each of these walks [steps]
     walk_length: int = bounded(100, low=2)
     # width of the latent state
     d_latent: int = bounded(32, low=2)

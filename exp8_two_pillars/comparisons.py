@@ -30,59 +30,75 @@ from exp8_two_pillars.parts import CORNERS, Scene, scenes, variants
 from exp8_two_pillars.tasks import Tasks, make_tasks, make_wind_tasks, require_tasks
 from exp8_two_pillars.world import World
 
-Models = Mapping[World, Mapping[str, WindModel]]
+Models = Mapping[World, Mapping[str, WindModel]]  # of every world, by variant
 Found = Mapping[str, Tensor]
 
-SIMULATORS = ("simulator", "calm", "cost_to_go")  # the true dynamics, judged in three ways
 SEARCH = "icem"  # the planner of pictures and of the phase diagram
 STUDIED = ("normalised_gradient", "icem", "random_shooting")  # planners of every part but the first
+SIMULATORS = ("simulator", "calm", "cost_to_go")  # the true dynamics, judged in three ways
+
+
+@dataclass(frozen=True)
+class Study:
+    """A scene with its tasks and the models trained in its world, by variant."""
+
+    run: Run
+    scene: Scene
+    tasks: Tasks
+    models: Mapping[str, WindModel]
+
+    @classmethod
+    def of(cls, run: Run, scene: Scene, models: Models) -> "Study":
+        """With the tasks that the scene says."""
+        tasks = make_tasks(scene.world, run.config.num_tasks, scene.steps, scene.judged_in)
+        return cls(run, scene, tasks, models[scene.world])
+
+    def planning(self, variant: str, plans: Plans) -> tuple:
+        """The cached step of some plans, under the same name whatever part asks for it."""
+        kind = f"{plans.source}/{plans.planner}/{plans.loop.name}"
+        name = f"{self.scene.name}/planning/{variant}/{kind}"
+        return measure_planning, name, self.scene.world, self.models[variant], self.tasks, plans
+
+    def gradients(self, variant: str, source: str = "model") -> tuple:
+        """The cached step of a source's gradients."""
+        name = f"{self.scene.name}/gradients/{variant}/{source}"
+        return measure_gradients, name, self.scene.world, self.models[variant], self.tasks, source
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Plans through a model, under the name of their metrics."""
+    """Plans through a variant's model, under the name of their metrics."""
 
     name: str
-    model: WindModel
+    variant: str
     plans: Plans
 
 
-def attempt_all(run: Run, scene: Scene, tasks: Tasks, attempts: Sequence[Attempt]) -> dict[str, Found]:
+def attempt_all(study: Study, attempts: Sequence[Attempt]) -> dict[str, Found]:
     """Plan, side by side, and record every outcome: by name."""
-    steps = [
-        (
-            measure_planning,
-            f"{scene.name}/planning/{attempt.name}",
-            scene.world,
-            attempt.model,
-            tasks,
-            attempt.plans,
-        )
-        for attempt in attempts
-    ]
-    found = dict(zip([attempt.name for attempt in attempts], run.measure_all(steps), strict=True))
-    for name, measured in found.items():
-        record_outcome(run.results, name, measured)
+    steps = [study.planning(attempt.variant, attempt.plans) for attempt in attempts]
+    names = [attempt.name for attempt in attempts]
+    found = dict(zip(names, study.run.measure_all(steps), strict=True))
+    for name, outcome in found.items():
+        record_outcome(study.run.results, name, outcome)
     return found
-
-
-def tasks_of(scene: Scene, config: Exp8Config) -> Tasks:
-    """A scene's tasks."""
-    return make_tasks(scene.world, config.num_tasks, scene.steps, scene.judged_in)
 
 
 def check_tasks(config: Exp8Config) -> None:
     """Raise ValueError for a configuration some of whose parts have no tasks."""
-    for world, steps in {
-        (scene.judged_in, scene.steps) for part in config.parts for scene in scenes(config, part)
-    }:
+    asked = {(scene.judged_in, scene.steps) for part in config.parts for scene in scenes(config, part)}
+    for world, steps in asked:
         require_tasks(world, steps)
 
 
 def all_loops(config: Exp8Config) -> list[Loop]:
     """Every horizon, closed and open."""
-    closed = [Loop("closed", horizon) for horizon in config.closed_horizons]
-    return closed + [Loop("open", horizon) for horizon in config.open_horizons]
+    return [Loop("closed", horizon) for horizon in config.closed_horizons] + blind_loops(config)
+
+
+def blind_loops(config: Exp8Config) -> list[Loop]:
+    """Every horizon, open."""
+    return [Loop("open", horizon) for horizon in config.open_horizons]
 
 
 def study_loop(config: Exp8Config) -> Loop:
@@ -100,18 +116,17 @@ def study_cases(config: Exp8Config, loops: Sequence[Loop]) -> list[tuple[str, Lo
     return list(itertools.product(studied(config), loops))
 
 
-def measure_models(
-    run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel], names: Mapping[str, str]
-) -> None:
-    """What each model knows: {its name in metrics}/{position_error, ..}/T={T}; `names` by variant."""
-    steps = [
-        (measure, f"{scene.name}/{kind}/{variant}", scene.world, models[variant], tasks)
+def measure_models(study: Study, names: Mapping[str, str]) -> None:
+    """What models know: {name}/{position_error, ..}/T={T}; `names` of their metrics, by variant."""
+    scene, run = study.scene, study.run
+    knowledge = run.measure_all([
+        (measure_model, f"{scene.name}/model/{variant}", scene.world, study.models[variant], study.tasks)
         for variant in names
-        for kind, measure in (("model", measure_model), ("gradients", measure_gradients))
-    ]
-    found = run.measure_all(steps)
-    for variant, knows, gradients in zip(names, found[::2], found[1::2], strict=True):
-        record_model(run.results, names[variant], {**knows, **gradients}, run.config.horizons)
+    ])  # fmt: skip
+    gradients = run.measure_all([study.gradients(variant) for variant in names])
+    for name, *found in zip(names.values(), knowledge, gradients, strict=True):
+        for measured in found:
+            record_model(run.results, name, measured, run.config.horizons)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -119,98 +134,90 @@ def measure_models(
 # ----------------------------------------------------------------------------------------------
 
 
-def compare_corners(
-    run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel], cases: Sequence[tuple[str, Loop]]
-) -> None:
-    """Metrics {scene}/{corner}/{planner}/{loop}/.. and the effects {scene}/{planner}/{loop}/{effect}."""
-    found = attempt_all(run, scene, tasks, [
-        Attempt(f"{scene.name}/{corner}/{planner}/{loop.name}", models[corner], Plans(planner, loop))
+def compare_corners(study: Study, cases: Sequence[tuple[str, Loop]], name: str) -> None:
+    """Metrics {name}/{corner}/{planner}/{loop}/.. and the effects {name}/{planner}/{loop}/{effect}."""
+    found = attempt_all(study, [
+        Attempt(f"{name}/{corner}/{planner}/{loop.name}", corner, Plans(planner, loop))
         for planner, loop in cases
         for corner in CORNERS
     ])  # fmt: skip
     for planner, loop in cases:
-        corners = {corner: found[f"{scene.name}/{corner}/{planner}/{loop.name}"] for corner in CORNERS}
-        record_effects(run.results, f"{scene.name}/{planner}/{loop.name}", corners)
+        case = f"{planner}/{loop.name}"
+        corners = {corner: found[f"{name}/{corner}/{case}"] for corner in CORNERS}
+        record_effects(study.run.results, f"{name}/{case}", corners)
 
 
-def compare_scene(run: Run, scene: Scene, models: Models) -> Tasks:
-    """A scene's 2x2 with the planners of every part, what its models know, and a random policy."""
-    tasks, here = tasks_of(scene, run.config), models[scene.world]
-    measure_models(run, scene, tasks, here, {corner: f"{scene.name}/{corner}" for corner in CORNERS})
-    policy = run.measure(measure_random_policy, f"{scene.name}/random policy", scene.world, tasks)
+def measure_controls(study: Study) -> None:
+    """What the corners' models know, and what a random policy reaches."""
+    scene, run = study.scene, study.run
+    measure_models(study, {corner: f"{scene.name}/{corner}" for corner in CORNERS})
+    policy = run.measure(measure_random_policy, f"{scene.name}/random policy", scene.world, study.tasks)
     record_outcome(run.results, f"{scene.name}/random_policy", policy)
-    return tasks
 
 
 def run_corners(run: Run, models: Models) -> None:
     """Every planner, some in every loop; the simulator, the upper bound, budgets matched in network calls."""
     (scene,) = scenes(run.config, "corners")
-    here, config = models[scene.world], run.config
-    tasks = compare_scene(run, scene, models)
+    study, config = Study.of(run, scene, models), run.config
+    measure_controls(study)
     others = [planner for planner in config.planners if planner not in STUDIED]
     cases = [*study_cases(config, all_loops(config)), *((name, study_loop(config)) for name in others)]
-    compare_corners(run, scene, tasks, here, cases)
+    compare_corners(study, cases, scene.name)
     truth = run.measure(measure_truth, f"{scene.name}/truth", scene.world)
     record_model(run.results, f"{scene.name}/true", truth, config.horizons)
-    compare_simulator(run, scene, tasks, here["both"])
-    match_calls(run, scene, tasks, here)
-    show(run, scene, tasks, here)
+    compare_simulator(study)
+    match_calls(study)
+    show(study)
 
 
-def compare_simulator(run: Run, scene: Scene, tasks: Tasks, model: WindModel) -> None:
+def compare_simulator(study: Study) -> None:
     """The true dynamics with the learned distance of `both`, without the wind in it, and with the true cost.
 
     Metrics {scene}/{simulator,calm,cost_to_go}/.. and the differences {scene}/both_minus_{simulator,..}/...
     """
-    blind = [Loop("open", horizon) for horizon in run.config.open_horizons]
-    cases = study_cases(run.config, [study_loop(run.config), *blind])
-    found = attempt_all(run, scene, tasks, [
-        Attempt(f"{scene.name}/{source}/{planner}/{loop.name}", model, Plans(planner, loop, source))
+    run, name = study.run, study.scene.name
+    cases = study_cases(run.config, [study_loop(run.config), *blind_loops(run.config)])
+    found = attempt_all(study, [
+        Attempt(f"{name}/{source}/{planner}/{loop.name}", "both", Plans(planner, loop, source))
         for planner, loop in cases
         for source in SIMULATORS
     ])  # fmt: skip
-    for source in SIMULATORS:
-        name = f"{scene.name}/gradients/{source}"
-        gradients = run.measure(measure_gradients, name, scene.world, model, tasks, source)
-        record_model(run.results, f"{scene.name}/{source}", gradients, run.config.horizons)
-    for planner, loop in cases:
-        plans = Plans(planner, loop)
-        case = f"{planner}/{loop.name}"
-        both = run.measure(
-            measure_planning, f"{scene.name}/planning/both/{case}", scene.world, model, tasks, plans
-        )
+    gradients = run.measure_all([study.gradients("both", source) for source in SIMULATORS])
+    for source, measured in zip(SIMULATORS, gradients, strict=True):
+        record_model(run.results, f"{name}/{source}", measured, run.config.horizons)
+    models = run.measure_all([study.planning("both", Plans(*case)) for case in cases])
+    for (planner, loop), both in zip(cases, models, strict=True):
         for source in SIMULATORS:
-            name = f"{scene.name}/both_minus_{source}/{case}/success"
-            record_difference(run.results, name, both, found[f"{scene.name}/{source}/{case}"])
+            case = f"{planner}/{loop.name}"
+            other = found[f"{name}/{source}/{case}"]
+            record_difference(run.results, f"{name}/both_minus_{source}/{case}/success", both, other)
 
 
-def match_calls(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel]) -> None:
+def match_calls(study: Study) -> None:
     """Macro models with as many network calls as a one-step model: {scene}/{corner}/{planner}_calls/.."""
-    loop, times = study_loop(run.config), run.config.coarse_stride
-    attempt_all(run, scene, tasks, [
-        Attempt(f"{scene.name}/{corner}/{planner}_calls/{loop.name}", models[corner],
+    loop, times = study_loop(study.run.config), study.run.config.coarse_stride
+    attempt_all(study, [
+        Attempt(f"{study.scene.name}/{corner}/{planner}_calls/{loop.name}", corner,
                 Plans(planner, loop, times=times))
-        for planner in studied(run.config)
+        for planner in studied(study.run.config)
         for corner in ("spectral", "both")
     ])  # fmt: skip
 
 
-def show(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel]) -> None:
+def show(study: Study) -> None:
     """Arrays that pictures are drawn from: shown/{corner}/{energy,positions} of the first seed."""
-    planner, loop = SEARCH, study_loop(run.config)
-    steps = [
-        (measure_energy_map, f"{scene.name}/energy map/{corner}", scene.world, models[corner], tasks)
+    run, scene, tasks = study.run, study.scene, study.tasks
+    maps = run.measure_all([
+        (measure_energy_map, f"{scene.name}/energy map/{corner}", scene.world, study.models[corner], tasks)
         for corner in CORNERS
-    ]
-    for corner, found in zip(CORNERS, run.measure_all(steps), strict=True):
-        paths = run.measure(
-            measure_planning, f"{scene.name}/planning/{corner}", scene.world, models[corner], tasks,
-            Plans(planner, loop),
-        )  # fmt: skip
-        run.results.add_array(f"shown/{corner}/energy", found["energy"])
-        run.results.add_array(f"shown/{corner}/positions", paths["positions"][0])
+    ])  # fmt: skip
+    plans = Plans(SEARCH, study_loop(run.config))
+    paths = run.measure_all([study.planning(corner, plans) for corner in CORNERS])
+    for corner, energy, path in zip(CORNERS, maps, paths, strict=True):
+        run.results.add_array(f"shown/{corner}/energy", energy["energy"])
+        run.results.add_array(f"shown/{corner}/positions", path["positions"][0])
     run.results.add_array("shown/goals", tasks.goals[:, :2])
-    run.results.add_array("shown/walls", torch.tensor(scene.world.walls, dtype=torch.float64))
+    run.results.add_array("shown/walls", torch.tensor(scene.world.walls, dtype=torch.float64).view(-1, 4))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -221,19 +228,19 @@ def show(run: Run, scene: Scene, tasks: Tasks, models: Mapping[str, WindModel]) 
 def run_scenes(run: Run, models: Models, part: str) -> None:
     """A 2x2 in each of a part's scenes."""
     for scene in scenes(run.config, part):
-        tasks = compare_scene(run, scene, models)
-        cases = study_cases(run.config, [study_loop(run.config)])
-        compare_corners(run, scene, tasks, models[scene.world], cases)
+        study = Study.of(run, scene, models)
+        measure_controls(study)
+        compare_corners(study, study_cases(run.config, [study_loop(run.config)]), scene.name)
 
 
 def run_variants(run: Run, models: Models, part: str) -> None:
     """Each of a part's variants by itself: {part}/{variant}/.."""
     (scene,) = scenes(run.config, part)
-    here, tasks, loop = models[scene.world], tasks_of(scene, run.config), study_loop(run.config)
+    study, loop = Study.of(run, scene, models), study_loop(run.config)
     names = {variant: f"{part}/{renamed(variant)}" for variant in variants(run.config, part)}
-    measure_models(run, scene, tasks, here, names)
-    attempt_all(run, scene, tasks, [
-        Attempt(f"{name}/{planner}/{loop.name}", here[variant], Plans(planner, loop))
+    measure_models(study, names)
+    attempt_all(study, [
+        Attempt(f"{name}/{planner}/{loop.name}", variant, Plans(planner, loop))
         for variant, name in names.items()
         for planner in studied(run.config)
     ])  # fmt: skip
@@ -249,20 +256,13 @@ def renamed(variant: str) -> str:
 def run_cause(run: Run, models: Models) -> None:
     """Flat models whose predictions are true, or whose gradients are tamed: cause/{corner}/{source}/.."""
     (scene,) = scenes(run.config, "cause")
-    here, tasks, loop = models[scene.world], tasks_of(scene, run.config), study_loop(run.config)
+    study, loop = Study.of(run, scene, models), study_loop(run.config)
     cases = list(itertools.product(("none", "metric"), ("model", "true_value", "clipped", "smoothed")))
-    for corner, source in cases:
-        gradients = run.measure(
-            measure_gradients,
-            f"{scene.name}/gradients/{corner}/{source}",
-            scene.world,
-            here[corner],
-            tasks,
-            source,
-        )
-        record_model(run.results, f"cause/{corner}/{source}", gradients, run.config.horizons)
-    attempt_all(run, scene, tasks, [
-        Attempt(f"cause/{corner}/{source}/{planner}/{loop.name}", here[corner], Plans(planner, loop, source))
+    gradients = run.measure_all([study.gradients(*case) for case in cases])
+    for (corner, source), measured in zip(cases, gradients, strict=True):
+        record_model(run.results, f"cause/{corner}/{source}", measured, run.config.horizons)
+    attempt_all(study, [
+        Attempt(f"cause/{corner}/{source}/{planner}/{loop.name}", corner, Plans(planner, loop, source))
         for corner, source in cases
         for planner in studied(run.config)
     ])  # fmt: skip
@@ -270,12 +270,10 @@ def run_cause(run: Run, models: Models) -> None:
 
 def run_phase(run: Run, models: Models) -> None:
     """Success of the corners over wind strength and wall length, by iCEM: {cell}/{corner}/success."""
-    loop = study_loop(run.config)
+    plans = Plans(SEARCH, study_loop(run.config))
     for scene in scenes(run.config, "phase"):
-        attempt_all(run, scene, tasks_of(scene, run.config), [
-            Attempt(f"{scene.name}/{corner}", models[scene.world][corner], Plans(SEARCH, loop))
-            for corner in CORNERS
-        ])  # fmt: skip
+        study = Study.of(run, scene, models)
+        attempt_all(study, [Attempt(f"{scene.name}/{corner}", corner, plans) for corner in CORNERS])
 
 
 def run_wind_goal(run: Run, models: Models) -> None:
@@ -283,9 +281,9 @@ def run_wind_goal(run: Run, models: Models) -> None:
     (scene,) = scenes(run.config, "wind_goal")
     horizon = run.config.study_horizon
     tasks = make_wind_tasks(scene.world, run.config.num_tasks, horizon)
-    as_named = Scene("wind_goal", scene.world, scene.steps, scene.judged_in)
+    study = Study(run, scene, tasks, models[scene.world])
     cases = study_cases(run.config, [Loop("closed", horizon), Loop("open", horizon)])
-    compare_corners(run, as_named, tasks, models[scene.world], cases)
+    compare_corners(study, cases, "wind_goal")
 
 
 PARTS: dict[str, Callable[[Run, Models], None]] = {

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common.latent.figures import draw_bars
 from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
@@ -146,7 +147,7 @@ def draw_jacobian(results: Results, arrays: Arrays) -> Figure:
         ("log10_jacobian_state", r"$\log_{10} \Vert \partial x_T/\partial s_0 \Vert_F$", "Start Jacobian"),
         ("log10_jacobian_action", r"$\log_{10} \Vert \partial x_T/\partial a \Vert_F$", "Action Jacobian"),
         ("position_error", "position error [length]", "A Jacobian means nothing without the error"),
-        ("gradient_cosine", "cosine, actions perturbed", "Does the energy's gradient hold nearby?"),
+        ("gradient_cosine", "cosine, actions perturbed", "Does the gradient of the energy hold?"),
     )
     for axis, (quantity, label, title) in zip(axes.flat, shown, strict=True):
         models = {**CORNERS, "true": COLORS["true"]}
@@ -175,7 +176,8 @@ def draw_energy(results: Results, arrays: Arrays) -> Figure:
         draw_maze(axis, arrays)
         axis.plot(*arrays["shown/goals"][0], "*", color="#D55E00", markersize=12)
         axis.set_title(f"{corner}: Spearman {mean_of(results, f'{name}/{corner}/spearman'):.2f}", fontsize=10)
-        figure.colorbar(picture, ax=axis, orientation="horizontal", shrink=0.8, label="energy")
+        figure.colorbar(picture, ax=axis, orientation="horizontal", shrink=0.8, label="energy",
+                        ticks=MaxNLocator(3))  # fmt: skip
     figure.suptitle(
         f"{name}: the energy to the goal (star), beside its rank correlation with the steps it takes",
         fontweight="bold",
@@ -262,11 +264,18 @@ def draw_ablation(results: Results) -> Figure:
             axes[0, 0].plot(values, [row] * len(values), marker, color=color, ms=3, alpha=0.4)
             errors = metrics[f"{variant}/position_error/T={horizon}"]["values"]
             axes[0, 1].plot(errors, values, marker, color=color, ms=4, alpha=0.6)
-    axes[0, 0].set_yticks(rows, [variant.partition("/")[2] for variant in variants], fontsize=8)
+    axes[0, 0].set_yticks(
+        rows,
+        [variant.removeprefix("ablation/").removeprefix(f"{base_name(results)}/") for variant in variants],
+        fontsize=8,
+    )
     axes[0, 0].set_xlabel(f"tasks whose goal is reached, {loop}; small: seeds")
     axes[0, 0].set_title("Parts of the first pillar, metrics of the second")
     axes[0, 0].legend()
+    axes[0, 0].set_xlim(-0.03, 1.03)
+    axes[0, 1].set_ylim(-0.03, 1.03)
     axes[0, 1].set_xscale("log")
+    axes[0, 1].minorticks_off()
     axes[0, 1].set_xlabel(f"position error after {horizon} steps [length]")
     axes[0, 1].set_ylabel("tasks whose goal is reached")
     axes[0, 1].set_title("Is it the prediction? One dot a model")

@@ -104,16 +104,8 @@ class Wind:
         state = state.movedim(-1, 0).contiguous()
         return runge_kutta(derivative, state, self.h, self.steps).movedim(0, -1).contiguous()
 
-    def sample(self, count: int, draw: torch.Generator) -> Tensor:
-        """States on the attractor, float32: [count, d]."""
-        mean, deviation = self.start
-        state = mean + deviation * torch.randn(count, self.dim, generator=draw)
-        for _ in range(BURN_IN):
-            state = self.flow(state)
-        return state
 
-
-BURN_IN = 100  # steps
+POOL, BURN_IN = 4096, 100  # states of each attractor, and the steps that lead there
 # The lengths of a step are chosen so that all three stretch alike, by about e^.17 a step.
 WINDS = {
     "lorenz": Wind("lorenz", 3, 0.025, 8, (5.0, 5.0)),
@@ -123,9 +115,20 @@ WINDS = {
 
 
 @cache
+def attractor(name: str) -> Tensor:
+    """POOL states of a wind, from anywhere on its attractor, in its own units: [POOL, d]."""
+    wind = WINDS[name]
+    (mean, deviation), draw = wind.start, generator(0, f"attractor/{name}")
+    state = mean + deviation * torch.randn(POOL, wind.dim, generator=draw)
+    for _ in range(BURN_IN):
+        state = wind.flow(state)
+    return state
+
+
+@cache
 def stationary_moments(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of each coordinate of a wind."""
-    states = WINDS[name].sample(1024, generator(0, f"moments/{name}")).double()
+    states = attractor(name).double()
     return tuple(states.mean(0).tolist()), tuple(states.std(0).tolist())
 
 
@@ -208,4 +211,5 @@ class World:
     def sample_winds(self, count: int, draw: torch.Generator) -> Tensor:
         """On the attractor, normalised, float32: [count, d]."""
         mean, deviation = map(torch.tensor, stationary_moments(self.wind))
-        return (WINDS[self.wind].sample(count, draw) - mean) / deviation
+        which = torch.randint(POOL, (count,), generator=draw)
+        return (attractor(self.wind)[which] - mean) / deviation

@@ -15,6 +15,8 @@ from common.config import (
     EXP3_PRESETS,
     EXP4_PRESETS,
     EXP5_PRESETS,
+    EXP6_PRESETS,
+    EXP8_PRESETS,
     JUDGED_STEPS,
     Exp1Config,
 )
@@ -23,7 +25,15 @@ from common.run.cache import ConfigView
 from common.run.command_line import ConfigError, parse_command_line
 from common.run.files import ROOT
 
-ALL_PRESETS = (EXP1_PRESETS, EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, EXP5_PRESETS)
+ALL_PRESETS = (
+    EXP1_PRESETS,
+    EXP2_PRESETS,
+    EXP3_PRESETS,
+    EXP4_PRESETS,
+    EXP5_PRESETS,
+    EXP6_PRESETS,
+    EXP8_PRESETS,
+)
 SCRIPTS = sorted(
     path
     for path in (*ROOT.glob("*.py"), *ROOT.glob("exp[0-9]_*/*.py"))

@@ -13,6 +13,7 @@ from exp1_spectral_cliff import criteria as exp1
 from exp2_funnel_heatmap import criteria as exp2
 from exp3_planning_efficiency import criteria as exp3
 from exp4_contrastive_fix import criteria as exp4
+from exp8_two_pillars import criteria as exp8
 
 
 def test_summary_of_seeds():
@@ -196,7 +197,7 @@ def test_a_criterion_that_requires_others():
 
 
 def test_criteria_are_well_formed():
-    for criteria in (exp1.CRITERIA, exp2.CRITERIA, exp3.CRITERIA, exp4.CRITERIA):
+    for criteria in (exp1.CRITERIA, exp2.CRITERIA, exp3.CRITERIA, exp4.CRITERIA, exp8.CRITERIA):
         ids = [criterion.id for criterion in criteria]
         assert len(set(ids)) == len(ids)
         for criterion in criteria:
