@@ -37,7 +37,7 @@ SMALL = [
         "8",
     ),
     *("--num-error-states", "8", "--mollified-samples", "16", "--gradient-horizons", "20"),
-    *("--planning-horizons", "20", "--num-problems", "4", "--gd-steps", "10"),
+    *("--planning-horizons", "20", "--num-problems", "4", "--gd-steps", "10", "--spectral-sweep", "1"),
 ]
 
 

@@ -21,14 +21,16 @@ def stop_without_words() -> None:
 
 
 @contextlib.contextmanager
-def stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[list[int]]:
     """Within, SIGINT raises KeyboardInterrupt and SIGTERM Terminated, in the main thread.
 
     What follows the first of them is ignored, but for Ctrl-C, which ends the process at once. A signal that
-    the process ignores, as in the background of a script, stays ignored.
+    the process ignores, as in the background of a script, stays ignored. It yields a list that gets the
+    signal's number: a library may make another exception of ours.
     """
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
     before = {number: signal.getsignal(number) for number in HANDLED}
 
@@ -37,13 +39,14 @@ def stoppable() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if before[signal.SIGINT] != signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+        received.append(number)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
     try:
         for number, handler in before.items():
             if handler != signal.SIG_IGN:
                 signal.signal(number, stop)
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -16,6 +16,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from typing import Any
 
 from common.run.command_line import ConfigError, reject
 from common.run.files import ROOT, is_running
-from common.run.signals import stoppable
+from common.run.signals import Terminated, stoppable
 from common.sweeps.asha import Asha
 from common.sweeps.search import Search
 from common.sweeps.trial import FAILED, STOPPED, Record, Task, do_trial, ended, load_record
@@ -133,8 +134,11 @@ def cluster(machines: Machines, storage: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, storage, ignore_errors=True)
         stack.enter_context(_ray(machines))
-        stack.enter_context(stoppable())  # again: Ray has a handler of its own
-        yield storage
+        received = stack.enter_context(stoppable())  # again: Ray has a handler of its own
+        try:
+            yield storage
+        except KeyboardInterrupt:  # what Ray makes of any
+            raise (Terminated if received == [signal.SIGTERM] else KeyboardInterrupt) from None
 
 
 def run_tasks(
