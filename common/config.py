@@ -836,7 +836,7 @@ class Exp6Config(RecursionConfig):
     settings: tuple[Exp6Setting, ...] = ("recoloured",)
     # experiments to train on the setting recoloured beside those that the decision tree asks for
     jobs: tuple[Exp6Job, ...] = ("E_collapsed", "tokens")
-    # the same on the setting plain
+    # experiments to train on the setting plain
     plain_jobs: tuple[Exp6Job, ...] = ()
     # whether the tree tries hyperparameters before architectures, as the document's diagram has it, or after
     phase_order: Literal["diagram", "text"] = "diagram"
@@ -1084,7 +1084,7 @@ class Exp8Config(RunConfig):
     num_tasks: int = bounded(64, low=1)
     # fewest and most steps from start to goal, by the true cost-to-go
     task_steps: tuple[int, int] = bounded((30, 43), low=1, rising=True)
-    # the same of the near goals, with which no metric should be needed
+    # fewest and most steps to the near goals, with which no metric should be needed
     near_steps: tuple[int, int] = bounded((8, 15), low=1, rising=True)
     # planners to compare, by name in CONTINUOUS_PLANNERS
     planners: tuple[Exp8Planner, ...] = ("normalised_gradient", "icem", "random_shooting")

@@ -143,8 +143,8 @@ def _experiment_html(finished: Finished) -> str:
     first = finished.headline
     figures = [path for path in (first, *(path for path in finished.figures if path != first)) if path]
     return f"""<h2 id='{_text(finished.name)}'>{_text(finished.title)}</h2>
-<p class='origin'>{_text(finished.name)}, {_text(results["preset"])} preset, seeds
-{_text(", ".join(map(str, results["seeds"])))}, {minutes(results):.1f} minutes on {said["device"]},
+<p class='origin'>{_text(finished.name)}, {_text(results["preset"])} preset,
+seeds {_text(", ".join(map(str, results["seeds"])))}, {minutes(results):.1f} minutes on {said["device"]},
 {said["date"]}, commit <code>{commit}{changes}</code>, Python {said["python"]}, torch {said["torch"]},
 numpy {said["numpy"]}. {_text(finished.note)}</p>
 {"".join(map(_figure_html, figures))}

@@ -113,8 +113,7 @@ def _in_processes(
         futures = [pool.submit(_work, item) for item in items]
         _results(futures, meanwhile)
     except BrokenProcessPool as error:
-        for process in own:  # which the pool ends
-            process.join()
+        pool.shutdown(wait=True)  # its thread ends them, and alone learns their exit codes
         codes = sorted({process.exitcode for process in own} - {0, -signal.SIGTERM})
         if -signal.SIGKILL in codes:
             raise MemoryError("the system ended a worker process") from error
