@@ -359,7 +359,7 @@ EXP2_PRESETS = {
     "quick": Exp2Config(
         seeds=(0, 1, 2),
         hidden_dim=96,
-        iterations=700,
+        iterations=560,
         function_iterations=700,
         budget_sweep=(1200, 6000),
         cma_starts=2,
@@ -775,7 +775,12 @@ class Exp5Config(RecursionConfig):
 
 
 EXP5_PRESETS = {
-    "quick": Exp5Config(seeds=(0, 1, 2)),
+    "quick": Exp5Config(
+        seeds=(0, 1, 2),
+        variants=("baseline", "head", "random_goals", "directional", "naive", "baseline_segment"),
+        weight_sweep=(0.1,),
+        period_sweep=(4,),
+    ),
     "full": Exp5Config(
         preset="full",
         seeds=tuple(range(10)),
@@ -940,19 +945,22 @@ EXP6_PRESETS = {
         exploration=0.0,
         answer_loss="softmax",
         batch_size=32,
-        iterations=700,
+        iterations=560,
         learning_rate=2e-3,
         weight_decay=0.01,
         warmup=50,
         clip_norm=0.0,
         average_decay=0.98,
         table_weight_decay=0.0,
+        tuning_steps=0,
     ),
 }
 EXP6_PRESETS["full"] = dataclasses.replace(
     EXP6_PRESETS["quick"],
     preset="full",
     seeds=(0, 1, 2),
+    iterations=700,
+    tuning_steps=10,
     settings=("recoloured", "plain"),
     jobs=get_args(Exp6Job),
     families=("colours", "grids", "arc"),
@@ -1136,7 +1144,7 @@ class Exp8Config(RunConfig):
 
 
 EXP8_PRESETS = {
-    "quick": Exp8Config(iterations=2000, num_tasks=24, planners=("normalised_gradient", "icem")),
+    "quick": Exp8Config(iterations=1600, num_tasks=16, planners=("normalised_gradient", "icem")),
     "full": Exp8Config(
         preset="full",
         seeds=tuple(range(10)),

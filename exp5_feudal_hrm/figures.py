@@ -77,7 +77,7 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
         figures |= draw_recursion_figures(results, arrays, task, suffix)
         if with_goals(results, task):
             figures[f"exp5_goals{suffix}.png"] = draw_goals(results, task)
-    if any(name.startswith("sweep/") for name in results["metrics"]):
+    if len(sweep_cells(results)) > 1:
         figures["exp5_sweep.png"] = draw_sweep(results, tasks[0])
     return figures
 

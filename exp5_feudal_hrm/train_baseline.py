@@ -95,7 +95,13 @@ def train_baseline(
 def baseline_trainings(task: Task, names: Sequence[str]) -> Training:
     """Those of the named variants that have no goals."""
     chosen = {name: variant for name, variant in BASELINES.items() if name in names}
-    return Training(train_baseline, task.name, (task,), chosen)
+    return Training(
+        train_baseline,
+        task.name,
+        (task,),
+        chosen,
+        longest=[name for name in chosen if name.endswith("_segment")],
+    )
 
 
 def train_all(run: Run) -> None:

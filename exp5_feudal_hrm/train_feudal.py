@@ -109,7 +109,13 @@ def train_feudal(
 def feudal_trainings(task: Task, config: Exp5Config, names: Sequence[str]) -> Training:
     """Those of the named variants that have goals."""
     chosen = {name: variant for name, variant in feudal_variants(config).items() if name in names}
-    return Training(train_feudal, task.name, (task,), chosen)
+    return Training(
+        train_feudal,
+        task.name,
+        (task,),
+        chosen,
+        longest=[name for name in chosen if name.endswith("_segment")],
+    )
 
 
 def train_all(run: Run) -> None:

@@ -84,7 +84,7 @@ def pretrain_encoder(
 def encoder_trainings(puzzles: Puzzles, variants: Mapping[str, Variant]) -> Training:
     """Those of the variants that have an encoder."""
     chosen = {name: variant for name, variant in variants.items() if variant.context != "table"}
-    return Training(pretrain_encoder, puzzles.name, (puzzles,), chosen)
+    return Training(pretrain_encoder, puzzles.name, (puzzles,), chosen, longest=("tokens", "mean"))
 
 
 if __name__ == "__main__":

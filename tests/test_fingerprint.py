@@ -266,6 +266,21 @@ def test_a_step_downstream_of_another_training_is_done_anew(run):
     assert [found["weight"].item() for found in weights] == [2.0, 10.0]
 
 
+def test_the_longest_trainings_are_begun_first_and_returned_in_their_place(run, monkeypatch):
+    begun = []
+
+    @reads_settings("seeds")
+    def train(factor, *, label, **others):
+        begun.append(label)
+        return train_line(factor, label=label, **others)
+
+    monkeypatch.setattr("common.run.run.worker_count", lambda *_: 1)
+    models = run.train(
+        Training(train, "a", (1.0,), {"short": 1.0, "long": 2.0, "next": 3.0}, longest=["long"])
+    )
+    assert list(models) == ["short", "long", "next"] and begun == ["a/long", "a/short", "a/next"]
+
+
 def test_results_are_found_again_from_another_output_folder(tmp_path):
     calls = []
 

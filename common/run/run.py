@@ -12,7 +12,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,13 +156,15 @@ class Training:
     """Trainings that share their inputs and differ in their variant: `{prefix}/{variant}` each.
 
     `step(*inputs, variant=, config=, device=, checkpoint=, label=) -> (module, history)`. A variant is what
-    tells a training from its siblings: a number, a frozen dataclass.
+    tells a training from its siblings: a number, a frozen dataclass. Those of `longest` are begun first, so
+    that no core waits for them at the end.
     """
 
     step: Callable
     prefix: str
     inputs: tuple[Any, ...]
     variants: Mapping[str, Any]
+    longest: Collection[str] = ()
 
 
 class Run:
@@ -267,6 +269,7 @@ class Run:
 
         checkpoints = [checkpoint for _, checkpoint in prepared]
         missing = [index for index, checkpoint in enumerate(checkpoints) if not _is_trained(checkpoint)]
+        missing.sort(key=lambda index: tasks[index][1] not in tasks[index][0].longest)
         if missing:
             importlib.import_module("torch._dynamo")  # for any optimiser: once here, not once a worker
         trained = dict(zip(missing, self._do_each(train_one, missing, checkpoints), strict=True))
