@@ -243,17 +243,19 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     loops = [study_loop(results)] + [f"open/T={horizon}" for horizon in config["open_horizons"]]
     planners = studied(results)
     figure, axes = new_figure(1, len(planners) + 1, (3.6 * (len(planners) + 1), 4.2))
+    sources = ["both", *config["simulators"]]
     for axis, planner in zip(axes[0], planners, strict=False):
-        for index, (source, (label, color)) in enumerate(SOURCES.items()):
+        for index, source in enumerate(sources):
+            label, color = SOURCES[source]
             metrics = [f"{name}/{source}/{planner}/{loop}/success" for loop in loops]
-            where = np.arange(len(loops)) + 0.2 * (index - 1.5)
+            where = np.arange(len(loops)) + 0.2 * (index - (len(sources) - 1) / 2)
             draw_bars(axis, results, metrics, where, 0.18, color=color, label=label)
         axis.set_xticks(range(len(loops)), [loop.replace("/", "\n") for loop in loops], fontsize=8)
         axis.set_ylim(0, 1.05)
         axis.set_title(PLANNERS[planner].replace("\n", " "))
     axes[0, 0].set_ylabel("tasks whose goal is reached")
     horizons = np.array(config["horizons"])
-    for source in SOURCES:
+    for source in sources:
         label, color = SOURCES[source]
         plot_band(axes[0, -1], horizons, arrays[f"{name}/{source}/log10_gradient"], label, color)
     label_horizons(axes[0, -1], horizons)
