@@ -1152,7 +1152,7 @@ class Exp8Config(RunConfig):
 
 EXP8_PRESETS = {
     "quick": Exp8Config(
-        iterations=2000,
+        iterations=1600,
         num_tasks=24,
         planners=("normalised_gradient", "icem"),
         simulators=("simulator", "cost_to_go"),
