@@ -275,11 +275,11 @@ def test_links_and_anchors_resolve(document):
 
 
 def test_names_of_the_code_that_readmes_cite_exist():
-    """`file.py` `name` under "How to read the code": the file is there and defines the name."""
+    """A link to a file and a `name` behind it, under "How to read the code": the file defines the name."""
     wrong = []
     for document in READMES:
         section = read(document).split("## How to read the code", 1)[1].split("\n## ", 1)[0]
-        for file, name in re.findall(r"`([\w/]+\.py)` `(\w+)`", section):
+        for file, name in re.findall(r"\[`([\w/]+\.py)`\]\([^)]*\)\s`(\w+)`", section):
             path = (ROOT / document).parent / file
             path = path if path.exists() else ROOT / file
             if not path.exists() or not re.search(
