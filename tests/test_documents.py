@@ -3,7 +3,7 @@
 How things are counted, in the text that a reader sees (comments and markers are taken out, a link counts
 by its words, a generated part by what stands between its markers):
 
-    rendered line   a paragraph or list item: its length in lines of 120 characters, rounded up; a heading, a
+    rendered line   a paragraph or list item: its length in lines of 110 characters, rounded up; a heading, a
                     picture, a table's row, a line of code: one each. Blank lines, a table's rule and the
                     fences of code: none.
     paragraph       a paragraph of prose or one item of a list; not a heading, a table or code.
@@ -16,7 +16,8 @@ by its words, a generated part by what stands between its markers):
                     word, and so is a value with its bracket. In a table's cell every one counts.
 
 Appendices (`tables.md` beside an experiment's README) hold whole generated tables: only their links are
-checked here, and of READMEs that are not yet in READMES. That generated parts are current is tested in tests/test_report.py.
+checked here, and of READMEs that are not yet in READMES. That generated parts are current is tested in
+tests/test_report.py.
 """
 
 import contextlib
@@ -47,7 +48,7 @@ APPENDICES = [
     path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob("exp[0-9]_*/tables.md"))
 ]  # fmt: skip
 LINES = {"README.md": 160, "EXPECTED_RESULTS.md": 250}
-LINE, NUMBERS, CELL_WORDS, SENTENCE_WORDS = 120, 3, 12, 35
+LINE, NUMBERS, CELL_WORDS, SENTENCE_WORDS = 110, 3, 12, 35
 ANSWER_SENTENCES, TABLES, TABLE_ROWS, PICTURES = 6, 5, 8, 1  # of an experiment's README
 
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
@@ -193,7 +194,7 @@ def test_what_counts_as_a_sentence_a_line_and_a_cell():
     assert [len(words(part)) for part in sentences("One is 0.5 (0.4 to 0.6). See `a b c`? Yes")] == [3, 2, 1]
     text = (
         "# a\n\n"
-        + "x" * 121
+        + "x" * 111
         + "\nmore\n\n| a | b |\n|---|---|\n| c<!-- d --> | [e f](g) |\n\n```\ncode\n\n```\n"
     )
     assert rendered_lines(text) == 1 + 2 + 2 + 1
