@@ -359,7 +359,7 @@ EXP2_PRESETS = {
     "quick": Exp2Config(
         seeds=(0, 1, 2),
         hidden_dim=96,
-        iterations=560,
+        iterations=700,
         function_iterations=700,
         budget_sweep=(1200, 6000),
         cma_starts=2,
@@ -945,13 +945,14 @@ EXP6_PRESETS = {
         exploration=0.0,
         answer_loss="softmax",
         batch_size=32,
-        iterations=560,
+        iterations=700,
         learning_rate=2e-3,
         weight_decay=0.01,
         warmup=50,
         clip_norm=0.0,
         average_decay=0.98,
         table_weight_decay=0.0,
+        jobs=("tokens",),
         tuning_steps=0,
     ),
 }
@@ -959,7 +960,6 @@ EXP6_PRESETS["full"] = dataclasses.replace(
     EXP6_PRESETS["quick"],
     preset="full",
     seeds=(0, 1, 2),
-    iterations=700,
     tuning_steps=10,
     settings=("recoloured", "plain"),
     jobs=get_args(Exp6Job),
@@ -1007,6 +1007,7 @@ EXP6_PRESETS["published"] = dataclasses.replace(
 Exp8Maze = Literal["none", "one_wall", "s", "spiral"]
 Exp8Wind = Literal["lorenz", "roessler", "lorenz96", "off"]
 Exp8Planner = Literal["gradient", "normalised_gradient", "adam", "icem", "mppi", "random_shooting"]
+Exp8Simulator = Literal["simulator", "calm", "cost_to_go"]
 Exp8Part = Literal["corners", "vanish", "ablation", "long", "cause", "phase", "held_out", "wind_goal"]
 
 
@@ -1096,6 +1097,9 @@ class Exp8Config(RunConfig):
     near_steps: tuple[int, int] = bounded((8, 15), low=1, rising=True)
     # planners to compare, by name in CONTINUOUS_PLANNERS
     planners: tuple[Exp8Planner, ...] = ("normalised_gradient", "icem", "random_shooting")
+    # the true dynamics as a model: with the learned distance, with the same in still wind, with the true
+    # cost-to-go
+    simulators: tuple[Exp8Simulator, ...] = get_args(Exp8Simulator)
     # horizons of closed loops, replanned after half of each [steps]; each a multiple of coarse_stride
     closed_horizons: tuple[int, ...] = bounded((20,), low=2, rising=True)
     # the one of them that every part but the first is measured at [steps]
@@ -1128,6 +1132,9 @@ class Exp8Config(RunConfig):
             self._require_distinct(name, "at least one, each once")
             if not getattr(self, name):
                 reject(name, getattr(self, name), "at least one, each once")
+        self._require_distinct("simulators", "each value once")
+        if "simulator" not in self.simulators:
+            reject("simulators", self.simulators, "simulator among them, whose gradients are drawn")
         if "icem" not in self.planners:
             reject("planners", self.planners, "icem among them, which draws the phase diagram")
         for name in ("closed_horizons", "open_horizons", "horizons"):
@@ -1144,7 +1151,12 @@ class Exp8Config(RunConfig):
 
 
 EXP8_PRESETS = {
-    "quick": Exp8Config(iterations=1600, num_tasks=16, planners=("normalised_gradient", "icem")),
+    "quick": Exp8Config(
+        iterations=1600,
+        num_tasks=24,
+        planners=("normalised_gradient", "icem"),
+        simulators=("simulator", "cost_to_go"),
+    ),
     "full": Exp8Config(
         preset="full",
         seeds=tuple(range(10)),

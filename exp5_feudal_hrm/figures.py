@@ -354,11 +354,11 @@ def _gate_panel(axis: Axes, results: Results, task: str, names: Sequence[str]) -
         face = color if line == "-" else "white"
         axis.plot(gate, cosine, "o", color=color, markerfacecolor=face, markersize=6, label=SHORT[name])
     axis.set_xlim(-0.03, 1.03)
-    axis.set_ylim(-0.25, 1.05)
+    axis.set_ylim(-0.85, 1.05)
     axis.set_xlabel("gate: share of a goal that is let through")
     axis.set_ylabel("cosine with the own goal")
     axis.set_title("The gate")
-    axis.legend(loc="lower left", fontsize=7.5)
+    axis.legend(loc="lower left", fontsize=7.5, ncols=2)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def draw_training(results: Results, arrays: Arrays, task: str) -> Figure:
         axis.set_xlabel("optimiser steps")
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, handlelength=3)
     figure.suptitle(f"{task_title(task)}. {training_finding(results, task)}", fontweight="bold")
     return figure
 

@@ -196,7 +196,9 @@ def draw_gradients(results: Results, arrays: Arrays, task: str, names: Sequence[
         draw_differences(axes[0, 2], results, rows)
         axes[0, 2].set_xlabel("gain in exact accuracy, 95% interval")
         axes[0, 2].set_title("Worth in training")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3
+    )
     figure.suptitle(f"{task_title(task)}. {gradients_finding(results, task, names[0])}", fontweight="bold")
     return figure
 

@@ -300,7 +300,7 @@ def _jacobian_panel(axis: Axes, results: Results, setting: str) -> None:
                 label_horizons(axis, cycles, "cycles T")
     axis.set_ylabel("log10 of norm / sqrt(columns)")
     axis.set_title("Jacobian of the recursion")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, handlelength=3)
 
 
 def _cycles_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
@@ -372,8 +372,20 @@ def draw_context(results: Results, arrays: Arrays, setting: str) -> Figure:
     axes[1, 0].axhline(COLLAPSE_VARIANCE, color=COLORS["target"], ls="--")
     _collapse_panel(axes[1, 2], results, setting, jobs)
     _distribution_panel(axes[1, 3], arrays, setting, shown)
+    gone = [job for job in jobs if _is_collapsed(results, setting, job)]
+    figure.suptitle(
+        f"{setting}: of {len(jobs)} contexts {len(gone)} collapsed{': ' * bool(gone)}{', '.join(gone)}",
+        fontweight="bold",
+    )
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=10, fontsize=8)
     return figure
+
+
+def _is_collapsed(results: Results, setting: str, job: str) -> bool:
+    """Whether the contexts of all tasks are alike at the end of training."""
+    cosine = mean_of(results, f"{setting}/{job}/context_cosine")
+    variance = mean_of(results, f"{setting}/{job}/context_cross_variance")
+    return cosine > COLLAPSE_COSINE and variance < COLLAPSE_VARIANCE
 
 
 def _plane(axis: Axes, results: Results, arrays: Arrays, setting: str, job: str) -> None:
@@ -392,7 +404,8 @@ def _collapse_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[s
         variance = max(1e-6, mean_of(results, f"{setting}/{job}/context_cross_variance"))
         cosine = mean_of(results, f"{setting}/{job}/context_cosine")
         axis.plot(variance, cosine, "o", color=JOB_COLORS[job])
-        axis.annotate(job, (variance, cosine), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
+        if job in ("E0", "E_diag1", "E_collapsed", "tokens"):  # where the others do not lie beside
+            axis.annotate(job, (variance, cosine), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
     axis.fill_between([5e-7, COLLAPSE_VARIANCE], COLLAPSE_COSINE, 1.05, color="#D55E00", alpha=0.25)
     axis.text(7e-7, 0.87, "collapsed", color="#D55E00", fontsize=8)
     axis.set_xscale("log")
@@ -408,7 +421,7 @@ def _distribution_panel(axis: Axes, arrays: Arrays, setting: str, jobs: Sequence
     axis.set_yscale("log")
     axis.set_xlabel("a number of a context")
     axis.set_title("distribution, beside the table's", fontsize=10)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, handlelength=3)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -429,6 +442,13 @@ def draw_demos(results: Results, setting: str, families: bool) -> Figure:
         lines = {title: (f"{name}/{label}", color) for label, (title, color) in GENERALISERS.items()}
         _demo_lines(axis, results, lines)
         axis.set_title(f"{name}: unseen tasks")
+    if names:
+        rates = [mean_of(results, f"{names[0]}/tokens/demos={count}/exact") for count in ("1", "all")]
+        figure.suptitle(
+            f"Tasks never seen ({names[0]}): tokens answers {rates[0]:.2f} with one demonstration, "
+            f"{rates[1]:.2f} with all",
+            fontweight="bold",
+        )
     return figure
 
 

@@ -35,7 +35,6 @@ Found = Mapping[str, Tensor]
 
 SEARCH = "icem"  # the planner of pictures and of the phase diagram
 STUDIED = ("normalised_gradient", "icem", "random_shooting")  # planners of every part but the first
-SIMULATORS = ("simulator", "calm", "cost_to_go")  # the true dynamics, judged in three ways
 
 
 @dataclass(frozen=True)
@@ -175,19 +174,19 @@ def compare_simulator(study: Study) -> None:
 
     Metrics {scene}/{simulator,calm,cost_to_go}/.. and the differences {scene}/both_minus_{simulator,..}/...
     """
-    run, name = study.run, study.scene.name
+    run, name, sources = study.run, study.scene.name, study.run.config.simulators
     cases = study_cases(run.config, [study_loop(run.config), *blind_loops(run.config)])
     found = attempt_all(study, [
         Attempt(f"{name}/{source}/{planner}/{loop.name}", "both", Plans(planner, loop, source))
         for planner, loop in cases
-        for source in SIMULATORS
+        for source in sources
     ])  # fmt: skip
-    gradients = run.measure_all([study.gradients("both", source) for source in SIMULATORS])
-    for source, measured in zip(SIMULATORS, gradients, strict=True):
+    gradients = run.measure_all([study.gradients("both", source) for source in sources])
+    for source, measured in zip(sources, gradients, strict=True):
         record_model(run.results, f"{name}/{source}", measured, run.config.horizons)
     models = run.measure_all([study.planning("both", Plans(*case)) for case in cases])
     for (planner, loop), both in zip(cases, models, strict=True):
-        for source in SIMULATORS:
+        for source in sources:
             case = f"{planner}/{loop.name}"
             other = found[f"{name}/{source}/{case}"]
             record_difference(run.results, f"{name}/both_minus_{source}/{case}/success", both, other)

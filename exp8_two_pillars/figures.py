@@ -27,6 +27,8 @@ PLANNERS = {
     "gradient": "gradient", "normalised_gradient": "normalised\ngradient", "adam": "Adam", "icem": "iCEM",
     "mppi": "MPPI", "random_shooting": "random\nshooting",
 }  # fmt: skip
+MAZES = {"none": "no walls", "one_wall": "one wall", "s": "S-maze", "spiral": "spiral"}
+WINDS = {"lorenz": "Lorenz", "roessler": "Roessler", "lorenz96": "Lorenz-96", "off": "no"}
 SEARCH = "icem"
 STUDIED = ("normalised_gradient", "icem", "random_shooting")
 SHOWN_PATHS = 12
@@ -55,6 +57,12 @@ def base_name(results: Results) -> str:
     config = results["config"]
     still = config["wind"] == "off" or not (config["wind_push"] or config["wind_share"])
     return f"{config['maze']}/{'off' if still else config['wind']}"
+
+
+def place(results: Results) -> str:
+    """`base_name` in words."""
+    maze, wind = base_name(results).split("/")
+    return f"{MAZES[maze]}, {WINDS[wind]} wind"
 
 
 def mean_of(results: Results, metric: str) -> float:
@@ -93,11 +101,10 @@ def draw_two_pillars(results: Results, arrays: Arrays) -> Figure:
     """The headline: executed paths of the corners, and their success by planner."""
     figure = Figure(figsize=(12.5, 7.2), layout="constrained")
     axes = figure.subplot_mosaic([list(CORNERS), ["success"] * 4], height_ratios=(1, 0.95))
-    name, loop, planner = base_name(results), study_loop(results), SEARCH
+    name, loop = base_name(results), study_loop(results)
     for corner, color in CORNERS.items():
         _draw_paths(axes[corner], arrays, corner, color)
-        rate = mean_of(results, f"{name}/{corner}/{planner}/{loop}/success")
-        axes[corner].set_title(f"{corner}: {rate:.2f} reach their goal", fontsize=10)
+        axes[corner].set_title(corner, fontsize=10)
     axis, planners = axes["success"], results["config"]["planners"]
     _corner_bars(axis, results, [f"{name}/{{}}/{planner}/{loop}/success" for planner in planners])
     axis.set_xticks(range(len(planners)), [PLANNERS[planner] for planner in planners])
@@ -107,13 +114,19 @@ def draw_two_pillars(results: Results, arrays: Arrays) -> Figure:
     axis.legend(ncols=5, loc="upper left")
     over = "training seeds and tasks" if len(results["seeds"]) > 1 else "tasks, of one training seed"
     axis.set_xlabel(f"whiskers: 95% interval over {over}; dots: training seeds", fontsize=9)
-    kind, _, horizon = loop.partition("/T=")
+    rates = {corner: mean_of(results, f"{name}/{corner}/{SEARCH}/{loop}/success") for corner in CORNERS}
     figure.suptitle(
-        f"{name}, {kind} loop, T = {horizon}: executed paths ({PLANNERS[planner].replace(chr(10), ' ')}) and "
-        "success with neither pillar, either and both",
+        f"{place(results)}: with both pillars {rates['both']:.2f} of the goals are reached, with one "
+        f"{rates['spectral']:.2f} and {rates['metric']:.2f}, with neither {rates['none']:.2f}\n"
+        f"paths and these rates: {_in_words(loop)}, {PLANNERS[SEARCH]}",
         fontweight="bold",
     )
     return figure
+
+
+def _in_words(loop: str) -> str:
+    kind, _, horizon = loop.partition("/T=")
+    return f"{kind} loop, T = {horizon}"
 
 
 def _draw_paths(axis: Axes, arrays: Arrays, corner: str, color: str) -> None:
@@ -161,7 +174,17 @@ def draw_jacobian(results: Results, arrays: Arrays) -> Figure:
         axis.set_ylabel(label)
         axis.set_title(title)
     axes[0, 0].legend()
-    figure.suptitle(f"{name}: x is the particle's position, read off a model's latent", fontweight="bold")
+    last = horizons[-1]
+    norms, errors = (
+        [mean_of(results, f"{name}/{corner}/{quantity}/T={last}") for corner in ("metric", "both")]
+        for quantity in ("log10_jacobian_action", "position_error")
+    )
+    figure.suptitle(
+        f"{place(results)}, T = {last}: action Jacobian $10^{{{norms[0]:.1f}}}$ (metric), "
+        f"$10^{{{norms[1]:.1f}}}$ (both);\nx, the position read off the latent, is off by {errors[0]:.2f} "
+        f"and {errors[1]:.2f}",
+        fontweight="bold",
+    )
     return figure
 
 
@@ -179,7 +202,9 @@ def draw_energy(results: Results, arrays: Arrays) -> Figure:
         figure.colorbar(picture, ax=axis, orientation="horizontal", shrink=0.8, label="energy",
                         ticks=MaxNLocator(3))  # fmt: skip
     figure.suptitle(
-        f"{name}: the energy to the goal (star), beside its rank correlation with the steps it takes",
+        f"{place(results)}: the energy to the goal (star) follows the steps to go with rank correlation "
+        f"{mean_of(results, f'{name}/none/spearman'):.2f} without pillars, "
+        f"{mean_of(results, f'{name}/both/spearman'):.2f} with both",
         fontweight="bold",
     )
     return figure
@@ -194,7 +219,7 @@ def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:
     }  # fmt: skip
     task = int((2 * solved["both"] - sum(solved.values()) / 4).argmax())
     length = arrays["shown/both/positions"].shape[1]
-    for step in range(0, length, 2):
+    for step in range(0, length, 4):
         figure, axes = new_figure(1, 4, (9.6, 2.9))
         for axis, (corner, color) in zip(axes[0], CORNERS.items(), strict=True):
             path = arrays[f"shown/{corner}/positions"][task][: step + 1]
@@ -203,7 +228,7 @@ def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:
             axis.plot(*path[-1], "o", color=color, markersize=7)
             axis.plot(*arrays["shown/goals"][task], "*", color="#009E73", markersize=12)
             axis.set_title(corner, fontsize=10)
-        figure.suptitle(f"{base_name(results)}, step {step}", fontsize=10)
+        figure.suptitle(f"{place(results)}, step {step}", fontsize=10)
         yield figure
 
 
@@ -218,24 +243,34 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     loops = [study_loop(results)] + [f"open/T={horizon}" for horizon in config["open_horizons"]]
     planners = studied(results)
     figure, axes = new_figure(1, len(planners) + 1, (3.6 * (len(planners) + 1), 4.2))
+    sources = ["both", *config["simulators"]]
     for axis, planner in zip(axes[0], planners, strict=False):
-        for index, (source, (label, color)) in enumerate(SOURCES.items()):
+        for index, source in enumerate(sources):
+            label, color = SOURCES[source]
             metrics = [f"{name}/{source}/{planner}/{loop}/success" for loop in loops]
-            where = np.arange(len(loops)) + 0.2 * (index - 1.5)
+            where = np.arange(len(loops)) + 0.2 * (index - (len(sources) - 1) / 2)
             draw_bars(axis, results, metrics, where, 0.18, color=color, label=label)
         axis.set_xticks(range(len(loops)), [loop.replace("/", "\n") for loop in loops], fontsize=8)
         axis.set_ylim(0, 1.05)
         axis.set_title(PLANNERS[planner].replace("\n", " "))
     axes[0, 0].set_ylabel("tasks whose goal is reached")
     horizons = np.array(config["horizons"])
-    for source in SOURCES:
+    for source in sources:
         label, color = SOURCES[source]
         plot_band(axes[0, -1], horizons, arrays[f"{name}/{source}/log10_gradient"], label, color)
     label_horizons(axes[0, -1], horizons)
     axes[0, -1].set_title("Gradient of the energy")
     axes[0, -1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(f"{name}: equal budgets, the same learned distance", fontweight="bold")
+    rates = {
+        source: mean_of(results, f"{name}/{source}/{SEARCH}/{loops[0]}/success")
+        for source in ("both", "simulator")
+    }
+    figure.suptitle(
+        f"{place(results)}: planning in the model reaches {rates['both']:.2f}, in the true dynamics "
+        f"{rates['simulator']:.2f}\n{PLANNERS[SEARCH]}, {_in_words(loops[0])}, equal budgets",
+        fontweight="bold",
+    )
     return figure
 
 

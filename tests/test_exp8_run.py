@@ -8,6 +8,7 @@ from common.run.results import load_arrays, load_results
 from tests.experiment_runs import TinyRun, assert_promised, measured, metrics_of, trained
 
 TINY = [
+    "--simulators", "simulator", "calm", "cost_to_go",
     "--iterations", "6", "--num-walks", "24", "--walk-length", "20", "--rollout-steps", "2",
     "--num-tasks", "3", "--plan-rollouts", "32", "--hidden-dim", "16", "--d-latent", "8",
     "--batch-size", "40", "--num-pairs", "16", "--num-states", "4", "--horizons", "5", "10",

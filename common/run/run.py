@@ -426,8 +426,8 @@ class Run:
         odd = [name for name, entry in self.results.metrics.items() if entry["mean"] is None]
         if odd:
             log.warning(
-                "%d of %d metrics are not finite in every seed, such as %s: a model may have diverged"
-                " (a lower --learning-rate, more --iterations)",
+                "%d of %d metrics are not finite in every seed, such as %s: there was nothing to measure, or"
+                " a model diverged (a lower --learning-rate, more --iterations)",
                 len(odd), len(self.results.metrics), odd[0],
             )  # fmt: skip
 
