@@ -36,7 +36,7 @@ READMES = [
     "exp2_funnel_heatmap/README.md",
     "exp3_planning_efficiency/README.md",
     "exp4_contrastive_fix/README.md",
-    # To be added once they have an answer and pass: exp5_feudal_hrm, exp6_encoder_trm, exp8_two_pillars.
+    "exp6_encoder_trm/README.md",
 ]
 OTHERS = [
     path.relative_to(ROOT).as_posix()
