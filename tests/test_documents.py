@@ -36,6 +36,7 @@ READMES = [
     "exp2_funnel_heatmap/README.md",
     "exp3_planning_efficiency/README.md",
     "exp4_contrastive_fix/README.md",
+    "exp5_feudal_hrm/README.md",
     "exp6_encoder_trm/README.md",
 ]
 OTHERS = [
