@@ -265,4 +265,4 @@ def test_the_reference_is_small_and_strict():
         if (folder / "results.json").exists():
             assert reference_results(ROOT, folder.name)["preset"] == "full"
     size = sum(path.stat().st_size for path in (ROOT / "reference").rglob("*") if path.is_file())
-    assert size < 7 * 2**20
+    assert size < reproduce.REFERENCE_LIMIT_MB * 2**20
