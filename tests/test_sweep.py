@@ -272,7 +272,7 @@ def test_hopeless_trials_are_stopped_on_the_way(toy, cluster, tmp_path):
 
 
 def test_reproduce_runs_the_seeds_of_the_full_preset_side_by_side(toy, cluster, tmp_path, monkeypatch):
-    """The toy's three; its report holds one criterion, over all of them, and a figure."""
+    """The toy's three; its report holds one criterion, over all of them; a figure, also in the summary."""
     call = [
         "import reproduce, dataclasses, pathlib, sys",
         "config = dataclasses.replace(reproduce.PRESETS['full'], only=('exp9_toy',), address=sys.argv[1],"
@@ -285,7 +285,7 @@ def test_reproduce_runs_the_seeds_of_the_full_preset_side_by_side(toy, cluster, 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report" / "index.html").read_text()
-    assert page.count("the line is found") == 1 and "seeds 0, 1, 2" in page and page.count("<img") == 1
+    assert page.count("the line is found") == 1 and "seeds 0, 1, 2" in page and page.count("<img") == 2
     assert load_results(tmp_path / "exp9_toy" / "results" / "pooled")["seeds"] == [0, 1, 2]
     assert "exp9_toy, seed 2 done in" in done.stderr and "the line is found" in done.stdout
 
