@@ -1001,6 +1001,125 @@ EXP6_PRESETS["published"] = dataclasses.replace(
 )
 
 # ----------------------------------------------------------------------------------------------
+# Experiment 7
+# ----------------------------------------------------------------------------------------------
+
+Exp7Planner = Literal[
+    "belief", "belief_ungrown", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting",
+    "verified_gradient", "flat_gradient",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exp7Config(RunConfig):
+    """Experiment 7, unseen layouts: planning by gradient around walls that no training has seen."""
+
+    # --- layouts and data ---------------------------------------------------------------------
+
+    # MiniGrid families, each of which one model learns random layouts of
+    families: tuple[str, ...] = ("FourRooms", "SimpleCrossingS9N3", "DoorKey-8x8", "KeyCorridorS3R1")
+    # layouts of each family that are trained on
+    train_layouts: int = bounded(24, low=1)
+    # layouts of each family that are planned in and never trained on
+    test_layouts: int = bounded(12, low=2)
+    # random walks in each training layout; each restarts at a state that has been seen and visited least
+    num_walks: int = bounded(20, low=1)
+    # length of a training walk [steps]
+    walk_length: int = bounded(50, low=3)
+
+    # --- models and training ------------------------------------------------------------------
+
+    # channels of a cell's latent
+    d_latent: int = bounded(24, low=2)
+    # hidden channels of encoder and transition
+    hidden_dim: int = bounded(64, low=1)
+    # hidden width of the transfer kernel
+    kernel_width: int = bounded(128, low=1)
+    # samples in a batch
+    batch_size: int = bounded(128, low=2)
+    # optimiser steps of the spatial world model
+    iterations: int = bounded(700, low=1)
+    # optimiser steps of the transfer kernel
+    kernel_iterations: int = bounded(800, low=1)
+    # peak learning rate of Adam, which rises and falls once (one-cycle)
+    learning_rate: float = bounded(4e-3, above=0.0)
+    # temperature of the InfoNCE that tells a predicted cell from the codes of all others
+    nce_temperature: float = bounded(0.1, above=0.0)
+    # weight of the latents' squared error beside that InfoNCE
+    lambda_dynamics: float = bounded(1.0, above=0.0)
+    # share of a batch whose first action changes the map
+    changed_share: float = bounded(0.3, low=0.0, high=1.0)
+
+    # --- the belief ---------------------------------------------------------------------------
+
+    # probability below which a successor is left out of the belief; rows are normalised afterwards
+    kernel_floor: float = bounded(1e-2, low=0.0, high=0.1)
+    # most sweeps of value iteration, so the largest value [steps]
+    value_sweeps: int = bounded(150, low=1)
+    # maps without the agent that are expanded in a layout, at most
+    max_modes: int = bounded(1000, low=1)
+    # a belief lives on the states within so many steps of a shortest path [steps]
+    slack: int = bounded(4, low=0)
+
+    # --- planning -----------------------------------------------------------------------------
+
+    # planners to compare
+    planners: tuple[Exp7Planner, ...] = get_args(Exp7Planner)
+    # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
+    planning_horizons: tuple[int, ...] = bounded((30, 50), low=3, rising=True)
+    # transition evaluations that a plan may spend, for each step of its horizon
+    evaluations_per_step: int = bounded(320, low=16)
+    # horizon of each plan in closed loop [steps]; less where T is smaller
+    replan_horizon: int = bounded(12, low=3)
+    # actions executed of each plan in closed loop
+    replan_execute: int = bounded(3, low=1)
+    # episodes of a family, dealt to its layouts in turn
+    num_episodes: int = bounded(100, low=2)
+    # episodes of the planners that go through the latent itself, whose steps cost a thousand times as much
+    latent_episodes: int = bounded(6, low=1)
+    # fewest true steps from an episode's start to the goal
+    start_distance: int = bounded(10, low=1)
+
+    # --- measurements -------------------------------------------------------------------------
+
+    # random rollouts on which predictions are judged, of each family
+    num_rollouts: int = bounded(48, low=1)
+    # random plans at which gradient fidelity is taken, of each family
+    fidelity_plans: int = bounded(16, low=1)
+    # length of these plans [steps]
+    fidelity_horizon: int = bounded(20, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require_distinct("planners", "at least one, each once")
+        if not self.planners or "belief" not in self.planners:
+            reject("planners", self.planners, "belief among them")
+        if not self.families or len(set(self.families)) != len(self.families):
+            reject("families", self.families, "at least one MiniGrid id, each once")
+        if self.replan_execute > self.replan_horizon:
+            reject("replan_execute", self.replan_execute, f"<= {self.replan_horizon}, --replan-horizon")
+
+
+EXP7_PRESETS = {
+    "quick": Exp7Config(),
+    "full": Exp7Config(
+        preset="full",
+        seeds=(0, 1, 2),
+        families=(
+            "FourRooms", "SimpleCrossingS9N1", "SimpleCrossingS9N2", "SimpleCrossingS9N3",
+            "LavaCrossingS9N1", "DoorKey-8x8", "KeyCorridorS3R1", "KeyCorridorS3R2", "KeyCorridorS3R3",
+        ),
+        train_layouts=32,
+        test_layouts=24,
+        num_walks=30,
+        iterations=2200,
+        kernel_iterations=2000,
+        num_episodes=120,
+        latent_episodes=24,
+    ),
+}  # fmt: skip
+
+# ----------------------------------------------------------------------------------------------
 # Experiment 8
 # ----------------------------------------------------------------------------------------------
 
