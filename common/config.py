@@ -1035,8 +1035,8 @@ class Exp7Config(RunConfig):
     hidden_dim: int = bounded(64, low=1)
     # hidden width of the transfer kernel
     kernel_width: int = bounded(128, low=1)
-    # samples in a batch
-    batch_size: int = bounded(128, low=2)
+    # samples in a batch: cells of the spatial model, moves of the kernel
+    batch_size: int = bounded(512, low=2)
     # optimiser steps of the spatial world model
     iterations: int = bounded(700, low=1)
     # optimiser steps of the transfer kernel
@@ -1047,8 +1047,6 @@ class Exp7Config(RunConfig):
     nce_temperature: float = bounded(0.1, above=0.0)
     # weight of the latents' squared error beside that InfoNCE
     lambda_dynamics: float = bounded(1.0, above=0.0)
-    # share of a batch whose first action changes the map
-    changed_share: float = bounded(0.3, low=0.0, high=1.0)
 
     # --- the belief ---------------------------------------------------------------------------
 
