@@ -77,7 +77,7 @@ def train_helm(
     return fit_spatial(model, loss, config, label=label, checkpoint=checkpoint)
 
 
-@reads_settings("seeds", "kernel_width", "kernel_iterations", "batch_size", "learning_rate")
+@reads_settings("seeds", "kernel_width", "kernel_iterations", "batch_size", "kernel_learning_rate")
 def train_kernel(
     data: LayoutData,
     model: SpatialModel,
@@ -115,7 +115,7 @@ def train_kernel(
 
     history = fit(
         kernel, loss, seeds=config.seeds, iterations=config.kernel_iterations,
-        learning_rate=config.learning_rate, label=label, stream="kernel", checkpoint=checkpoint,
+        learning_rate=config.kernel_learning_rate, label=label, stream="kernel", checkpoint=checkpoint,
     )  # fmt: skip
     return kernel, history
 
