@@ -1040,11 +1040,11 @@ class Exp7Config(RunConfig):
     # optimiser steps of the spatial world model
     iterations: int = bounded(800, low=1)
     # optimiser steps of the transfer kernel
-    kernel_iterations: int = bounded(800, low=1)
+    kernel_iterations: int = bounded(900, low=1)
     # peak learning rate of Adam for the spatial world model, which rises and falls once (one-cycle)
     learning_rate: float = bounded(1e-2, above=0.0)
     # the same for the transfer kernel
-    kernel_learning_rate: float = bounded(4e-3, above=0.0)
+    kernel_learning_rate: float = bounded(1e-2, above=0.0)
     # temperature of the InfoNCE that tells a predicted cell from the codes of all others
     nce_temperature: float = bounded(0.05, above=0.0)
     # weight of the latents' squared error beside that InfoNCE

@@ -102,8 +102,11 @@ def train_kernel(
     Returns:
         the ensemble [S members], and the training history (see common.training.fit).
     """
-    kernel = TransferKernel(config.seeds, model.d_latent, config.kernel_width).to(device)
-    sampler = MoveSampler(model.to(device), data.moves, config.batch_size, device)
+    model = model.to(device)
+    with torch.no_grad():
+        codes = model.codes()
+    kernel = TransferKernel(config.seeds, codes, ~model.absent, config.kernel_width).to(device)
+    sampler = MoveSampler(model, data.moves, config.batch_size, device)
 
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         batch = sampler.draw(draws)
