@@ -1052,8 +1052,9 @@ class Exp7Config(RunConfig):
 
     # --- the belief ---------------------------------------------------------------------------
 
-    # probability below which a successor is left out of the belief; rows are normalised afterwards
-    kernel_floor: float = bounded(1e-2, low=0.0, high=0.1)
+    # probability below which a successor is left out of the belief; rows are normalised afterwards. At 1/2 the
+    # likeliest stays alone, and a discrete plan is a walk, which costs a thousandth of a belief
+    kernel_floor: float = bounded(0.5, low=0.0, high=0.5)
     # most sweeps of value iteration, so the largest value [steps]
     value_sweeps: int = bounded(150, low=1)
     # maps without the agent that are expanded in a layout, at most

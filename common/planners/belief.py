@@ -17,6 +17,8 @@ from .problem import BACKWARD_COST, Plan, PlanningProblem, require
 
 def grown_horizon(iteration: int, iterations: int, horizon: int, growth: float, least: int) -> int:
     """Steps looked ahead at an iteration: from `least`, all T after a share `growth` of the iterations."""
+    if growth == 0:
+        return horizon
     reached = math.ceil(horizon * (iteration + 1) / (growth * iterations))
     return min(max(reached, min(least, horizon)), horizon)
 
@@ -28,7 +30,7 @@ class Belief:
     For models whose energy is multilinear in the actions (BeliefModel): there <b_h, E> is the expected
     energy of plans drawn from softmax(logits), so nothing off the simplex's corners can be exploited. The
     horizon h grows from 3 to T, so that the near steps are settled first; from the last step alone a long
-    plan's gradient is flat. Where energies are steps to go, h is capped at those from the start and `slack`
+    plan's gradient is flat. Where energies are steps to go, it grows to those from the start and `slack`
     more: beyond, the plan has arrived, and what is left of T only adds noise.
     """
 
@@ -39,7 +41,7 @@ class Belief:
     betas: tuple[float, float] = (0.7, 0.9)  # of Adam
     growth: float = 0.8  # share of the iterations after which h is T; 0: it is T from the first
     least_horizon: int = 3  # the first h
-    slack: float = 4.0  # steps that h may exceed the energy at the start by; inf: no cap
+    slack: float = 4.0  # steps by which h may exceed the energy at the start; inf: h grows to T
     hard_samples: int = 4  # plans verified at a time, the likeliest among them
     hard_every: int = 6  # iterations between two verifications
 
@@ -56,8 +58,8 @@ class Belief:
 
     @property
     def least_rollouts(self) -> int:
-        """The smallest budget, in rollouts a problem: one gradient step and its verification."""
-        return 1 + BACKWARD_COST + self.hard_samples
+        """The smallest budget, in rollouts a problem: one gradient step, its verification, the last word."""
+        return 2 + BACKWARD_COST + self.hard_samples
 
     def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
         """Plan within the problem's budget.
@@ -69,34 +71,36 @@ class Belief:
         """
         noise = Noise.of(noise, problem.num_problems)
         problem.affordable(self.least_rollouts)
-        iterations = self._affordable_iterations(problem)
         cap = (problem.energy_scale + self.slack).ceil().clamp(1, problem.horizon).long()  # [B]
+        caps = cap.unique().tolist()
+        iterations = self._affordable_iterations(problem, caps[-1])
         shape = (problem.num_problems, problem.horizon, problem.num_actions)
         logits = torch.zeros(shape, dtype=torch.float32, device=problem.device)
         best = BestPlans(*shape[:2], problem.device)
         adam = Adam(logits, self.rate, self.betas)
         for iteration in range(iterations):
-            ahead = self._horizon(iteration, iterations, problem.horizon)
-            adam.step(logits, self._slope(problem, logits, cap.clamp(max=ahead)))
+            steps = torch.zeros_like(cap)
+            for longest in caps:
+                steps[cap == longest] = self._ahead(iteration, iterations, longest)
+            adam.step(logits, self._slope(problem, logits, steps))
             if self._verifies(iteration, iterations):
-                self._verify(problem, logits, best, noise)
+                self._verify(problem, logits, steps, best, noise)
+        best.energy = score(problem.rollout, best.actions[:, None], problem.num_actions)[:, 0]
         return best.plan(problem)
 
-    def _horizon(self, iteration: int, iterations: int, horizon: int) -> int:
-        if self.growth == 0:
-            return horizon
-        return grown_horizon(iteration, iterations, horizon, self.growth, self.least_horizon)
+    def _ahead(self, iteration: int, iterations: int, longest: int) -> int:
+        return grown_horizon(iteration, iterations, longest, self.growth, self.least_horizon)
 
     def _verifies(self, iteration: int, iterations: int) -> bool:
         return (iteration + 1) % self.hard_every == 0 or iteration + 1 == iterations
 
-    def _affordable_iterations(self, problem: PlanningProblem) -> int:
+    def _affordable_iterations(self, problem: PlanningProblem, longest: int) -> int:
         """The most iterations whose gradients and verifications the budget pays for."""
         for iterations in range(self.iterations, 1, -1):
-            cost = 0
+            cost = problem.horizon
             for iteration in range(iterations):
-                cost += (1 + BACKWARD_COST) * self._horizon(iteration, iterations, problem.horizon)
-                cost += self.hard_samples * problem.horizon * self._verifies(iteration, iterations)
+                rollouts = 1 + BACKWARD_COST + self.hard_samples * self._verifies(iteration, iterations)
+                cost += rollouts * self._ahead(iteration, iterations, longest)
             if cost <= problem.remaining:
                 return iterations
         return 1
@@ -108,11 +112,18 @@ class Belief:
         slope = slopes[:, 0] / problem.energy_scale[:, None, None]
         return soft * (slope - (soft * slope).sum(-1, keepdim=True))
 
-    def _verify(self, problem: PlanningProblem, logits: Tensor, best: BestPlans, noise: Noise) -> None:
-        """Offer the likeliest plan and others drawn from the logits."""
+    def _verify(
+        self, problem: PlanningProblem, logits: Tensor, steps: Tensor, best: BestPlans, noise: Noise
+    ) -> None:
+        """Offer the likeliest plan and others drawn from the logits, judged after `steps` [B] steps.
+
+        An energy at a shorter horizon is higher unless the plan has arrived: of plans that arrive, the
+        soonest is kept.
+        """
         plans = logits.argmax(-1)[:, None]  # [B, 1, T]
         if self.hard_samples > 1:
             drawn = sample_actions(logits.softmax(-1), self.hard_samples - 1, noise)
             plans = torch.cat([plans, drawn], 1)
-        best.offer(plans, score(problem.rollout, plans, problem.num_actions))
+        energies = score(lambda actions: problem.rollout_until(actions, steps), plans, problem.num_actions)
+        best.offer(plans, energies)
         best.record()
