@@ -1005,8 +1005,8 @@ EXP6_PRESETS["published"] = dataclasses.replace(
 # ----------------------------------------------------------------------------------------------
 
 Exp7Planner = Literal[
-    "belief", "belief_ungrown", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting",
-    "verified_gradient", "flat_gradient",
+    "belief", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting", "random_policy", "oracle",
+    "belief_whole", "belief_ungrown", "belief_uncapped",
 ]  # fmt: skip
 
 
@@ -1052,7 +1052,7 @@ class Exp7Config(RunConfig):
 
     # --- the belief ---------------------------------------------------------------------------
 
-    # probability below which a successor is left out of the belief; rows are normalised afterwards. At 1/2 the
+    # probability below which an outcome is left out of the belief; the others are normalised. At 1/2 the
     # likeliest stays alone, and a discrete plan is a walk, which costs a thousandth of a belief
     kernel_floor: float = bounded(0.5, low=0.0, high=0.5)
     # most sweeps of value iteration, so the largest value [steps]
@@ -1064,37 +1064,56 @@ class Exp7Config(RunConfig):
 
     # --- planning -----------------------------------------------------------------------------
 
-    # planners to compare
+    # planners to compare in blind plans; belief_whole: on all states, belief_ungrown: horizon T throughout,
+    # belief_uncapped: a horizon that grows to T; oracle: belief in the true dynamics
     planners: tuple[Exp7Planner, ...] = get_args(Exp7Planner)
+    # those of them that are also compared with replanning
+    closed_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem", "random_shooting", "random_policy")
+    # those of them that also plan in the training layouts
+    train_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem")
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
     planning_horizons: tuple[int, ...] = bounded((30, 50), low=3, rising=True)
     # transition evaluations that a plan may spend, for each step of its horizon
     evaluations_per_step: int = bounded(320, low=16)
+    # how many times these cem_equal_time may spend: so many that it takes as long as belief
+    time_factor: int = bounded(24, low=1)
+    # temperature of the softmin over a plan's energies [of the energy at the start], for planners that use it
+    temperature: float = bounded(0.03, above=0.0)
     # horizon of each plan in closed loop [steps]; less where T is smaller
     replan_horizon: int = bounded(12, low=3)
     # actions executed of each plan in closed loop
     replan_execute: int = bounded(3, low=1)
     # episodes of a family, dealt to its layouts in turn
-    num_episodes: int = bounded(100, low=2)
-    # episodes of the planners that go through the latent itself, whose steps cost a thousand times as much
-    latent_episodes: int = bounded(6, low=1)
+    num_episodes: int = bounded(96, low=2)
+    # the same in families whose maps change, where each layout is a graph of many maps
+    mode_episodes: int = bounded(24, low=2)
     # fewest true steps from an episode's start to the goal
     start_distance: int = bounded(10, low=1)
+    # families in which the flat model is planned through as well; its steps cost a thousand times as much
+    latent_families: tuple[str, ...] = ("SimpleCrossingS9N3",)
+    # episodes of these plans
+    latent_episodes: int = bounded(6, low=2)
+    # their horizon [steps]
+    latent_horizon: int = bounded(30, low=3)
 
     # --- measurements -------------------------------------------------------------------------
 
     # random rollouts on which predictions are judged, of each family
-    num_rollouts: int = bounded(48, low=1)
+    num_rollouts: int = bounded(24, low=1)
     # random plans at which gradient fidelity is taken, of each family
-    fidelity_plans: int = bounded(16, low=1)
+    fidelity_plans: int = bounded(6, low=1)
     # length of these plans [steps]
     fidelity_horizon: int = bounded(20, low=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require_distinct("planners", "at least one, each once")
-        if not self.planners or "belief" not in self.planners:
-            reject("planners", self.planners, "belief among them")
+        for name in ("planners", "closed_planners", "train_planners"):
+            self._require_distinct(name, "each once")
+            if "belief" not in getattr(self, name):
+                reject(name, getattr(self, name), "belief among them")
+        self._require_distinct("latent_families", "each once")
+        if not set(self.latent_families) <= set(self.families):
+            reject("latent_families", self.latent_families, "among --families")
         if not self.families or len(set(self.families)) != len(self.families):
             reject("families", self.families, "at least one MiniGrid id, each once")
         if self.replan_execute > self.replan_horizon:
@@ -1113,10 +1132,14 @@ EXP7_PRESETS = {
         train_layouts=32,
         test_layouts=24,
         num_walks=30,
-        iterations=2200,
-        kernel_iterations=2000,
+        iterations=2400,
+        kernel_iterations=2400,
         num_episodes=120,
+        mode_episodes=48,
+        latent_families=("FourRooms", "SimpleCrossingS9N3"),
         latent_episodes=24,
+        num_rollouts=96,
+        fidelity_plans=24,
     ),
 }  # fmt: skip
 
