@@ -1121,7 +1121,18 @@ class Exp7Config(RunConfig):
 
 
 EXP7_PRESETS = {
-    "quick": Exp7Config(),
+    "quick": Exp7Config(
+        planners=(
+            "belief", "belief_ungrown", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting",
+            "random_policy",
+        ),
+        closed_planners=("belief", "greedy", "cem"),
+        num_episodes=48,
+        mode_episodes=12,
+        latent_episodes=4,
+        num_rollouts=12,
+        fidelity_plans=4,
+    ),
     "full": Exp7Config(
         preset="full",
         seeds=(0, 1, 2),
