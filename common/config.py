@@ -1043,7 +1043,7 @@ class Exp7Config(RunConfig):
     kernel_iterations: int = bounded(900, low=1)
     # peak learning rate of Adam for the spatial world model, which rises and falls once (one-cycle)
     learning_rate: float = bounded(1e-2, above=0.0)
-    # the same for the transfer kernel
+    # peak learning rate of Adam for the transfer kernel, with the same rise and fall
     kernel_learning_rate: float = bounded(1e-2, above=0.0)
     # temperature of the InfoNCE that tells a predicted cell from the codes of all others
     nce_temperature: float = bounded(0.05, above=0.0)
@@ -1067,15 +1067,15 @@ class Exp7Config(RunConfig):
     # planners to compare in blind plans; belief_whole: on all states, belief_ungrown: horizon T throughout,
     # belief_uncapped: a horizon that grows to T; oracle: belief in the true dynamics
     planners: tuple[Exp7Planner, ...] = get_args(Exp7Planner)
-    # those of them that are also compared with replanning
+    # planners among them that are also compared with replanning
     closed_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem", "random_shooting", "random_policy")
-    # those of them that also plan in the training layouts
+    # planners among them that also plan in the training layouts
     train_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem")
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
     planning_horizons: tuple[int, ...] = bounded((30, 50), low=3, rising=True)
     # transition evaluations that a plan may spend, for each step of its horizon
     evaluations_per_step: int = bounded(320, low=16)
-    # how many times these cem_equal_time may spend: so many that it takes as long as belief
+    # multiple of these evaluations that cem_equal_time may spend, chosen such that it takes as long as belief
     time_factor: int = bounded(24, low=1)
     # temperature of the softmin over a plan's energies [of the energy at the start], for planners that use it
     temperature: float = bounded(0.03, above=0.0)
@@ -1085,15 +1085,15 @@ class Exp7Config(RunConfig):
     replan_execute: int = bounded(3, low=1)
     # episodes of a family, dealt to its layouts in turn
     num_episodes: int = bounded(96, low=2)
-    # the same in families whose maps change, where each layout is a graph of many maps
+    # episodes of a family whose maps change, where each layout is a graph of many maps
     mode_episodes: int = bounded(24, low=2)
     # fewest true steps from an episode's start to the goal
     start_distance: int = bounded(10, low=1)
     # families in which the flat model is planned through as well; its steps cost a thousand times as much
     latent_families: tuple[str, ...] = ("SimpleCrossingS9N3",)
-    # episodes of these plans
+    # episodes of the plans through the flat model
     latent_episodes: int = bounded(6, low=2)
-    # their horizon [steps]
+    # horizon of the plans through the flat model [steps]
     latent_horizon: int = bounded(30, low=3)
 
     # --- measurements -------------------------------------------------------------------------
@@ -1102,7 +1102,7 @@ class Exp7Config(RunConfig):
     num_rollouts: int = bounded(24, low=1)
     # random plans at which gradient fidelity is taken, of each family
     fidelity_plans: int = bounded(6, low=1)
-    # length of these plans [steps]
+    # length of the random plans at which gradient fidelity is taken [steps]
     fidelity_horizon: int = bounded(20, low=1)
 
     def __post_init__(self) -> None:

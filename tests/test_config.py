@@ -16,6 +16,7 @@ from common.config import (
     EXP4_PRESETS,
     EXP5_PRESETS,
     EXP6_PRESETS,
+    EXP7_PRESETS,
     EXP8_PRESETS,
     JUDGED_STEPS,
     Exp1Config,
@@ -32,6 +33,7 @@ ALL_PRESETS = (
     EXP4_PRESETS,
     EXP5_PRESETS,
     EXP6_PRESETS,
+    EXP7_PRESETS,
     EXP8_PRESETS,
 )
 SCRIPTS = sorted(
