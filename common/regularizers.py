@@ -23,7 +23,8 @@ Step = Callable[[Tensor, Tensor], Tensor]  # (states [..., B, d], actions [..., 
 def spectral_penalty(step: Step, states: Tensor, actions: Tensor) -> Tensor:
     """||df/dz||_F^2 + ||df/da||_F^2 of one step, exact and differentiable: [..., B].
 
-    The original documents' spectral regulariser. On a linear model z' = W z + B a it is ridge
+    What the original documents' regulariser is meant to be: theirs, the gradient of the summed output, is one
+    fixed probe of it, and biased. On a linear model z' = W z + B a it is ridge
     regression. By the step's closed form where it offers one, else by d_out reverse sweeps: the cheaper form
     for d_out <= 32 or so. Attention is computed by plain products here, because its fused kernels have no
     second derivative; nor has cuDNN's recurrent kernel (torch.backends.cudnn.flags(enabled=False)).

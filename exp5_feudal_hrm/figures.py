@@ -189,7 +189,7 @@ def draw_sweep(results: Results, task: str) -> Figure:
         _sweep_line(axis, results, task, line, by=0 if title.startswith("Weight") else 1)
         axis.set_title(title)
     if panels:
-        axes[0, 0].legend(loc="lower left", fontsize=7.5)
+        axes[0, 0].legend(loc="lower right", fontsize=7.5)
     if grid:
         _sweep_grid(axes[0, -1], results, weights, periods, cells)
     figure.suptitle(_sweep_finding(results), fontweight="bold")

@@ -219,7 +219,7 @@ def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:
     }  # fmt: skip
     task = int((2 * solved["both"] - sum(solved.values()) / 4).argmax())
     length = arrays["shown/both/positions"].shape[1]
-    for step in range(0, length, 2):
+    for step in range(0, length, 4):
         figure, axes = new_figure(1, 4, (9.6, 2.9))
         for axis, (corner, color) in zip(axes[0], CORNERS.items(), strict=True):
             path = arrays[f"shown/{corner}/positions"][task][: step + 1]

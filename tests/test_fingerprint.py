@@ -296,4 +296,4 @@ def test_results_are_found_again_from_another_output_folder(tmp_path):
 
 def test_every_step_is_where_its_hash_says():
     for name, step in STEPS.items():
-        assert Path(inspect.getsourcefile(step)).is_relative_to(ROOT), name
+        assert Path(inspect.getsourcefile(inspect.unwrap(step))).is_relative_to(ROOT), name

@@ -204,12 +204,17 @@ def test_tables_criteria_and_galleries(root):
     text = "\n".join([
         "<!-- table: exp9_test m/{column} | m: model | T=5, T=9: nine -->", "<!-- end -->",
         "<!-- criteria: exp9_test -->", "<!-- end -->",
+        "<!-- verdict: exp9_test a --><!-- end -->",
         "<!-- run: exp9_test --><!-- end -->",
         "<!-- gallery: exp9_test a.png -->", "<!-- end -->",
     ])  # fmt: skip
     filled = regenerate(text, root, root / "exp9_test")
     assert "| | T=5 | nine |" in filled and "| model | 1.5 (1 to 2) | 3 |" in filled
     assert "| strong | x < 1 & y | < 1 | 0.5 | reproduced |" in filled
+    assert "<!-- verdict: exp9_test a -->reproduced<!-- end -->" in filled
+    chosen = regenerate("<!-- criteria: exp9_test beyond, strong --><!-- end -->", root, root)
+    assert "x < 1" in chosen
+    assert "x < 1" not in regenerate("<!-- criteria: exp9_test beyond --><!-- end -->", root, root)
     assert "full preset, 2 seeds, 1.5 minutes on cpu (x), 2 threads" in filled
     assert "![a.png](../reference/exp9_test/a.png)" in filled
 
@@ -225,6 +230,12 @@ def test_intervals_stand_in_square_brackets(root):
     assert "-->0.5 [0.25, 0.75]<!-- end -->" in filled and "| model | 0.5 [0.25, 0.75] |" in filled
 
 
+def test_ratios_of_numbers_and_of_powers_of_ten(root):
+    text = "<!-- ratio: exp9_test m/T=9 m/T=5 {}--><!-- end -->"
+    assert "-->2<!-- end -->" in regenerate(text.format(""), root, root)
+    assert "-->31.6<!-- end -->" in regenerate(text.format("log10 "), root, root)
+
+
 @pytest.mark.parametrize(("name", "error"), [("none", KeyError), ("m/rate log2", ValueError)])
 def test_what_is_not_saved_or_not_known_is_an_error(root, name, error):
     with pytest.raises(error):
@@ -236,7 +247,7 @@ def test_every_generated_number_is_the_reference_runs(path):
     text = path.read_text(encoding="utf-8")
     assert regenerate(text, ROOT, path.parent) == text, "run: python reproduce.py --update-reference"
     assert text.count("<!-- end -->") == len(
-        re.findall(r"<!-- (?:metric|table|criteria|run|gallery): ", text)
+        re.findall(r"<!-- (?:metric|ratio|table|criteria|verdict|run|gallery): ", text)
     )
 
 
@@ -254,4 +265,4 @@ def test_the_reference_is_small_and_strict():
         if (folder / "results.json").exists():
             assert reference_results(ROOT, folder.name)["preset"] == "full"
     size = sum(path.stat().st_size for path in (ROOT / "reference").rglob("*") if path.is_file())
-    assert size < 7 * 2**20
+    assert size < reproduce.REFERENCE_LIMIT_MB * 2**20

@@ -5,12 +5,14 @@ line or over several. RUN is an experiment's name, for reference/RUN/results.jso
 reference/RUN/FILE.json, where FILE is any of the files beside it. Kinds:
 
     metric: RUN NAME [STYLE]      the mean, and the range over seeds where there are several
+    ratio: RUN NAME OVER [STYLE]  one metric's mean over another's; STYLE log10 where both are powers of ten
     table: RUN PATTERN | ROWS | COLUMNS [| STYLE]
                                   metrics by rows and columns; PATTERN holds {row} and {column}, and
                                   ROWS and COLUMNS are comma-separated, an item `name: label` or `name`
                                   STYLE: `log10`, powers of ten; `interval`, the 95% interval over starts
                                   in brackets; `seeds`, that over training seeds (Student's t, from five on)
-    criteria: RUN                 the success tiers with what was measured
+    criteria: RUN [TIERS]         the success tiers with what was measured; TIERS, comma-separated, of them
+    verdict: RUN ID               how one claim came out, by its id: reproduced, not reproduced, met, ...
     run: RUN                      preset, seeds, minutes, machine
     gallery: RUN FILE ...         figures
 
@@ -25,13 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from common.report.html import minutes
-from common.run.criteria import by_tier, format_number, format_target, verdict
+from common.run.criteria import TIERS, by_tier, format_number, format_target, verdict
 from common.run.files import write_atomically
 
 INTERVALS = {"interval": "interval95", "seeds": "ci95"}  # style: field of a metric
+INLINE = {"metric", "ratio", "verdict", "run"}  # kinds within a line
 
 _MARKER = re.compile(
-    r"(?P<begin><!-- (?P<kind>metric|table|criteria|run|gallery): (?P<arguments>.*?) -->)"
+    r"(?P<begin><!-- (?P<kind>metric|ratio|table|criteria|verdict|run|gallery): (?P<arguments>.*?) -->)"
     r".*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
@@ -39,7 +42,8 @@ _MARKER = re.compile(
 
 def document_paths(root: Path) -> list[Path]:
     """The Markdown files that may hold generated parts."""
-    return [root / "README.md", root / "EXPECTED_RESULTS.md", *sorted(root.glob("exp[0-9]_*/README.md"))]
+    own = (root / name for name in ("README.md", "EXPECTED_RESULTS.md"))
+    return [*own, *sorted(root.glob("exp[0-9]_*/README.md")), *sorted(root.glob("exp[0-9]_*/tables.md"))]
 
 
 def update_documents(root: Path) -> None:
@@ -64,8 +68,10 @@ def regenerate(text: str, root: Path, folder: Path) -> str:
     up = "../" * len(folder.resolve().relative_to(root.resolve()).parts)
     kinds: dict[str, Callable[..., str]] = {
         "metric": _metric,
+        "ratio": _ratio,
         "table": _table,
         "criteria": _criteria,
+        "verdict": _verdict,
         "run": _run,
         "gallery": partial(_gallery, up=up),
     }
@@ -74,7 +80,7 @@ def regenerate(text: str, root: Path, folder: Path) -> str:
 
     def fill(match: re.Match) -> str:
         content = kinds[match["kind"]](match["arguments"], read)
-        block = "" if match["kind"] in {"metric", "run"} else "\n"
+        block = "" if match["kind"] in INLINE else "\n"
         return f"{match['begin']}{block}{content}{block}{match['end']}"
 
     return _MARKER.sub(fill, text)
@@ -112,6 +118,14 @@ def _metric(arguments: str, read: Reader) -> str:
     return metric_text(read(run), name, *style)
 
 
+def _ratio(arguments: str, read: Reader) -> str:
+    run, name, over, *style = arguments.split()
+    if style not in ([], ["log10"]):
+        raise ValueError(f"style of {name} over {over}: {' '.join(style)}: allowed: log10")
+    value, base = (read(run)["metrics"][metric]["mean"] for metric in (name, over))
+    return format_number(value - base, log10=True) if style else format_number(value / base)
+
+
 def _table(arguments: str, read: Reader) -> str:
     head, rows, columns, *style = (part.strip() for part in arguments.split("|"))
     run, pattern = head.split(maxsplit=1)
@@ -137,13 +151,25 @@ def _items(text: str) -> list[tuple[str, str]]:
 
 
 def _criteria(arguments: str, read: Reader) -> str:
+    run, _, tiers = arguments.strip().partition(" ")
+    chosen = {tier.strip() for tier in tiers.split(",")} if tiers else set(TIERS)
+    if not chosen <= set(TIERS):
+        raise ValueError(f"tiers of {run}: {tiers}: allowed: {', '.join(TIERS)}")
     lines = ["| tier | claim | target | measured | |", "|---|---|---|---|---|"]
-    for row in by_tier(read(arguments.strip())["criteria"]):
+    for row in by_tier(read(run)["criteria"]):
+        if row["tier"] not in chosen:
+            continue
         target = format_target(row)
         measured = format_number(row["measured"], row["log10"])
         claim = row["claim"].replace("|", "\\|")
         lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {verdict(row)} |")
     return "\n".join(lines)
+
+
+def _verdict(arguments: str, read: Reader) -> str:
+    run, claim = arguments.split()
+    rows = {row["id"]: row for row in read(run)["criteria"]}
+    return verdict(rows[claim])
 
 
 def _run(arguments: str, read: Reader) -> str:
