@@ -3,8 +3,10 @@
 Shapes: N puzzles, L cells.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from common.recursion.puzzles.task import Puzzles
 from common.run.cache import reads_settings
 from common.run.command_line import reject
 from common.run.random import generator
-from common.run.run import Run
+from common.run.run import Run, Training
 
 TEST_SHARE = 0.25  # of the classes of puzzles that are held out
 # Size, and the least and largest number of digits given.
@@ -40,6 +42,15 @@ class Task:
     name: str
     train: Puzzles
     test: Puzzles
+
+
+def named_trainings(
+    step: Callable, task: Task, variants: Mapping[str, Any], names: Sequence[str]
+) -> Training:
+    """Those of the variants that are named; gradients through a whole segment take longest."""
+    chosen = {name: variant for name, variant in variants.items() if name in names}
+    longest = [name for name, variant in chosen.items() if variant.gradient == "segment"]
+    return Training(step, task.name, (task,), chosen, longest)
 
 
 def check_tasks(config: Exp5Config) -> None:

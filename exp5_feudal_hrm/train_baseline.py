@@ -28,7 +28,7 @@ from common.recursion.puzzles.task import PuzzleSampler
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, fit_recursive
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
+from exp5_feudal_hrm.dataset import Task, check_tasks, load_task, named_trainings
 from exp5_feudal_hrm.models import MODEL_FIELDS, make_hrm
 
 
@@ -94,14 +94,7 @@ def train_baseline(
 
 def baseline_trainings(task: Task, names: Sequence[str]) -> Training:
     """Those of the named variants that have no goals."""
-    chosen = {name: variant for name, variant in BASELINES.items() if name in names}
-    return Training(
-        train_baseline,
-        task.name,
-        (task,),
-        chosen,
-        longest=[name for name in chosen if name.endswith("_segment")],
-    )
+    return named_trainings(train_baseline, task, BASELINES, names)
 
 
 def train_all(run: Run) -> None:

@@ -26,7 +26,7 @@ from common.recursion.puzzles.task import PuzzleSampler
 from common.recursion.training import TRAINING_FIELDS, SegmentRunner, fit_recursive
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
-from exp5_feudal_hrm.dataset import Task, check_tasks, load_task
+from exp5_feudal_hrm.dataset import Task, check_tasks, load_task, named_trainings
 from exp5_feudal_hrm.feudal import FeudalVariant, make_feudal, random_goals
 from exp5_feudal_hrm.models import MODEL_FIELDS, FeudalHRM, make_feudal_hrm
 
@@ -108,14 +108,7 @@ def train_feudal(
 
 def feudal_trainings(task: Task, config: Exp5Config, names: Sequence[str]) -> Training:
     """Those of the named variants that have goals."""
-    chosen = {name: variant for name, variant in feudal_variants(config).items() if name in names}
-    return Training(
-        train_feudal,
-        task.name,
-        (task,),
-        chosen,
-        longest=[name for name in chosen if name.endswith("_segment")],
-    )
+    return named_trainings(train_feudal, task, feudal_variants(config), names)
 
 
 def train_all(run: Run) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
 from exp6_encoder_trm.decision_tree import MEANING, ORDERS, USABLE, VERDICTS, Decision, decide
-from exp6_encoder_trm.diagnostics import COLLAPSE_COSINE, COLLAPSE_VARIANCE
+from exp6_encoder_trm.diagnostics import COLLAPSE_COSINE, COLLAPSE_VARIANCE, is_collapsed
 from exp6_encoder_trm.jobs import JOBS, MATCHES, MEMORISED, PHASES
 
 Results = Mapping[str, Any]
@@ -372,20 +373,17 @@ def draw_context(results: Results, arrays: Arrays, setting: str) -> Figure:
     axes[1, 0].axhline(COLLAPSE_VARIANCE, color=COLORS["target"], ls="--")
     _collapse_panel(axes[1, 2], results, setting, jobs)
     _distribution_panel(axes[1, 3], arrays, setting, shown)
-    gone = [job for job in jobs if _is_collapsed(results, setting, job)]
+    ends = torch.tensor([
+        [mean_of(results, f"{setting}/{job}/context_{what}") for what in ("cosine", "cross_variance")]
+        for job in jobs
+    ])  # fmt: skip
+    gone = [job for job, is_gone in zip(jobs, is_collapsed(*ends.T).tolist(), strict=True) if is_gone]
     figure.suptitle(
         f"{setting}: of {len(jobs)} contexts {len(gone)} collapsed{': ' * bool(gone)}{', '.join(gone)}",
         fontweight="bold",
     )
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=10, fontsize=8)
     return figure
-
-
-def _is_collapsed(results: Results, setting: str, job: str) -> bool:
-    """Whether the contexts of all tasks are alike at the end of training."""
-    cosine = mean_of(results, f"{setting}/{job}/context_cosine")
-    variance = mean_of(results, f"{setting}/{job}/context_cross_variance")
-    return cosine > COLLAPSE_COSINE and variance < COLLAPSE_VARIANCE
 
 
 def _plane(axis: Axes, results: Results, arrays: Arrays, setting: str, job: str) -> None:

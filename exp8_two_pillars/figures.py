@@ -76,6 +76,11 @@ def study_loop(results: Results) -> str:
     return f"closed/T={results['config']['study_horizon']}"
 
 
+def studied_rate(results: Results, source: str) -> float:
+    """Success of SEARCH in a corner or source, in the loop that every part is measured in."""
+    return mean_of(results, f"{base_name(results)}/{source}/{SEARCH}/{study_loop(results)}/success")
+
+
 def studied(results: Results) -> list[str]:
     """The planners of every part but the first."""
     return [planner for planner in STUDIED if planner in results["config"]["planners"]]
@@ -114,7 +119,7 @@ def draw_two_pillars(results: Results, arrays: Arrays) -> Figure:
     axis.legend(ncols=5, loc="upper left")
     over = "training seeds and tasks" if len(results["seeds"]) > 1 else "tasks, of one training seed"
     axis.set_xlabel(f"whiskers: 95% interval over {over}; dots: training seeds", fontsize=9)
-    rates = {corner: mean_of(results, f"{name}/{corner}/{SEARCH}/{loop}/success") for corner in CORNERS}
+    rates = {corner: studied_rate(results, corner) for corner in CORNERS}
     figure.suptitle(
         f"{place(results)}: with both pillars {rates['both']:.2f} of the goals are reached, with one "
         f"{rates['spectral']:.2f} and {rates['metric']:.2f}, with neither {rates['none']:.2f}\n"
@@ -262,13 +267,10 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     axes[0, -1].set_title("Gradient of the energy")
     axes[0, -1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    rates = {
-        source: mean_of(results, f"{name}/{source}/{SEARCH}/{loops[0]}/success")
-        for source in ("both", "simulator")
-    }
     figure.suptitle(
-        f"{place(results)}: planning in the model reaches {rates['both']:.2f}, in the true dynamics "
-        f"{rates['simulator']:.2f}\n{PLANNERS[SEARCH]}, {_in_words(loops[0])}, equal budgets",
+        f"{place(results)}: planning in the model reaches {studied_rate(results, 'both'):.2f}, in the true "
+        f"dynamics {studied_rate(results, 'simulator'):.2f}\n"
+        f"{PLANNERS[SEARCH]}, {_in_words(loops[0])}, equal budgets",
         fontweight="bold",
     )
     return figure

@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common import config as settings
 from common.config import (
     EXP1_PRESETS,
     EXP2_PRESETS,
     EXP3_PRESETS,
     EXP4_PRESETS,
     EXP5_PRESETS,
-    EXP6_PRESETS,
-    EXP8_PRESETS,
     JUDGED_STEPS,
     Exp1Config,
 )
@@ -25,15 +24,7 @@ from common.run.cache import ConfigView
 from common.run.command_line import ConfigError, parse_command_line
 from common.run.files import ROOT
 
-ALL_PRESETS = (
-    EXP1_PRESETS,
-    EXP2_PRESETS,
-    EXP3_PRESETS,
-    EXP4_PRESETS,
-    EXP5_PRESETS,
-    EXP6_PRESETS,
-    EXP8_PRESETS,
-)
+ALL_PRESETS = [value for name, value in vars(settings).items() if re.fullmatch(r"EXP\d_PRESETS", name)]
 SCRIPTS = sorted(
     path
     for path in (*ROOT.glob("*.py"), *ROOT.glob("exp[0-9]_*/*.py"))

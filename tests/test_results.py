@@ -1,5 +1,6 @@
 """results.json is strict, complete and honest about what is not finite; criteria read it."""
 
+import importlib
 import json
 import math
 
@@ -9,11 +10,7 @@ import torch
 
 from common.run.criteria import TIERS, Criterion, evaluate, format_number, format_table
 from common.run.results import SCHEMA, Results, load_arrays, load_results, save_results, summarise, to_json
-from exp1_spectral_cliff import criteria as exp1
-from exp2_funnel_heatmap import criteria as exp2
-from exp3_planning_efficiency import criteria as exp3
-from exp4_contrastive_fix import criteria as exp4
-from exp8_two_pillars import criteria as exp8
+from reproduce import EXPERIMENTS
 
 
 def test_summary_of_seeds():
@@ -196,14 +193,15 @@ def test_a_criterion_that_requires_others():
     assert evaluate(criteria, metrics(a=1.0))[2]["passed"] is None
 
 
-def test_criteria_are_well_formed():
-    for criteria in (exp1.CRITERIA, exp2.CRITERIA, exp3.CRITERIA, exp4.CRITERIA, exp8.CRITERIA):
-        ids = [criterion.id for criterion in criteria]
-        assert len(set(ids)) == len(ids)
-        for criterion in criteria:
-            assert criterion.tier in TIERS
-            assert set(criterion.requires) <= set(ids)
-            assert bool(criterion.metric) != bool(criterion.requires)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_criteria_are_well_formed(experiment):
+    criteria = importlib.import_module(f"{experiment}.criteria").CRITERIA
+    ids = [criterion.id for criterion in criteria]
+    assert len(set(ids)) == len(ids)
+    for criterion in criteria:
+        assert criterion.tier in TIERS
+        assert set(criterion.requires) <= set(ids)
+        assert bool(criterion.metric) != bool(criterion.requires)
 
 
 def test_the_table_says_what_was_found_and_leaves_out_what_was_not_measured():

@@ -31,10 +31,11 @@ from common.run.criteria import TIERS, by_tier, format_number, format_target, ve
 from common.run.files import write_atomically
 
 INTERVALS = {"interval": "interval95", "seeds": "ci95"}  # style: field of a metric
-INLINE = {"metric", "ratio", "verdict", "run"}  # kinds within a line
+INLINE = ("metric", "ratio", "verdict", "run")  # kinds within a line
+BLOCKS = ("table", "criteria", "gallery")  # kinds of lines of their own
 
 _MARKER = re.compile(
-    r"(?P<begin><!-- (?P<kind>metric|ratio|table|criteria|verdict|run|gallery): (?P<arguments>.*?) -->)"
+    rf"(?P<begin><!-- (?P<kind>{'|'.join(INLINE + BLOCKS)}): (?P<arguments>.*?) -->)"
     r".*?(?P<end><!-- end -->)",
     re.DOTALL,
 )
