@@ -45,7 +45,7 @@ GROUPS = {  # panels; the baseline is in each
     "Gradient through the segment": (
         "baseline_segment", "directional_segment", "predict_segment", "contrastive_segment",
     ),
-    "Further formulations, fixed segments": (
+    "Further formulations": (
         "contrastive", "detached", "cells", "baseline_fixed", "directional_fixed",
     ),
 }  # fmt: skip

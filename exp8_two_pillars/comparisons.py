@@ -26,15 +26,12 @@ from exp8_two_pillars.evaluate_planning import (
     record_outcome,
 )
 from exp8_two_pillars.models import WindModel
-from exp8_two_pillars.parts import CORNERS, Scene, scenes, variants
+from exp8_two_pillars.parts import CORNERS, SEARCH, STUDIED, Scene, scenes, variants
 from exp8_two_pillars.tasks import Tasks, make_tasks, make_wind_tasks, require_tasks
 from exp8_two_pillars.world import World
 
 Models = Mapping[World, Mapping[str, WindModel]]  # of every world, by variant
 Found = Mapping[str, Tensor]
-
-SEARCH = "icem"  # the planner of pictures and of the phase diagram
-STUDIED = ("normalised_gradient", "icem", "random_shooting")  # planners of every part but the first
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from exp8_two_pillars.dataset import Walks, make_walks
 from exp8_two_pillars.world import World
 
 CORNERS = ("none", "spectral", "metric", "both")
+SEARCH = "icem"  # the planner of pictures and of the phase diagram
+STUDIED = ("normalised_gradient", "icem", "random_shooting")  # planners of every part but the first
 OTHER_METRICS = ("infonce_published", "qrl_symmetric", "qrl")
 WIDTHS = (2,)  # of wider flat models, in multiples of the configuration's
 # Each is trained with and without the metric; the flat ones are parts alone, the last four parts left out.
