@@ -1001,6 +1001,160 @@ EXP6_PRESETS["published"] = dataclasses.replace(
 )
 
 # ----------------------------------------------------------------------------------------------
+# Experiment 7
+# ----------------------------------------------------------------------------------------------
+
+Exp7Planner = Literal[
+    "belief", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting", "random_policy", "oracle",
+    "belief_whole", "belief_ungrown", "belief_uncapped",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exp7Config(RunConfig):
+    """Experiment 7, unseen layouts: planning by gradient around walls that no training has seen."""
+
+    # --- layouts and data ---------------------------------------------------------------------
+
+    # MiniGrid families, each of which one model learns random layouts of
+    families: tuple[str, ...] = ("FourRooms", "SimpleCrossingS9N3", "DoorKey-8x8", "KeyCorridorS3R1")
+    # layouts of each family that are trained on
+    train_layouts: int = bounded(24, low=1)
+    # layouts of each family that are planned in and never trained on
+    test_layouts: int = bounded(12, low=2)
+    # random walks in each training layout; each restarts at a state that has been seen and visited least
+    num_walks: int = bounded(20, low=1)
+    # length of a training walk [steps]
+    walk_length: int = bounded(50, low=3)
+
+    # --- models and training ------------------------------------------------------------------
+
+    # channels of a cell's latent
+    d_latent: int = bounded(24, low=2)
+    # hidden channels of encoder and transition
+    hidden_dim: int = bounded(64, low=1)
+    # hidden width of the transfer kernel
+    kernel_width: int = bounded(128, low=1)
+    # samples in a batch: cells of the spatial model, moves of the kernel
+    batch_size: int = bounded(512, low=2)
+    # optimiser steps of the spatial world model
+    iterations: int = bounded(800, low=1)
+    # optimiser steps of the transfer kernel
+    kernel_iterations: int = bounded(900, low=1)
+    # peak learning rate of Adam for the spatial world model, which rises and falls once (one-cycle)
+    learning_rate: float = bounded(1e-2, above=0.0)
+    # peak learning rate of Adam for the transfer kernel, with the same rise and fall
+    kernel_learning_rate: float = bounded(1e-2, above=0.0)
+    # temperature of the InfoNCE that tells a predicted cell from the codes of all others
+    nce_temperature: float = bounded(0.05, above=0.0)
+    # weight of the latents' squared error beside that InfoNCE
+    lambda_dynamics: float = bounded(0.1, above=0.0)
+
+    # --- the belief ---------------------------------------------------------------------------
+
+    # probability below which an outcome is left out of the belief; the others are normalised. At 1/2 the
+    # likeliest stays alone, and a discrete plan is a walk, which costs a thousandth of a belief
+    kernel_floor: float = bounded(0.5, low=0.0, high=0.5)
+    # most sweeps of value iteration, so the largest value [steps]
+    value_sweeps: int = bounded(150, low=1)
+    # maps without the agent that are expanded in a layout, at most
+    max_modes: int = bounded(1000, low=1)
+    # a belief lives on the states within so many steps of a shortest path [steps]
+    slack: int = bounded(4, low=0)
+
+    # --- planning -----------------------------------------------------------------------------
+
+    # planners to compare in blind plans; belief_whole: on all states, belief_ungrown: horizon T throughout,
+    # belief_uncapped: a horizon that grows to T; oracle: belief in the true dynamics
+    planners: tuple[Exp7Planner, ...] = get_args(Exp7Planner)
+    # planners among them that are also compared with replanning
+    closed_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem", "random_shooting", "random_policy")
+    # planners among them that also plan in the training layouts
+    train_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem")
+    # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
+    planning_horizons: tuple[int, ...] = bounded((30, 50), low=3, rising=True)
+    # transition evaluations that a plan may spend, for each step of its horizon
+    evaluations_per_step: int = bounded(320, low=16)
+    # multiple of these evaluations that cem_equal_time may spend, chosen such that it takes as long as belief
+    time_factor: int = bounded(24, low=1)
+    # temperature of the softmin over a plan's energies [of the energy at the start], for planners that use it
+    temperature: float = bounded(0.03, above=0.0)
+    # horizon of each plan in closed loop [steps]; less where T is smaller
+    replan_horizon: int = bounded(12, low=3)
+    # actions executed of each plan in closed loop
+    replan_execute: int = bounded(3, low=1)
+    # episodes of a family, dealt to its layouts in turn
+    num_episodes: int = bounded(96, low=2)
+    # episodes of a family whose maps change, where each layout is a graph of many maps
+    mode_episodes: int = bounded(24, low=2)
+    # fewest true steps from an episode's start to the goal
+    start_distance: int = bounded(10, low=1)
+    # families in which the flat model is planned through as well; its steps cost a thousand times as much
+    latent_families: tuple[str, ...] = ("SimpleCrossingS9N3",)
+    # episodes of the plans through the flat model
+    latent_episodes: int = bounded(6, low=2)
+    # horizon of the plans through the flat model [steps]
+    latent_horizon: int = bounded(30, low=3)
+
+    # --- measurements -------------------------------------------------------------------------
+
+    # random rollouts on which predictions are judged, of each family
+    num_rollouts: int = bounded(24, low=1)
+    # random plans at which gradient fidelity is taken, of each family
+    fidelity_plans: int = bounded(6, low=1)
+    # length of the random plans at which gradient fidelity is taken [steps]
+    fidelity_horizon: int = bounded(20, low=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("planners", "closed_planners", "train_planners"):
+            self._require_distinct(name, "each once")
+            if "belief" not in getattr(self, name):
+                reject(name, getattr(self, name), "belief among them")
+        self._require_distinct("latent_families", "each once")
+        if not set(self.latent_families) <= set(self.families):
+            reject("latent_families", self.latent_families, "among --families")
+        if not self.families or len(set(self.families)) != len(self.families):
+            reject("families", self.families, "at least one MiniGrid id, each once")
+        if self.replan_execute > self.replan_horizon:
+            reject("replan_execute", self.replan_execute, f"<= {self.replan_horizon}, --replan-horizon")
+
+
+EXP7_PRESETS = {
+    "quick": Exp7Config(
+        planners=(
+            "belief", "belief_ungrown", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting",
+            "random_policy",
+        ),
+        closed_planners=("belief", "greedy", "cem"),
+        num_episodes=48,
+        mode_episodes=12,
+        latent_episodes=4,
+        num_rollouts=12,
+        fidelity_plans=4,
+    ),
+    "full": Exp7Config(
+        preset="full",
+        seeds=(0, 1, 2),
+        families=(
+            "FourRooms", "SimpleCrossingS9N1", "SimpleCrossingS9N2", "SimpleCrossingS9N3",
+            "LavaCrossingS9N1", "DoorKey-8x8", "KeyCorridorS3R1", "KeyCorridorS3R2", "KeyCorridorS3R3",
+        ),
+        train_layouts=32,
+        test_layouts=24,
+        num_walks=30,
+        iterations=2400,
+        kernel_iterations=2400,
+        num_episodes=120,
+        mode_episodes=48,
+        latent_families=("FourRooms", "SimpleCrossingS9N3"),
+        latent_episodes=24,
+        num_rollouts=96,
+        fidelity_plans=24,
+    ),
+}  # fmt: skip
+
+# ----------------------------------------------------------------------------------------------
 # Experiment 8
 # ----------------------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ LAYERS = (
     ("energy_", "objectives", "rollouts", "feudal", "world"),
     ("dataset", "parts"),
     "models",
+    "batches",
     "train_",
     "analyze_",
     "run_",

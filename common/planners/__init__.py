@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from .belief import Belief
 from .cem import CEM, CoarseCEM
 from .flat_gradient import FlatGradient
+from .growing_cem import GrowingCEM
 from .helm import Helm
 from .hill_climbing import HillClimbing
 from .icem import ICEM
@@ -27,16 +29,20 @@ PEERS = {  # beside them: other searches, and a gradient planner without its gra
     "icem": ICEM,
     "mppi": MPPI,
 }
+GROWING = {  # whose horizon grows, for energies that are steps to go and stay 0 where the goal was reached
+    "belief": Belief,
+    "cem_growing": GrowingCEM,
+}
 
 
 def make_planner(name: str, **hyperparameters: Any) -> Planner:
-    """The planner of that name in PLANNERS or PEERS with these hyperparameters.
+    """The planner of that name in PLANNERS, PEERS or GROWING with these hyperparameters.
 
     Raises:
         ValueError: for an unknown name.
         TypeError: for a hyperparameter that the planner does not have.
     """
-    known = PLANNERS | PEERS
+    known = PLANNERS | PEERS | GROWING
     if name not in known:
         raise ValueError(f"no planner {name!r}; there are {', '.join(known)}")
     return known[name](**hyperparameters)

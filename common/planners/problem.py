@@ -120,6 +120,10 @@ class Problem:
 
     def _evaluate(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
         """Energies [B, N] of candidates [B, N, T, A], each of which costs `steps` transitions."""
+        return self._reduce(self._over_time(energies, actions, steps))
+
+    def _over_time(self, energies: Energies, actions: Tensor, steps: int) -> Tensor:
+        """Energies after every step [B, N, steps] of such candidates, which are charged for."""
         candidates = actions.shape[1]
         expected = (self.num_problems, candidates, self.horizon, self.action_size)
         if actions.shape != expected:
@@ -128,7 +132,7 @@ class Problem:
         over_time = _asked(energies, actions, (self.num_problems, candidates, steps))
         if over_time.requires_grad:
             over_time = _ChargeBackward.apply(over_time, self, BACKWARD_COST * candidates * steps)
-        return self._reduce(over_time)
+        return over_time
 
     def _reduce(self, energies: Tensor) -> Tensor:
         """One energy of a plan, from those over time: [B, N, T] -> [B, N].
@@ -220,6 +224,26 @@ class PlanningProblem(Problem):
             TypeError: where the model does not take float32 candidates.
         """
         return self._evaluate(self._energies, actions, self.horizon)
+
+    def rollout_until(self, actions: Tensor, steps: Tensor) -> Tensor:
+        """Energy after the first `steps` steps of each problem's candidates, whatever `over_time` says.
+
+        The rest of the actions is not looked at. Costs N max(steps), for every problem.
+
+        Args:
+            actions: [B, N, T, A].
+            steps: [B] int64, in 1 .. T.
+
+        Raises:
+            BudgetExceeded: as `rollout` does.
+            ValueError: for steps out of range, or actions of another shape.
+        """
+        longest = int(steps.max())
+        if steps.shape != (self.num_problems,) or not 1 <= int(steps.min()) <= longest <= self.horizon:
+            raise ValueError(f"steps must be [{self.num_problems}] numbers in 1 .. {self.horizon}")
+        found = self._over_time(lambda whole: self._energies(whole[:, :, :longest]), actions, longest)
+        last = (steps - 1)[:, None, None].expand(-1, found.shape[1], 1)
+        return found.gather(2, last)[..., 0]
 
     def coarse_rollout(self, actions: Tensor) -> Tensor:
         """Energy of each candidate by the jumpy model, [B, N, T, A] -> [B, N]. Costs N M.

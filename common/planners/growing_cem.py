@@ -1,0 +1,80 @@
+"""CEM whose horizon grows: the control that tells the schedule of `belief` from its gradient.
+
+Shapes: B problems, N candidates, T steps, A actions.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from .belief import grown_horizon
+from .candidates import BestPlans, Noise, Rollout, sample_actions, score, take, uniform_policy
+from .cem import CEM
+from .problem import Plan, PlanningProblem, require
+
+
+@dataclass(frozen=True)
+class GrowingCEM(CEM):
+    """CEM (Rubinstein, 1999) that judges candidates by their first h steps, h growing from 3 to T.
+
+    The elites' refit concerns those steps alone, as the others are not judged. The best candidate of each
+    round is scored on all T steps, and the best of these is returned.
+    """
+
+    over_time: ClassVar[str] = "final"
+
+    growth: float = 0.8  # share of the rounds after which h is T
+    least_horizon: int = 3  # the first h
+
+    def __post_init__(self):
+        super().__post_init__()
+        require("growth", self.growth, 0 < self.growth <= 1, "in (0, 1]")
+        require("least_horizon", self.least_horizon, self.least_horizon >= 1, "at least 1")
+
+    @property
+    def least_rollouts(self) -> int:
+        """The smallest budget, in rollouts a problem: one candidate and its verification."""
+        return 2
+
+    def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
+        """Plan within the problem's budget.
+
+        Raises:
+            BudgetExceeded: where it pays for fewer than `least_rollouts`.
+            NoFinitePlan: where no candidate of a problem had a finite energy.
+        """
+        noise = Noise.of(noise, problem.num_problems)
+        population = min(self.population, problem.affordable(self.least_rollouts) - 1)
+        horizons = self._schedule(problem, population)
+        probabilities = uniform_policy(problem)
+        best = BestPlans(problem.num_problems, problem.horizon, problem.device)
+        for ahead in horizons:
+            actions = sample_actions(probabilities, population, noise)
+            energies = score(_until(problem, ahead), actions, problem.num_actions)
+            leader = take(actions, energies.argmin(1, keepdim=True))
+            best.offer(leader, score(problem.rollout, leader, problem.num_actions))
+            best.record()
+            fitted = self._elite_frequencies(actions, energies, problem.num_actions)
+            fitted = (1 - self.smoothing) * fitted + self.smoothing / problem.num_actions
+            kept = self.momentum * probabilities + (1 - self.momentum) * fitted
+            probabilities = torch.cat([kept[:, :ahead], probabilities[:, ahead:]], 1)
+        return best.plan(problem)
+
+    def _schedule(self, problem: PlanningProblem, population: int) -> list[int]:
+        """The horizons of as many rounds as the budget pays for."""
+        found, rounds = [problem.horizon], 1
+        while True:
+            horizons = [
+                grown_horizon(index, rounds, problem.horizon, self.growth, self.least_horizon)
+                for index in range(rounds)
+            ]
+            if population * sum(horizons) + rounds * problem.horizon > problem.remaining:
+                return found
+            found, rounds = horizons, rounds + 1
+
+
+def _until(problem: PlanningProblem, steps: int) -> Rollout:
+    """Energies after so many steps: a function of actions [B, N, T, A] -> [B, N]."""
+    ahead = torch.full((problem.num_problems,), steps, device=problem.device)
+    return lambda actions: problem.rollout_until(actions, ahead)
