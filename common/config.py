@@ -1038,7 +1038,7 @@ class Exp7Config(RunConfig):
     # samples in a batch: cells of the spatial model, moves of the kernel
     batch_size: int = bounded(512, low=2)
     # optimiser steps of the spatial world model
-    iterations: int = bounded(800, low=1)
+    iterations: int = bounded(1600, low=1)
     # optimiser steps of the transfer kernel
     kernel_iterations: int = bounded(900, low=1)
     # peak learning rate of Adam for the spatial world model, which rises and falls once (one-cycle)
@@ -1075,6 +1075,9 @@ class Exp7Config(RunConfig):
     planning_horizons: tuple[int, ...] = bounded((30, 50), low=3, rising=True)
     # transition evaluations that a plan may spend, for each step of its horizon
     evaluations_per_step: int = bounded(320, low=16)
+    # evaluations a step at which belief, cem, cem_growing and random_shooting are also compared, for curves
+    # of success over evaluations and time
+    budget_sweep: tuple[int, ...] = bounded((20, 80, 320, 1280, 5120), low=16, rising=True)
     # multiple of these evaluations that cem_equal_time may spend, chosen such that it takes as long as belief
     time_factor: int = bounded(24, low=1)
     # temperature of the softmin over a plan's energies [of the energy at the start], for planners that use it
@@ -1127,6 +1130,7 @@ EXP7_PRESETS = {
             "random_policy",
         ),
         closed_planners=("belief", "greedy", "cem"),
+        budget_sweep=(40, 160, 640),
         num_episodes=48,
         mode_episodes=12,
         latent_episodes=4,

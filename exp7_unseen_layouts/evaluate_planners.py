@@ -37,7 +37,7 @@ EPISODE_FIELDS = (
 GRAPH_FIELDS = ("kernel_floor", "value_sweeps", "max_modes", "slack")
 PLANNING_FIELDS = (
     *EPISODE_FIELDS, *GRAPH_FIELDS, "planners", "closed_planners", "train_planners", "planning_horizons",
-    "evaluations_per_step", "time_factor", "temperature", "replan_horizon", "replan_execute",
+    "evaluations_per_step", "budget_sweep", "time_factor", "temperature", "replan_horizon", "replan_execute",
 )  # fmt: skip
 PLANNED_BY = {  # name of the planner that a compared one is made of, and its settings
     "belief_whole": ("belief", {}),
@@ -46,6 +46,7 @@ PLANNED_BY = {  # name of the planner that a compared one is made of, and its se
     "oracle": ("belief", {}),
     "cem_equal_time": ("cem", {}),
 }
+BUDGETED = ("belief", "cem", "cem_growing", "random_shooting")  # compared over budgets
 RESTRICTED = ("belief", "belief_ungrown", "belief_uncapped")  # plan near shortest paths; others everywhere
 
 
@@ -97,6 +98,7 @@ class Compared:
 
     name: str
     config: Exp7Config
+    evaluations_per_step: int | None = None  # None: the configuration's
 
     def planner(self) -> Planner:
         """The planner itself."""
@@ -119,7 +121,7 @@ class Compared:
         """Plans in a belief model."""
         planner = self.planner()
         factor = self.config.time_factor if self.name == "cem_equal_time" else 1
-        budget = self.config.evaluations_per_step * factor * horizon
+        budget = (self.evaluations_per_step or self.config.evaluations_per_step) * factor * horizon
         problem = model.problem(
             starts, horizon, budget, over_time=planner.over_time, temperature=self.config.temperature
         )
@@ -180,8 +182,9 @@ def measure_planning(
     """Every planner of the configuration, open and closed loop, in the layouts of a part.
 
     Returns:
-        `{planner}/{mode}/T={T}/{success,spl,evaluations}` [S, E] and `milliseconds` a plan; `value`,
-        `shortest`, `modes`, `states` [S, E] of the searches, and `search_milliseconds`.
+        `{planner}/{mode}/T={T}/{success,spl,evaluations}` [S, E] and `milliseconds` a plan, the same by
+        `{planner}/budgets/{evaluations a step}` at the longest T; `value`, `shortest`, `modes`, `states`
+        [S, E] of the searches, and `search_milliseconds`.
     """
     episodes = family_episodes(family, part, config)
     found = []
@@ -218,6 +221,9 @@ class _Member:
                 if name != "oracle" or self.oracle is not None:
                     found |= _labelled(f"{name}/open/T={horizon}", self.open(name, horizon))
         horizon = max(config.planning_horizons)
+        for name in BUDGETED if self.part == "test" else ():
+            for budget in config.budget_sweep if name in planners else ():
+                found |= _labelled(f"{name}/budgets/{budget}", self.open(name, horizon, budget))
         for name in config.closed_planners if self.part == "test" else ():
             found |= _labelled(f"{name}/closed/T={horizon}", self.closed(name, horizon))
         return found | self.searches()
@@ -233,9 +239,10 @@ class _Member:
             "search_milliseconds": torch.tensor(self.search_milliseconds).double(),
         }
 
-    def open(self, name: str, horizon: int) -> dict[str, Tensor]:
-        """One blind plan an episode."""
-        compared, noise = Compared(name, self.config), self._noise(name, "open", horizon)
+    def open(self, name: str, horizon: int, budget: int | None = None) -> dict[str, Tensor]:
+        """One blind plan an episode, with `budget` evaluations a step."""
+        label = f"{name}/open/T={horizon}" if budget is None else f"{name}/budgets/{budget}"
+        compared, noise = Compared(name, self.config, budget), self._noise(label)
         began = time.perf_counter()
         if name == "oracle":
             plan = compared.plan_in(*self.oracle, horizon, noise)
@@ -248,11 +255,12 @@ class _Member:
             for action in actions:
                 runner.take(columns[action])
         evaluations = torch.full((len(runners),), float(plan.evaluations)).double()
-        return self._judged(runners, evaluations, milliseconds, f"{name}/open/T={horizon}")
+        return self._judged(runners, evaluations, milliseconds, label)
 
     def closed(self, name: str, horizon: int) -> dict[str, Tensor]:
         """Replanning from what the environment shows."""
-        compared, noise = Compared(name, self.config), self._noise(name, "closed", horizon)
+        label = f"{name}/closed/T={horizon}"
+        compared, noise = Compared(name, self.config), self._noise(label)
         runners, where = self._runners(), list(self.where)
         evaluations, plans = torch.zeros(len(runners)).double(), 0
         began = time.perf_counter()
@@ -271,7 +279,7 @@ class _Member:
                 for action in actions[: min(self.config.replan_execute, time_left)]:
                     runners[episode].take(columns[action])
         milliseconds = 1e3 * (time.perf_counter() - began) / plans
-        return self._judged(runners, evaluations, milliseconds, f"{name}/closed/T={horizon}")
+        return self._judged(runners, evaluations, milliseconds, label)
 
     def _located(self, episode: int, runner: Runner, graph: StateGraph) -> tuple[StateGraph, int]:
         """The state that the environment is in; where the search did not come upon it, a new search."""
@@ -290,8 +298,8 @@ class _Member:
     def _runners(self) -> list[Runner]:
         return [Runner(self.episodes, episode) for episode in range(len(self.where))]
 
-    def _noise(self, name: str, mode: str, horizon: int) -> torch.Generator:
-        return generator(self.seed, f"{self.family}/{self.part}/{name}/{mode}/T={horizon}")
+    def _noise(self, label: str) -> torch.Generator:
+        return generator(self.seed, f"{self.family}/{self.part}/{label}")
 
     def _judged(
         self, runners: Sequence[Runner], evaluations: Tensor, milliseconds: float, label: str

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.latent.figures import draw_line, mean_of
+from common.latent.figures import draw_points, mean_of
 from common.viz_utils import COLORS, new_figure, plot_band
 
 Arrays = Mapping[str, np.ndarray]
@@ -49,21 +49,31 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
 
 
 def draw_success(results: Results, families: Sequence[str]) -> Figure:
-    """Success over the horizon on held-out layouts, open loop, a panel for each family."""
-    figure, axes = new_figure(1, len(families), (1.0 + 3.1 * len(families), 4.2), sharey=True)
-    horizons = results["config"]["planning_horizons"]
-    for axis, env in zip(axes[0], families, strict=True):
-        for planner, (label, color) in PLANNERS.items():
-            metrics = [f"{env}/{planner}/open/T={horizon}/success" for horizon in horizons]
-            if all(metric in results["metrics"] for metric in metrics):
-                draw_line(axis, results, metrics, horizons, color, label)
+    """Success at each horizon on held-out layouts, open loop, a panel for each family; 95% intervals."""
+    columns = min(len(families), 3)
+    rows = -(-len(families) // columns)
+    figure, axes = new_figure(rows, columns, (1.0 + 3.6 * columns, 1.2 + 3.0 * rows), sharey=True)
+    horizons, metrics = results["config"]["planning_horizons"], results["metrics"]
+    shown = [name for name in PLANNERS if f"{families[0]}/{name}/open/T={horizons[0]}/success" in metrics]
+    for axis, env in zip(axes.flat, families, strict=False):
+        for index, planner in enumerate(shown):
+            label, color = PLANNERS[planner]
+            names = [f"{env}/{planner}/open/T={horizon}/success" for horizon in horizons]
+            aside = 0.7 * (index / max(len(shown) - 1, 1) - 0.5)
+            if all(name in metrics for name in names):
+                draw_points(axis, results, names, np.arange(len(names)) + aside, color, label)
         last = horizons[-1]
         belief, cem = (mean_of(results, f"{env}/{name}/open/T={last}/success") for name in ("belief", "cem"))
-        axis.set_title(f"{env}\nT = {last}: {belief:.2f}, CEM {cem:.2f}", fontsize=9.5)
-        axis.set_xlabel("horizon T [steps]")
-        axis.set_xticks(horizons)
+        axis.set_title(f"{env}\nT = {last}: belief {belief:.2f}, CEM {cem:.2f}", fontsize=9.5)
+        axis.set_xticks(range(len(horizons)), [f"T = {horizon}" for horizon in horizons])
+        for border in range(1, len(horizons)):
+            axis.axvline(border - 0.5, color="0.85", linewidth=1)
+        axis.grid(False, axis="x")
         axis.set_ylim(-0.03, 1.03)
-    axes[0, 0].set_ylabel("success rate, held-out layouts, open loop")
+    for axis in axes.flat[len(families) :]:
+        axis.set_axis_off()
+    for line in axes:
+        line[0].set_ylabel("success rate, held-out layouts, open loop", fontsize=9)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
@@ -107,7 +117,11 @@ def draw_layouts(results: Results, arrays: Arrays) -> Figure:
         figure.colorbar(image, ax=axes[0, index], shrink=0.7, label="V [steps to go]")
         axes[0, index].plot(*path[index].T, color="white", linewidth=2)
         axes[0, index].plot(*path[index, 0], "o", color="white")
-        axes[0, index].set_title(f"{env}, held out: path", fontsize=9)
+        row, column = path[index, -1, ::-1]
+        arrived = (
+            "the goal is reached" if maps[index, row, column] == GOAL_CELL else "the goal is not reached"
+        )
+        axes[0, index].set_title(f"{env}, held out\nplan executed blindly: {arrived}", fontsize=9)
         _draw_map(axes[1, index], maps[index])
         when = min(12, len(belief[index]) - 1)
         mass = np.ma.masked_less(belief[index, when], 1e-4)
@@ -146,22 +160,19 @@ def draw_accuracy(results: Results, families: Sequence[str]) -> Figure:
 
 
 def draw_efficiency(results: Results, families: Sequence[str]) -> Figure:
-    """Success over evaluations and over milliseconds a plan, at the longest horizon, held-out layouts."""
+    """Success over evaluations and over milliseconds a plan, at the longest horizon, held-out layouts.
+
+    Lines join the budgets of one planner; a planner that has one alone is a point.
+    """
     figure, axes = new_figure(len(families), 2, (9.0, 1.0 + 2.6 * len(families)), sharey=True)
     horizon = max(results["config"]["planning_horizons"])
     for line, env in zip(axes, families, strict=True):
         for planner, (label, color) in PLANNERS.items():
-            prefix = f"{env}/{planner}/open/T={horizon}"
-            if f"{prefix}/success" not in results["metrics"] or planner == "random_policy":
-                continue
-            success = mean_of(results, f"{prefix}/success")
-            costs = (
-                mean_of(results, f"{prefix}/evaluations"),
-                results["timings"].get(f"{prefix}/milliseconds"),
-            )
-            for axis, cost in zip(line, costs, strict=True):
-                if cost:
-                    axis.plot(cost, success, "o", color=color, label=label, markersize=7)
+            points = _costs(results, env, planner)
+            for axis, cost in zip(line, ("evaluations", "milliseconds"), strict=True):
+                if points[cost]:
+                    success, marker = points["success"], "s" if planner == "greedy" else "o"
+                    axis.plot(points[cost], success, marker=marker, color=color, label=label, markersize=5)
         for axis in line:
             axis.set_xscale("log")
             axis.set_ylim(-0.03, 1.03)
@@ -171,6 +182,21 @@ def draw_efficiency(results: Results, families: Sequence[str]) -> Figure:
     axes[-1, 1].set_xlabel("milliseconds a plan")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
+
+
+def _costs(results: Results, env: str, planner: str) -> dict[str, list[float]]:
+    """Evaluations, milliseconds and success of a planner at each of its budgets, or at its only one."""
+    horizon = max(results["config"]["planning_horizons"])
+    prefixes = [f"{env}/{planner}/budgets/{each}" for each in results["config"]["budget_sweep"]]
+    if f"{prefixes[0]}/success" not in results["metrics"]:
+        alone = planner not in ("random_policy", "cem_equal_time")
+        prefixes = [f"{env}/{planner}/open/T={horizon}"] * alone
+    prefixes = [prefix for prefix in prefixes if f"{prefix}/success" in results["metrics"]]
+    return {
+        "evaluations": [mean_of(results, f"{prefix}/evaluations") for prefix in prefixes],
+        "milliseconds": [results["timings"].get(f"{prefix}/milliseconds", np.nan) for prefix in prefixes],
+        "success": [mean_of(results, f"{prefix}/success") for prefix in prefixes],
+    }
 
 
 def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:

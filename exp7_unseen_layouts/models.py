@@ -2,7 +2,7 @@
 
 Shapes
     S  members (training seeds)
-    J  codes: the contents of cells that a member's training data hold
+    J  codes: contents of cells, composed from what a member's training data hold
     N  samples
     H, X  height and width of a map; P = H X 4 poses, numbered (row X + column) 4 + direction
     d  channels of a cell's latent
@@ -11,7 +11,7 @@ Shapes
 
 Every cell has a latent of its own, from a 1x1 encoder. One step changes a cell by what stands in the 3x3
 cells around it, so what is learned in one layout holds in all. Snapping puts each predicted cell onto the
-nearest code, so that errors do not add up.
+nearest code, so that errors do not add up. Codes are what training saw, composed: see `composed`.
 """
 
 from collections.abc import Sequence
@@ -61,12 +61,12 @@ def neighbourhoods(cells: Tensor, *, whole: bool = True) -> Tensor:
 class SpatialModel(nn.Module):
     """One latent a cell: z = enc(content), z' = z + sum_k a_k W_k [(U p) * (V p)], p the 3x3 latents around.
 
-    The transition is linear in the action and quadratic in the latents. Its codes are the encodings of the
-    contents that were seen in training.
+    The transition is linear in the action and quadratic in the latents. Its codes are the encodings of
+    `contents`.
     """
 
     def __init__(self, contents: Sequence[Tensor], seeds: Sequence[int], d_latent: int, hidden: int):
-        """`contents`: of each seed the distinct contents of its data, [J_s] int64."""
+        """`contents`: of each seed the distinct contents that a cell may be snapped to, [J_s] int64."""
         super().__init__()
         most = max(map(len, contents))
         padded = torch.stack([F.pad(own, (0, most - len(own)), value=-1) for own in contents])
@@ -129,10 +129,20 @@ class SpatialModel(nn.Module):
 
 
 def make_spatial_model(patches: Sequence[Patches], config: Exp7Config) -> SpatialModel:
-    """A fresh model for every seed, whose codes are what the seed's patches hold."""
-    contents = [torch.cat([own.before.flatten(), own.after.flatten()]).unique() for own in patches]
-    contents = [own[own > 0] for own in contents]
+    """A fresh model for every seed, whose codes are what the seed's patches hold, composed."""
+    contents = [composed(torch.cat([own.before.flatten(), own.after.flatten()]).unique()) for own in patches]
     return SpatialModel(contents, config.seeds, config.d_latent, config.hidden_dim)
+
+
+def composed(contents: Tensor) -> Tensor:
+    """Contents that were seen [N], and every agent that was seen on everything that agents stood on: [J].
+
+    A red key may never have been carried through a green door in training; both parts were seen.
+    """
+    contents = contents[contents > 0]
+    stood_on = contents[contents % AGENTS > 0]
+    things, agents = (stood_on - stood_on % AGENTS).unique(), (stood_on % AGENTS).unique()
+    return torch.cat([contents, (things[:, None] + agents).flatten()]).unique()
 
 
 def prediction_losses(

@@ -17,8 +17,10 @@ from exp7_unseen_layouts.batches import (
 from exp7_unseen_layouts.dataset import AGENTS, Layout, cut_patches, walk_layouts, with_agent
 from exp7_unseen_layouts.episodes import choose_episodes, true_distances
 from exp7_unseen_layouts.evaluate_planners import Compared, follow_values, member_of
+from exp7_unseen_layouts.latent_planning import LARGEST, LatentProblems
 from exp7_unseen_layouts.models import (
     OUTCOMES,
+    composed,
     kernel_of_maps,
     make_spatial_model,
     neighbourhoods,
@@ -108,6 +110,22 @@ def test_a_members_codes_and_losses_do_not_depend_on_company():
 
 
 @pytest.mark.parametrize("sampler", ["cells", "patches", "moves"])
+def test_codes_are_composed_of_what_lay_and_who_stood_there():
+    wall, floor, door = 2 * AGENTS, AGENTS, 4 * AGENTS
+    seen = torch.tensor([0, wall, floor + 7, floor + 9, door + 7])
+    assert composed(seen).tolist() == sorted([wall, floor + 7, floor + 9, door + 7, door + 9])
+
+
+def test_a_latent_that_explodes_keeps_a_finite_energy():
+    def explode(latents, actions):
+        return latents.square()
+
+    problems = LatentProblems(explode, torch.full((1, 2, 2, 3), 9.0), torch.zeros(1, 4, 2, 2, 3), (0, 1))
+    energies = problems.energies(torch.full((1, 1, 20, 2), 0.5))
+    assert energies[0, 0, 0] == 0.5 * 12 * 81**2
+    assert (energies[0, 0, 1:] == 0.5 * 12 * LARGEST**2).all()
+
+
 def test_batches_hold_what_the_walks_hold(sampler):
     _, _, data = data_of_layout("DoorKey-5x5", walks=6, length=30)
     model = make_spatial_model(data.patches, CONFIG)

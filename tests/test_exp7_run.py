@@ -13,6 +13,7 @@ TINY = [
     "--num-walks", "3", "--walk-length", "20", "--d-latent", "6", "--hidden-dim", "8", "--kernel-width", "8",
     "--batch-size", "16", "--iterations", "4", "--kernel-iterations", "4", "--value-sweeps", "20",
     "--max-modes", "4", "--planning-horizons", "4", "6", "--evaluations-per-step", "24", "--time-factor", "2",
+    "--budget-sweep", "16", "24",
     "--num-episodes", "4", "--mode-episodes", "4", "--start-distance", "2", "--latent-episodes", "2",
     "--latent-horizon", "4", "--num-rollouts", "2", "--fidelity-plans", "2", "--fidelity-horizon", "3",
     "--seeds", "0", "1", "--device", "cpu",
@@ -46,7 +47,12 @@ def promised_metrics():
     names |= {f"{WALLS}/{planner}/open/T=4/{m}" for planner in THROUGH_LATENT for m in MEASURES}
     for prefix, model, steps in itertools.product(("", "train_layouts/"), ("spatial", "snapped"), (1, 50)):
         names |= {f"{prefix}{env}/{model}/accuracy_{steps}" for env in (WALLS, DOORS)}
-    names |= {f"{WALLS}/spatial/{name}" for name in ("gradient_fidelity", "spearman", "greedy")}
+    known = ("gradient_fidelity", "greedy", "log10_jacobian_state/T=3")
+    names |= {f"{WALLS}/spatial/{name}" for name in (*known, "spearman")}
+    names |= {f"{env}/belief/{name}" for env, name in itertools.product((WALLS, DOORS), known)}
+    swept = ("belief", "cem", "cem_growing", "random_shooting")
+    for env, planner, budget in itertools.product((WALLS, DOORS), swept, (16, 24)):
+        names |= {f"{env}/{planner}/budgets/{budget}/{measure}" for measure in MEASURES}
     return names
 
 
@@ -56,7 +62,10 @@ def test_every_promised_metric_exists_and_is_finite(finished):
     for name in promised_metrics():
         if name.endswith("/evaluations"):
             factor = 2 if "equal_time" in name else 1
-            budget = 24 * factor * int(name.split("T=")[1].split("/")[0])
+            if "/budgets/" in name:
+                budget = 6 * int(name.split("/")[3])
+            else:
+                budget = 24 * factor * int(name.split("T=")[1].split("/")[0])
             most = budget * 6 if "/closed/" in name else budget  # of all plans of an episode
             assert all(0 <= value <= most for value in metrics[name]["values"]), name
     assert f"{DOORS}/spatial/spearman" not in metrics, "there no latent stands for the goal"

@@ -122,6 +122,15 @@ def draw_line(
     axis.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
+def draw_points(
+    axis: Axes, results: Results, metrics: Sequence[str], x: Sequence[float], color: str, label: str
+) -> None:
+    """A dot a metric with a whisker of its 95% interval, for many planners side by side."""
+    mean, low, high = _with_intervals(results, metrics)
+    reach = np.abs([low - mean, high - mean])
+    axis.errorbar(x, mean, reach, fmt="o", color=color, markersize=6, elinewidth=2, label=label)
+
+
 def draw_bars(
     axis: Axes, results: Results, metrics: Sequence[str], positions: np.ndarray, width: float, **style: object
 ) -> None:
