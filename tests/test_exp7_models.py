@@ -109,7 +109,6 @@ def test_a_members_codes_and_losses_do_not_depend_on_company():
     torch.testing.assert_close(own.encode(grids), alone.encode(grids))
 
 
-@pytest.mark.parametrize("sampler", ["cells", "patches", "moves"])
 def test_codes_are_composed_of_what_lay_and_who_stood_there():
     wall, floor, door = 2 * AGENTS, AGENTS, 4 * AGENTS
     seen = torch.tensor([0, wall, floor + 7, floor + 9, door + 7])
@@ -126,6 +125,7 @@ def test_a_latent_that_explodes_keeps_a_finite_energy():
     assert (energies[0, 0, 1:] == 0.5 * 12 * LARGEST**2).all()
 
 
+@pytest.mark.parametrize("sampler", ["cells", "patches", "moves"])
 def test_batches_hold_what_the_walks_hold(sampler):
     _, _, data = data_of_layout("DoorKey-5x5", walks=6, length=30)
     model = make_spatial_model(data.patches, CONFIG)
