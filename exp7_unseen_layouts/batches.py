@@ -161,8 +161,8 @@ class SpatialSampler:
         return self._batch(around, actions, after[..., None, None])
 
     def draw_patches(self, draws: Sequence[torch.Generator]) -> StepBatch:
-        """A quarter of `batch_size` patches a seed: each has as much to compute as 34 cells."""
-        count = max(1, self.count // 4)
+        """An eighth of `batch_size` patches a seed: each has as much to compute as 34 cells."""
+        count = max(1, self.count // 8)
         rows = [
             torch.randint(len(own.before), (count,), generator=draw)
             for own, draw in zip(self.patches, draws, strict=True)
