@@ -32,6 +32,17 @@ PLANNERS = {
 }  # fmt: skip
 MAZES = {"none": "no walls", "one_wall": "one wall", "s": "S-maze", "spiral": "spiral"}
 WINDS = {"lorenz": "Lorenz", "roessler": "Roessler", "lorenz96": "Lorenz-96", "off": "no"}
+SCENES = {  # in which a pillar should not matter, and on which nothing was chosen
+    "s/off": "no wind", "none/lorenz": "no walls", "none/off": "neither", "s/lorenz_near": "near goals",
+    "spiral/lorenz": "spiral", "s/roessler": "Roessler wind", "s/lorenz96": "Lorenz-96 wind",
+    "s/lorenz_picture1": "another picture",
+}  # fmt: skip
+CAUSES = {
+    "model": ("its own predictions and gradient", "#56B4E9"),
+    "true_value": ("true predictions, its own gradient", "#0072B2"),
+    "clipped": ("own predictions, gradient clipped", "#E69F00"),
+    "smoothed": ("own predictions, energy smoothed", "#999999"),
+}
 SHOWN_PATHS = 12
 
 
@@ -45,6 +56,10 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterabl
         figures["exp8_simulator.png"] = draw_simulator(results, arrays)
         figures["exp8_energy.png"] = draw_energy(results, arrays)
         figures["exp8_episode.gif"] = draw_episode(results, arrays)
+    if {"vanish", "held_out"} & set(parts):
+        figures["exp8_scenes.png"] = draw_scenes(results)
+    if "cause" in parts:
+        figures["exp8_cause.png"] = draw_cause(results, arrays)
     if "ablation" in parts:
         figures["exp8_ablation.png"] = draw_ablation(results)
     if "phase" in parts and len(config["phase_winds"]) > 1 and len(config["phase_walls"]) > 1:
@@ -265,6 +280,57 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     figure.suptitle(
         f"{place(results)}: success in the model less in the true dynamics {apart['mean']:+.2f} "
         f"[{low:+.2f}, {high:+.2f}]\n{PLANNERS[SEARCH]}, {_in_words(loops[0])}, equal budgets",
+        fontweight="bold",
+    )
+    return figure
+
+
+def draw_scenes(results: Results) -> Figure:
+    """Success of the corners where a pillar should not matter, and in systems that nothing was chosen on."""
+    loop, metrics, base = study_loop(results), results["metrics"], base_name(results)
+    words = {base: place(results), **SCENES}
+    scenes = [name for name in words if f"{name}/both/{SEARCH}/{loop}/success" in metrics]
+    planners = studied(results)
+    figure, axes = new_figure(
+        len(planners), 1, (2.4 + 1.9 * len(scenes), 1.2 + 2.5 * len(planners)), sharex=True
+    )
+    for axis, planner in zip(axes[:, 0], planners, strict=True):
+        _corner_bars(axis, results, [f"{name}/{{}}/{planner}/{loop}/success" for name in scenes])
+        axis.set_title(PLANNERS[planner].replace("\n", " "))
+        axis.set_ylabel("tasks reached")
+    axes[-1, 0].set_xticks(range(len(scenes)), [words[name] for name in scenes])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(f"Where does each pillar matter? {_in_words(loop)}", fontweight="bold")
+    return figure
+
+
+def draw_cause(results: Results, arrays: Arrays) -> Figure:
+    """The flat model with metric, with true predictions, with tamed gradients: success, gradient norms."""
+    loop, planners, horizons = study_loop(results), studied(results), results["config"]["horizons"]
+    figure, axes = new_figure(1, 2, (12.0, 4.6), width_ratios=(1.6, 1))
+    for index, (source, (label, color)) in enumerate(CAUSES.items()):
+        names = [f"cause/metric/{source}/{planner}/{loop}/success" for planner in planners]
+        where = np.arange(len(planners)) + 0.2 * (index - 1.5)
+        draw_bars(axes[0, 0], results, names, where, 0.18, color=color, label=label)
+        norms = arrays[f"cause/metric/{source}/log10_gradient"]
+        plot_band(axes[0, 1], np.array(horizons), norms, label, color)
+    axes[0, 0].set_xticks(range(len(planners)), [PLANNERS[name].replace("\n", " ") for name in planners])
+    axes[0, 0].set_ylim(0, 1.05)
+    axes[0, 0].set_ylabel("tasks whose goal is reached")
+    label_horizons(axes[0, 1], horizons)
+    axes[0, 1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
+    axes[0, 1].set_title("Gradient of the energy")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    planner = PLANNERS[planners[0]].replace("\n", " ")
+    own, true = (
+        mean_of(results, f"cause/metric/{source}/{planners[0]}/{loop}/success")
+        for source in ("model", "true_value")
+    )
+    figure.suptitle(
+        f"A flat model with the metric reaches {own:.2f}; with true predictions and the same gradient "
+        f"{true:.2f}\n{place(results)}, {_in_words(loop)}, {PLANNERS[planners[0]]}".replace(
+            "normalised\n", ""
+        ),
         fontweight="bold",
     )
     return figure

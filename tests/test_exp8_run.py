@@ -20,7 +20,9 @@ FIRST_FIGURES = {
     "exp8_two_pillars.png", "exp8_jacobian.png", "exp8_simulator.png", "exp8_energy.png", "exp8_episode.gif",
     "exp8_training.png",
 }  # fmt: skip
-FIGURES = FIRST_FIGURES | {"exp8_ablation.png", "exp8_phase_diagram.png"}
+FIGURES = FIRST_FIGURES | {
+    "exp8_ablation.png", "exp8_phase_diagram.png", "exp8_scenes.png", "exp8_cause.png"
+}  # fmt: skip
 RUN = TinyRun("exp8_two_pillars", tuple(TINY), frozenset(FIGURES))
 CORNERS = ("none", "spectral", "metric", "both")
 PLANNERS = ("normalised_gradient", "icem")
@@ -91,7 +93,7 @@ def test_a_second_run_computes_nothing_and_a_part_of_it_neither(finished, tmp_pa
     cache = ("--cache-dir", str(folder / "checkpoints"))
     done = RUN(tmp_path, "--parts", "wind_goal", "cause", *cache)
     assert not trained(done) and not measured(done)
-    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"exp8_training.png"}
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"exp8_training.png", "exp8_cause.png"}
     some = load_results(tmp_path / "results")["metrics"]
     assert some and all(before["metrics"][name] == entry for name, entry in some.items())
 
