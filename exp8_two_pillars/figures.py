@@ -328,9 +328,7 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
     )
     figure.suptitle(
         f"A flat model with the metric reaches {own:.2f}; with true predictions and the same gradient "
-        f"{true:.2f}\n{place(results)}, {_in_words(loop)}, {PLANNERS[planners[0]]}".replace(
-            "normalised\n", ""
-        ),
+        f"{true:.2f}\n{place(results)}, {_in_words(loop)}, {planner}",
         fontweight="bold",
     )
     return figure
