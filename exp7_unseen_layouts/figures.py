@@ -188,7 +188,7 @@ def _costs(results: Results, env: str, planner: str) -> dict[str, list[float]]:
     """Evaluations, milliseconds and success of a planner at each of its budgets, or at its only one."""
     horizon = max(results["config"]["planning_horizons"])
     prefixes = [f"{env}/{planner}/budgets/{each}" for each in results["config"]["budget_sweep"]]
-    if f"{prefixes[0]}/success" not in results["metrics"]:
+    if not any(f"{prefix}/success" in results["metrics"] for prefix in prefixes):
         alone = planner not in ("random_policy", "cem_equal_time")
         prefixes = [f"{env}/{planner}/open/T={horizon}"] * alone
     prefixes = [prefix for prefix in prefixes if f"{prefix}/success" in results["metrics"]]

@@ -22,6 +22,7 @@ from common.run.files import ROOT
 from common.run.results import STARTS, load_arrays, load_results
 from common.run.signals import HANDLED
 from common.viz_utils import house_style
+from tests.legibility import unreadable
 
 
 def _holds_data(axis):
@@ -147,6 +148,8 @@ class TinyRun:
                     assert _holds_data(axis), f"{name}: an empty panel, {axis.get_title(loc='left')!r}"
                 said = [figure.get_suptitle(), *(axis.get_title(loc="left") for axis in shown)]
                 assert any(said), f"{name}: nothing says what it shows"
+                faults = unreadable(figure)
+                assert not faults, f"{name}: {faults}"
 
     def assert_starts(self, output):
         """What has an interval over starts is in arrays.npz start by start, for pool_seeds.py."""
