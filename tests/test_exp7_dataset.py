@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from common.config import EXP7_PRESETS
 from common.minigrid.live import make_live, maker
 from exp7_unseen_layouts.dataset import (
     ACTIONS,
@@ -19,6 +20,7 @@ from exp7_unseen_layouts.dataset import (
     with_agent,
     without_agent,
 )
+from exp7_unseen_layouts.run_experiment import EXPERIMENT
 
 FAMILIES = ("FourRooms", "SimpleCrossingS9N3", "LavaCrossingS9N1", "DoorKey-8x8", "KeyCorridorS3R2")
 
@@ -102,6 +104,17 @@ def test_held_out_layouts_are_new_and_a_shared_one_is_found(family):
     assert len({layout_key(layout) for layout in (*training, *held_out)}) == 10
     with pytest.raises(AssertionError, match="1 held-out"):
         require_disjoint(training, [*held_out, Layout(family, training[2].seed)])
+
+
+def test_what_training_leaves_of_a_small_family_is_held_out():
+    training, held_out = make_layouts("SimpleCrossingS9N1", 32, 24)
+    require_disjoint(training, held_out)
+    assert len(training) == 32 and len(held_out) == 10
+
+
+@pytest.mark.parametrize("preset", EXP7_PRESETS)
+def test_every_preset_has_its_layouts(preset):
+    EXPERIMENT.validate(EXP7_PRESETS[preset])
 
 
 def test_a_family_with_one_layout_is_refused():
