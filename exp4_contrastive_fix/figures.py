@@ -108,7 +108,7 @@ def draw_headline(results: Results, arrays: Arrays, name: str) -> Figure:
     for label, title in MODELS.items():
         greedy = mean_of(results, f"{name}/{COMPARED[label]}/greedy")
         energy = arrays[f"{name}/{COMPARED[label]}/energy"][0]
-        heading = f"{title}, first seed\n(descent arrives from {greedy:.1%} of starts, all seeds)"
+        heading = f"{title}, first seed\n(descent arrives: {greedy:.1%} of starts)"
         panels[heading] = energy, "energy, lowest over headings"
     for axis, (heading, (values, label)) in zip(axes.flat, panels.items(), strict=False):
         draw_landscape(axis, position, values, label=label)
