@@ -234,12 +234,12 @@ def gradients_finding(results: Results, task: str, name: str) -> str:
 def draw_halting(results: Results, arrays: Arrays, task: str, names: Sequence[str]) -> Figure:
     """Accuracy over mean segments spent, and how well each signal tells right answers from wrong ones."""
     columns = len(names)
-    figure, axes = new_figure(2, columns, (1.0 + 5.4 * columns, 8.4))
+    figure, axes = new_figure(2, columns, (max(1.0 + 5.4 * columns, 9.5), 8.4))
     for column, name in enumerate(names):
         _spending_panel(axes[0, column], results, arrays, task, name)
         axes[0, column].set_title(f"Trained by {LABELS[name]}")
         _foretelling_panel(axes[1, column], arrays, task, name)
-    figure.suptitle(f"{task_title(task)}. {halting_finding(results, task, names[0])}", fontweight="bold")
+    figure.suptitle(f"{task_title(task)}\n{halting_finding(results, task, names[0])}", fontweight="bold")
     return figure
 
 
