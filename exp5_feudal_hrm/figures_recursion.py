@@ -197,7 +197,7 @@ def draw_gradients(results: Results, arrays: Arrays, task: str, names: Sequence[
         axes[0, 2].set_xlabel("gain in exact accuracy, 95% interval")
         axes[0, 2].set_title("Worth in training")
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, handlelength=3
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=columns - 1, handlelength=3
     )
     figure.suptitle(f"{task_title(task)}. {gradients_finding(results, task, names[0])}", fontweight="bold")
     return figure
