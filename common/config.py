@@ -1006,7 +1006,7 @@ EXP6_PRESETS["published"] = dataclasses.replace(
 
 Exp7Planner = Literal[
     "belief", "greedy", "cem", "cem_growing", "cem_equal_time", "random_shooting", "random_policy", "oracle",
-    "belief_whole", "belief_ungrown", "belief_uncapped",
+    "belief_whole", "belief_ungrown", "belief_uncapped", "belief_verified",
 ]  # fmt: skip
 
 
@@ -1020,7 +1020,8 @@ class Exp7Config(RunConfig):
     families: tuple[str, ...] = ("FourRooms", "SimpleCrossingS9N3", "DoorKey-8x8", "KeyCorridorS3R1")
     # layouts of each family that are trained on
     train_layouts: int = bounded(24, low=1)
-    # layouts of each family that are planned in and never trained on
+    # layouts of each family that are planned in and never trained on, at most; a family that has few gives
+    # what training leaves
     test_layouts: int = bounded(12, low=2)
     # random walks in each training layout; each restarts at a state that has been seen and visited least
     num_walks: int = bounded(20, low=1)
@@ -1053,23 +1054,25 @@ class Exp7Config(RunConfig):
     # --- the belief ---------------------------------------------------------------------------
 
     # probability below which an outcome is left out of the belief; the others are normalised. At 1/2 the
-    # likeliest stays alone, and a discrete plan is a walk, which costs a thousandth of a belief
+    # likeliest stays alone, and a discrete plan is a walk, which costs far less than a belief
     kernel_floor: float = bounded(0.5, low=0.0, high=0.5)
     # most sweeps of value iteration, so the largest value [steps]
     value_sweeps: int = bounded(150, low=1)
-    # maps without the agent that are expanded in a layout, at most
+    # maps without the agent of a layout, from which number on its search ends with the level it is at
     max_modes: int = bounded(1000, low=1)
-    # a belief lives on the states within so many steps of a shortest path [steps]
+    # a search ends so many steps beyond the value of the farthest start, a belief lives on the states within
+    # so many steps of a shortest path, and its horizon grows to the value at the start and so many [steps]
     slack: int = bounded(4, low=0)
 
     # --- planning -----------------------------------------------------------------------------
 
     # planners to compare in blind plans; belief_whole: on all states, belief_ungrown: horizon T throughout,
-    # belief_uncapped: a horizon that grows to T; oracle: belief in the true dynamics
+    # belief_uncapped: a horizon that grows to T, belief_verified: the verified gradient in the same model;
+    # cem_growing: CEM with belief's states and horizons; oracle: belief in the true dynamics
     planners: tuple[Exp7Planner, ...] = get_args(Exp7Planner)
-    # planners among them that are also compared with replanning
+    # planners that are compared with replanning; not the oracle
     closed_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem", "random_shooting", "random_policy")
-    # planners among them that also plan in the training layouts
+    # planners that also plan in the training layouts, open loop
     train_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem")
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
     planning_horizons: tuple[int, ...] = bounded((30, 50), low=3, rising=True)
@@ -1078,8 +1081,9 @@ class Exp7Config(RunConfig):
     # evaluations a step at which belief, cem, cem_growing and random_shooting are also compared, for curves
     # of success over evaluations and time
     budget_sweep: tuple[int, ...] = bounded((20, 80, 320, 1280, 5120), low=16, rising=True)
-    # multiple of these evaluations that cem_equal_time may spend, chosen such that it takes as long as belief
-    time_factor: int = bounded(24, low=1)
+    # multiple of these evaluations that cem_equal_time may spend, chosen such that it takes no less time than
+    # belief in the slowest of four families
+    time_factor: int = bounded(40, low=1)
     # temperature of the softmin over a plan's energies [of the energy at the start], for planners that use it
     temperature: float = bounded(0.03, above=0.0)
     # horizon of each plan in closed loop [steps]; less where T is smaller
@@ -1090,9 +1094,9 @@ class Exp7Config(RunConfig):
     num_episodes: int = bounded(96, low=2)
     # episodes of a family whose maps change, where each layout is a graph of many maps
     mode_episodes: int = bounded(24, low=2)
-    # fewest true steps from an episode's start to the goal
+    # fewest true steps from an episode's start to the goal; where a layout has no such start, its farthest
     start_distance: int = bounded(10, low=1)
-    # families in which the flat model is planned through as well; its steps cost a thousand times as much
+    # families in which the flat model is planned through as well; it predicts whole maps, which takes long
     latent_families: tuple[str, ...] = ("SimpleCrossingS9N3",)
     # episodes of the plans through the flat model
     latent_episodes: int = bounded(6, low=2)
@@ -1110,6 +1114,8 @@ class Exp7Config(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if "oracle" in self.closed_planners:
+            reject("closed_planners", self.closed_planners, "no oracle, which plans open loop alone")
         for name in ("planners", "closed_planners", "train_planners"):
             self._require_distinct(name, "each once")
             if "belief" not in getattr(self, name):

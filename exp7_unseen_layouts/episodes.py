@@ -2,7 +2,7 @@
 
 Shapes: E episodes, T steps, A actions, N poses.
 
-The true distances come from MiniGrid's own step function. Planners never see them.
+The true distances come from MiniGrid's own step function. No planner but the oracle sees them.
 """
 
 from collections.abc import Sequence
@@ -114,11 +114,13 @@ def _in_first_map(world: GridWorld) -> Tensor:
 def choose_episodes(layouts: Sequence[Layout], count: int, least: int, stream: str) -> Episodes:
     """`count` episodes dealt to layouts in turn, from random poses at least `least` true steps away.
 
+    The first episodes are one of each layout, then follows a second of each, and so on.
+
     Where the true distances cannot be enumerated an episode begins at the reset. A layout in which no pose is
     so far gives its farthest.
     """
     draw = generator(0, f"{stream}/episodes")
-    chosen: list[tuple[int, Tensor, float, int]] = []
+    chosen: list[tuple[int, int, Tensor, float, int]] = []  # turn, layout, pose, distance, state
     tables: list[PoseTable | None] = []
     for index, layout in enumerate(layouts):
         wanted = len(range(index, count, len(layouts)))
@@ -126,14 +128,15 @@ def choose_episodes(layouts: Sequence[Layout], count: int, least: int, stream: s
         tables.append(table)
         if table is None:
             layout.reset()
-            chosen += [(index, torch.tensor(layout.read_pose()), float("nan"), -1)] * min(wanted, 1)
+            chosen += [(0, index, torch.tensor(layout.read_pose()), float("nan"), -1)] * min(wanted, 1)
             continue
         finite = table.distance.where(table.distance.isfinite(), -1.0)
         far = (finite >= min(least, float(finite.max()))).nonzero().flatten()
-        for row in far[torch.randperm(len(far), generator=draw)[:wanted]].tolist():
+        for turn, row in enumerate(far[torch.randperm(len(far), generator=draw)[:wanted]].tolist()):
             distance, state = float(table.distance[row]), int(table.states[row])
-            chosen.append((index, table.poses[row], distance, state))
-    layout, pose, shortest, states = zip(*chosen, strict=True)
+            chosen.append((turn, index, table.poses[row], distance, state))
+    chosen.sort(key=lambda episode: episode[:2])
+    _, layout, pose, shortest, states = zip(*chosen, strict=True)
     return Episodes(
         layouts, torch.tensor(layout), torch.stack(pose), torch.tensor(shortest), tables, torch.tensor(states)
     )
@@ -183,5 +186,11 @@ def judge(runners: Sequence[Runner], shortest: Tensor) -> dict[str, Tensor]:
     """success, SPL (Anderson et al., 2018) and steps of episodes: [E] each, float64."""
     success = torch.tensor([runner.success for runner in runners]).double()
     steps = torch.tensor([runner.steps for runner in runners]).double()
-    spl = success * shortest / torch.maximum(steps, shortest)
+    spl = torch.where(success > 0, shortest / torch.maximum(steps, shortest), 0.0)
     return {"success": success, "spl": spl.double(), "steps": steps}
+
+
+def by_layout(values: Tensor, layout: Tensor) -> Tensor:
+    """Means over the episodes of each layout, which share its map and its graph: [S, E], [E] -> [S, L]."""
+    _, owner, counts = layout.unique(return_inverse=True, return_counts=True)
+    return values.new_zeros(len(values), len(counts)).index_add_(1, owner, values) / counts

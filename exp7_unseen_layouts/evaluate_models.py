@@ -19,7 +19,7 @@ from common.run.random import generator
 from common.run.results import Results
 from common.statistics import spearman
 from exp7_unseen_layouts.dataset import ACTIONS, Layout, with_agent
-from exp7_unseen_layouts.episodes import Episodes, Runner, judge, part_of
+from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, judge, part_of
 from exp7_unseen_layouts.evaluate_planners import (
     EPISODE_FIELDS,
     GRAPH_FIELDS,
@@ -118,7 +118,7 @@ def measure_belief(
     config: Exp7Config,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """What the belief model's energy and its gradient are worth.
+    """What the belief model's energy is worth, and that its gradient is what its construction says.
 
     Returns:
         [S] each: `spearman` of V and the true steps over the starts, `greedy` the share of starts solved by
@@ -188,8 +188,8 @@ def measure_latent(
     """The flat model planned through: its distance, its descent, its gradients, and two gradient planners.
 
     Returns:
-        `spatial/{spearman,greedy,gradient_fidelity,log10_jacobian_state/T=..}` [S] and
-        `{planner}/open/T=../{success,spl,evaluations}` [S, E].
+        `spatial/{spearman,greedy,gradient_fidelity,log10_jacobian_state/T=..,saturated/T=..}` [S] and
+        `{planner}/open/T=../{success,spl,evaluations}` [S, E]; `layout` [S, E] of these.
     """
     episodes = family_episodes(family, part, config)
     found = []
@@ -202,9 +202,7 @@ def measure_latent(
         chosen = range(min(config.latent_episodes, len(episodes.layout)))
         own["spatial/greedy"] = _descend(model, episodes, chosen, horizon).mean()
         draw = generator(seed, f"{family}/{part}/fidelity")
-        fidelity, expansion = _latent_gradients(model, episodes, draw, config)
-        own["spatial/gradient_fidelity"] = fidelity
-        own[f"spatial/log10_jacobian_state/T={config.fidelity_horizon}"] = expansion
+        own |= _latent_gradients(model, episodes, draw, config)
         problems = LatentProblems.of(model, episodes, chosen)
         for name in LATENT_PLANNERS:
             planner, noise = make_planner(name), generator(seed, f"{family}/{part}/{name}/latent")
@@ -219,14 +217,15 @@ def measure_latent(
             judged = judge(runners, episodes.shortest[: len(chosen)].double())
             judged["evaluations"] = torch.full((len(chosen),), float(plan.evaluations)).double()
             own |= {f"{name}/open/T={horizon}/{key}": values for key, values in judged.items()}
+        own["layout"] = episodes.layout[: len(chosen)]
         found.append(own)
     return {name: torch.stack([own[name] for own in found]) for name in found[0]}
 
 
 def _latent_gradients(
     model: SpatialModel, episodes: Episodes, draw: torch.Generator, config: Exp7Config
-) -> tuple[Tensor, Tensor]:
-    """Mean gradient fidelity of the latent distance over random plans, and _expansion there."""
+) -> dict[str, Tensor]:
+    """At random plans: mean gradient fidelity of the latent distance, _expansion, and what is saturated."""
     problems = LatentProblems.of(model, episodes, range(min(config.fidelity_plans, len(episodes.layout))))
     horizon, choices = config.fidelity_horizon, len(problems.actions)
     plans = torch.randint(choices, (len(problems.latents), horizon), generator=draw)
@@ -238,7 +237,11 @@ def _latent_gradients(
 
     every = one_hot(torch.tensor(problems.actions)[plans], len(ACTIONS))
     expansion = _expansion(step, problems.latents.flatten(1), every, draw)
-    return gradient_fidelity(problem, plans).nanmean(), expansion
+    return {
+        "spatial/gradient_fidelity": gradient_fidelity(problem, plans).nanmean(),
+        f"spatial/log10_jacobian_state/T={horizon}": expansion,
+        f"spatial/saturated/T={horizon}": problems.saturated(one_hot(plans, choices)),
+    }
 
 
 @torch.no_grad()
@@ -277,6 +280,6 @@ def record_knowledge(results: Results, family: str, part: str, measured: dict[st
     prefix = family if part == "test" else f"train_layouts/{family}"
     for name, values in measured.items():
         if name.endswith("/success"):
-            results.add_rate(f"{prefix}/{name}", values, enumerated=False)
-        else:
+            results.add_rate(f"{prefix}/{name}", by_layout(values, measured["layout"][0]), enumerated=False)
+        elif name != "layout":
             results.add(f"{prefix}/{name}", values if values.dim() == 1 else values.mean(1))

@@ -25,7 +25,7 @@ from common.planners.problem import Plan, Planner
 from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
-from exp7_unseen_layouts.episodes import Episodes, Runner, choose_episodes, judge, part_of
+from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, choose_episodes, judge, part_of
 from exp7_unseen_layouts.models import SpatialModel, TransferKernel
 from exp7_unseen_layouts.modes import Simulator, State, StateGraph, belief_model, explore
 
@@ -44,10 +44,12 @@ PLANNED_BY = {  # name of the planner that a compared one is made of, and its se
     "belief_ungrown": ("belief", {"growth": 0.0, "slack": float("inf")}),
     "belief_uncapped": ("belief", {"slack": float("inf")}),
     "oracle": ("belief", {}),
+    "belief_verified": ("verified_gradient", {}),
     "cem_equal_time": ("cem", {}),
 }
 BUDGETED = ("belief", "cem", "cem_growing", "random_shooting")  # compared over budgets
-RESTRICTED = ("belief", "belief_ungrown", "belief_uncapped")  # plan near shortest paths; others everywhere
+# plan near shortest paths; others on all that the search looked at
+RESTRICTED = ("belief", "belief_ungrown", "belief_uncapped", "belief_verified", "cem_growing")
 
 
 def member_of(module: nn.Module, index: int) -> nn.Module:
@@ -103,7 +105,7 @@ class Compared:
     def planner(self) -> Planner:
         """The planner itself."""
         base, settings = PLANNED_BY.get(self.name, (self.name, {}))
-        if base == "belief":
+        if base in ("belief", "cem_growing"):
             settings = {"slack": float(self.config.slack)} | settings
         return make_planner(base, **settings)
 
@@ -183,8 +185,8 @@ def measure_planning(
 
     Returns:
         `{planner}/{mode}/T={T}/{success,spl,evaluations}` [S, E] and `milliseconds` a plan, the same by
-        `{planner}/budgets/{evaluations a step}` at the longest T; `value`, `shortest`, `modes`, `states`
-        [S, E] of the searches, and `search_milliseconds`.
+        `{planner}/budgets/{evaluations a step}` at the longest T; `value`, `shortest`, `modes`, `states`,
+        `searched` [S, E] of the searches, and `search_milliseconds`; `layout` [S, E] of the episodes.
     """
     episodes = family_episodes(family, part, config)
     found = []
@@ -236,6 +238,8 @@ class _Member:
             "shortest": self.shortest,
             "modes": torch.tensor([float(graph.num_modes) for graph in graphs]).double(),
             "states": torch.tensor([float(len(graph.value)) for graph in graphs]).double(),
+            "searched": torch.tensor([float(graph.evaluations) for graph in graphs]).double(),
+            "layout": self.episodes.layout,
             "search_milliseconds": torch.tensor(self.search_milliseconds).double(),
         }
 
@@ -322,18 +326,21 @@ def _labelled(label: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
 def record_planning(results: Results, family: str, part: str, measured: dict[str, Tensor]) -> None:
     """`{env}/{planner}/{mode}/T={T}/{success,spl,evaluations}`, in training layouts under `train_layouts/`.
 
-    Beside them differences of success to CEM over the same episodes, and what the searches found.
+    Beside them differences of success to CEM over the same episodes, and what the searches found. Intervals
+    are over training seeds and layouts: what is drawn is a layout.
     """
     prefix = family if part == "test" else f"train_layouts/{family}"
+    layout = measured["layout"][0]
     for name, values in measured.items():
         label, _, kind = name.rpartition("/")
         if kind == "success":
-            results.add_rate(f"{prefix}/{name}", values, enumerated=False)
+            results.add_rate(f"{prefix}/{name}", by_layout(values, layout), enumerated=False)
             other = "/".join(["cem", *label.split("/")[1:], "success"])
             if other in measured and not label.startswith("cem/"):
                 planner, *rest = label.split("/")
                 difference = "/".join([prefix, f"{planner}_minus_cem", *rest, "success"])
-                results.add_difference(difference, values - measured[other], enumerated=False)
+                apart = by_layout(values - measured[other], layout)
+                results.add_difference(difference, apart, enumerated=False)
         elif kind in ("spl", "evaluations", "steps"):
             unit = {"spl": "1", "evaluations": "transitions", "steps": "steps"}[kind]
             results.add(f"{prefix}/{name}", values.mean(1), unit)
@@ -341,5 +348,5 @@ def record_planning(results: Results, family: str, part: str, measured: dict[str
             results.timings[f"{prefix}/{name}"] = float(values.mean())
     error = (measured["value"] - measured["shortest"]).abs()
     results.add(f"{prefix}/search/value_error", error.mean(1), "steps")
-    for name, unit in (("modes", "maps"), ("states", "states")):
+    for name, unit in (("modes", "maps"), ("states", "states"), ("searched", "model steps and kernel rows")):
         results.add(f"{prefix}/search/{name}", measured[name].mean(1), unit)

@@ -30,9 +30,9 @@ def goal_grids(layout: Layout) -> Tensor:
     cells = [cell for cell in zip(*torch.where(layout.read_map() > 0), strict=True)]
     for row, column in (map(int, cell) for cell in cells):
         for direction, (dx, dy) in enumerate(((1, 0), (0, 1), (-1, 0), (0, -1))):
-            layout.reset()
             if not _stands(layout, row - dy, column - dx):
                 continue
+            layout.reset()
             layout.place((column - dx, row - dy, direction))
             reached, _ = layout.step(ACTIONS.index("forward"))
             if reached:
@@ -63,10 +63,13 @@ class LatentProblems:
     @classmethod
     def of(cls, model: SpatialModel, episodes: Episodes, chosen: Sequence[int]) -> "LatentProblems":
         """Those of the chosen episodes, from their starts."""
-        grids, goals = [], []
+        grids, goals, known = [], [], {}
         for episode in chosen:
-            layout = episodes.layouts[int(episodes.layout[episode])]
-            goals.append(goal_grids(layout))
+            index = int(episodes.layout[episode])
+            layout = episodes.layouts[index]
+            if index not in known:
+                known[index] = goal_grids(layout)
+            goals.append(known[index])
             grid, pose, held = episodes.start(episode)
             grids.append(with_agent(grid[None], pose[None], torch.tensor([held]))[0])
         with torch.no_grad():
@@ -99,6 +102,16 @@ class LatentProblems:
             state = self.step(state, step[None])
             found.append(self.distance(state[0].unflatten(0, (batch, candidates))))
         return torch.stack(found, -1)
+
+    @torch.no_grad()
+    def saturated(self, actions: Tensor) -> Tensor:
+        """The share of a latent's numbers that are at LARGEST after plans [B, T, A]: a number."""
+        every = actions.new_zeros(*actions.shape[:2], len(ACTIONS))
+        every[..., list(self.actions)] = actions
+        state = self.latents[None]
+        for step in every.unbind(1):
+            state = self.step(state, step[None])
+        return (state.abs() >= LARGEST).double().mean()
 
     def problem(self, horizon: int, budget: int, **options) -> PlanningProblem:
         """The planning problem; the distance at the start is its scale."""

@@ -46,6 +46,7 @@ class StateGraph:
     maps: Tensor  # [M, H, X] int64
     carried: Tensor  # [M] int64
     starts: Tensor  # [E] int64: the states that the search began at
+    known: Tensor  # [N] bool: the search looked at what actions do there
     evaluations: int  # model steps and kernel rows that the search asked for
 
     @property
@@ -54,11 +55,11 @@ class StateGraph:
         return len(self.maps)
 
     def find(self, state: State) -> int | None:
-        """The number of a state, None where the search did not come upon it."""
+        """The number of a state, None where the search did not look at it."""
         grid, pose, carried = state
         same = (self.maps == grid.long()).flatten(1).all(1) & (self.carried == carried)
         place = (int(pose[1]) * grid.shape[1] + int(pose[0])) * 4 + int(pose[2])
-        found = (same.nonzero().flatten()[:, None] == self.mode) & (self.pose == place)
+        found = (same.nonzero().flatten()[:, None] == self.mode) & (self.pose == place) & self.known
         return int(found.any(0).int().argmax()) if found.any() else None
 
     def restricted(self, start: int, slack: int) -> tuple["StateGraph", int]:
@@ -78,7 +79,7 @@ class StateGraph:
         successors[beyond] = torch.arange(len(keep))[beyond, None, None]
         return StateGraph(
             successors, probabilities, self.value[keep], self.mode[keep], self.pose[keep], self.maps,
-            self.carried, renumbered[self.starts], self.evaluations,
+            self.carried, renumbered[self.starts], self.known[keep], self.evaluations,
         ), int(renumbered[start])  # fmt: skip
 
 
@@ -255,6 +256,8 @@ class _Search:
         rows, columns = place[:, 1, None, None] + reach[:, None], place[:, 0, None, None] + reach
         padded[torch.arange(len(grids))[:, None, None], rows, columns] = predicted
         after, poses, held = without_agent(padded[:, 1:-1, 1:-1])
+        gone = ~(after != padded[:, 1:-1, 1:-1]).flatten(1).any(1)  # no predicted cell holds the agent
+        poses[gone], held[gone] = place[gone], carried[gone]
         after = after.contiguous()
         modes = [self.add_mode(grid, int(own)) for grid, own in zip(after, held, strict=True)]
         return torch.tensor(modes), (poses[:, 1] * width + poses[:, 0]) * 4 + poses[:, 2]
@@ -275,7 +278,7 @@ class _Search:
         return StateGraph(
             successors, probabilities, iterate_values(successors, probabilities, known, sweeps),
             torch.cat(self.mode), torch.cat(self.pose), torch.stack(self.maps), torch.tensor(self.carried),
-            starts, self.evaluations,
+            starts, known, self.evaluations,
         )  # fmt: skip
 
 

@@ -39,9 +39,10 @@ def measure_pictures(
     """Of the first seed in the first held-out layouts, one episode each.
 
     Returns:
-        `object` [L, H, X] MiniGrid's numbers, `value` [L, H, X] least over directions and nan where nobody
-        stands, `belief` [L, T + 1, H, X] under the plan blurred by random actions, `path` [L, T + 1, 2]
-        (column, row) as executed; after its end its last cell again.
+        `object` [L, H, X] MiniGrid's numbers; `value` [L, H, X] of the first map, least over directions,
+        nan where nobody stands or from where the goal is not reached; `belief` [L, T + 1, H, X] under the
+        plan blurred by random actions; `path` [L, T + 1, 2] (column, row) as executed, after its end its
+        last cell again; `success` [L].
     """
     episodes = family_episodes(family, "test", config)
     simulator = Simulator(member_of(snapped, 0), member_of(kernel, 0), config.kernel_floor)
@@ -50,7 +51,7 @@ def measure_pictures(
     chosen, horizon = [where[episode] for episode in first], max(config.planning_horizons)
     draw = generator(config.seeds[0], f"{family}/pictures")
     plan = Compared("belief", config).plan(chosen, horizon, draw)
-    found: dict[str, list[Tensor]] = {"object": [], "value": [], "belief": [], "path": []}
+    found: dict[str, list[Tensor]] = {"object": [], "value": [], "belief": [], "path": [], "success": []}
     for episode, (graph, start), actions in zip(first, chosen, plan.actions, strict=True):
         model, starts = belief_model([graph], [start])
         taken = one_hot(actions, model.num_actions)
@@ -60,8 +61,12 @@ def measure_pictures(
             runner.take(runner.layout.actions[action])
         path = torch.tensor(runner.poses)[:, :2]
         found["path"].append(torch.cat([path, path[-1:].expand(horizon + 1 - len(path), -1)]))
+        found["success"].append(torch.tensor(runner.success))
         found["object"].append(graph.maps[graph.mode[start]] // (AGENTS * STATES * COLOURS))
-        found["value"].append(_on_map(graph, graph.value, "amin", torch.inf))
+        here = graph.value.where(graph.mode == graph.mode[start], torch.inf)
+        found["value"].append(
+            _on_map(graph, here.where(here < config.value_sweeps, torch.inf), "amin", torch.inf)
+        )
         found["belief"].append(torch.stack([_on_map(graph, belief, "sum", 0.0) for belief in beliefs]))
     measured = {name: torch.stack(values) for name, values in found.items()}
     measured["value"][measured["value"].isinf()] = torch.nan

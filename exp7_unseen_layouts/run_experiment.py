@@ -29,6 +29,7 @@ from exp7_unseen_layouts.evaluate_models import (
 )
 from exp7_unseen_layouts.evaluate_planners import measure_planning, record_planning
 from exp7_unseen_layouts.figures import draw_figures
+from exp7_unseen_layouts.latent_planning import goal_grids
 from exp7_unseen_layouts.pictures import measure_pictures, record_pictures
 from exp7_unseen_layouts.train_flat import flat_trainings
 from exp7_unseen_layouts.train_helm import helm_trainings, kernel_trainings
@@ -37,9 +38,15 @@ PARTS = ("test", "train")  # held-out layouts, and training layouts beside them
 
 
 def check_families(config: Exp7Config) -> None:
-    """Raise ValueError for a family that has too few layouts, or that MiniGrid does not have."""
+    """Raise ValueError for a family that has too few layouts, no cell to go to, or that is not MiniGrid's."""
     for family in config.families:
-        require_disjoint(*make_layouts(family, config.train_layouts, config.test_layouts))
+        training, held_out = make_layouts(family, config.train_layouts, config.test_layouts)
+        require_disjoint(training, held_out)
+        if family in config.latent_families:
+            try:
+                goal_grids(held_out[0])
+            except ValueError as error:
+                raise ValueError(f"latent_families (--latent-families): {error}") from error
 
 
 def compute(run: Run) -> None:

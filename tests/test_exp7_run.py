@@ -102,6 +102,8 @@ def test_a_rerun_does_anew_what_changed_and_nothing_else(finished, tmp_path):
         (["--planners", "cem"], "--planners"),
         (["--replan-execute", "20"], "--replan-execute"),
         (["--slack", "-1"], "--slack"),
+        (["--closed-planners", "belief", "oracle"], "--closed-planners"),
+        (["--families", "KeyCorridorS3R1", "--latent-families", "KeyCorridorS3R1"], "--latent-families"),
         (["--replot"], "--replot"),
     ],
 )

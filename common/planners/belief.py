@@ -23,6 +23,19 @@ def grown_horizon(iteration: int, iterations: int, horizon: int, growth: float, 
     return min(max(reached, min(least, horizon)), horizon)
 
 
+def grown_horizons(iteration: int, iterations: int, caps: Tensor, growth: float, least: int) -> Tensor:
+    """`grown_horizon` of each problem, up to its own cap: [B] int64 -> [B] int64."""
+    steps = torch.zeros_like(caps)
+    for longest in caps.unique().tolist():
+        steps[caps == longest] = grown_horizon(iteration, iterations, longest, growth, least)
+    return steps
+
+
+def capped_horizon(problem: PlanningProblem, slack: float) -> Tensor:
+    """T, or less where the energy at the start, in steps to go, and `slack` more are less: [B] int64."""
+    return (problem.energy_scale + slack).ceil().clamp(1, problem.horizon).long()
+
+
 @dataclass(frozen=True)
 class Belief:
     """Adam on logits through a = softmax(logits), no noise; hard plans drawn on the way are verified.
@@ -71,17 +84,14 @@ class Belief:
         """
         noise = Noise.of(noise, problem.num_problems)
         problem.affordable(self.least_rollouts)
-        cap = (problem.energy_scale + self.slack).ceil().clamp(1, problem.horizon).long()  # [B]
-        caps = cap.unique().tolist()
-        iterations = self._affordable_iterations(problem, caps[-1])
+        cap = capped_horizon(problem, self.slack)
+        iterations = self._affordable_iterations(problem, int(cap.max()))
         shape = (problem.num_problems, problem.horizon, problem.num_actions)
         logits = torch.zeros(shape, dtype=torch.float32, device=problem.device)
         best = BestPlans(*shape[:2], problem.device)
         adam = Adam(logits, self.rate, self.betas)
         for iteration in range(iterations):
-            steps = torch.zeros_like(cap)
-            for longest in caps:
-                steps[cap == longest] = self._ahead(iteration, iterations, longest)
+            steps = grown_horizons(iteration, iterations, cap, self.growth, self.least_horizon)
             adam.step(logits, self._slope(problem, logits, steps))
             if self._verifies(iteration, iterations):
                 self._verify(problem, logits, steps, best, noise)

@@ -101,16 +101,17 @@ class Results:
 
         Args:
             name: of the metric; the array's is `{name}/starts`.
-            success: [S, E].
+            success: [S, E]; a share in [0, 1] where a start stands for several episodes.
             enumerated: whether these are all the starts there are.
         """
         rates = success.double()
+        whole = bool(((rates == 0) | (rates == 1)).all())
         self.add(name, rates.mean(1), interval=rate_interval(rates, enumerated))
         if len(rates) == 1:
             low, high = wilson_interval(float(rates.sum()), rates.shape[1])
             self.metrics[name]["starts95"] = [low, high]
         self.metrics[name]["enumerated"] = enumerated
-        self.add_array(name + STARTS, success.bool())
+        self.add_array(name + STARTS, success.bool() if whole else success.float())
 
     def add_difference(self, name: str, difference: torch.Tensor, enumerated: bool) -> None:
         """`add_rate` of a difference over the same starts [S, E]."""
