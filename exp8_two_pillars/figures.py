@@ -300,7 +300,15 @@ def draw_scenes(results: Results) -> Figure:
         axis.set_ylabel("tasks reached")
     axes[-1, 0].set_xticks(range(len(scenes)), [words[name] for name in scenes])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    figure.suptitle(f"Where does each pillar matter? {_in_words(loop)}", fontweight="bold")
+    said = ""
+    for name in (base, "s/off"):
+        effect = f"{name}/{SEARCH}/{loop}/main_spectral"
+        if name in scenes and effect in metrics:
+            said += f"; {words[name]} {mean_of(results, effect):+.2f}"
+    figure.suptitle(
+        f"What the spectral pillar adds by {PLANNERS[SEARCH]}: {said.removeprefix('; ')}\n{_in_words(loop)}",
+        fontweight="bold",
+    )
     return figure
 
 

@@ -136,7 +136,7 @@ def test_batches_hold_what_the_walks_hold(sampler):
         return
     own = SpatialSampler(model, data, CONFIG, CPU)
     batch = own.draw_cells(draws) if sampler == "cells" else own.draw_patches(draws)
-    size = {"cells": (128, 3, 1), "patches": (32, 7, 3)}[sampler]
+    size = {"cells": (128, 3, 1), "patches": (16, 7, 3)}[sampler]
     assert batch.before.shape == (1, size[0], size[1], size[1])
     assert batch.after.shape == (1, size[0], size[2], size[2])
     assert (batch.actions.sum(-1) == 1).all()

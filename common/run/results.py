@@ -166,7 +166,7 @@ def to_json(content: dict[str, Any]) -> str:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(_rounded(value), allow_nan=False)
+    return json.dumps(_rounded(value), allow_nan=False, separators=(",", ":"))
 
 
 def _rounded(value: Any) -> Any:
