@@ -1072,6 +1072,8 @@ class Exp7Config(RunConfig):
     planners: tuple[Exp7Planner, ...] = get_args(Exp7Planner)
     # planners that are compared with replanning; not the oracle
     closed_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem", "random_shooting", "random_policy")
+    # families whose training layouts are planned in and measured beside the held-out ones
+    train_families: tuple[str, ...] = ("FourRooms", "SimpleCrossingS9N3", "DoorKey-8x8", "KeyCorridorS3R1")
     # planners that also plan in the training layouts, open loop
     train_planners: tuple[Exp7Planner, ...] = ("belief", "greedy", "cem")
     # horizons T [steps]: of an open-loop plan, and of a closed-loop episode
@@ -1120,7 +1122,8 @@ class Exp7Config(RunConfig):
             self._require_distinct(name, "each once")
             if "belief" not in getattr(self, name):
                 reject(name, getattr(self, name), "belief among them")
-        self._require_distinct("latent_families", "each once")
+        for name in ("latent_families", "train_families"):
+            self._require_distinct(name, "each once")
         if not set(self.latent_families) <= set(self.families):
             reject("latent_families", self.latent_families, "among --families")
         if not self.families or len(set(self.families)) != len(self.families):

@@ -65,7 +65,7 @@ def compute(run: Run) -> None:
 
 def measure_part(run: Run, part: str, spatial, snapped, kernel) -> None:
     """Everything that is measured in the layouts of a part, family by family."""
-    families = run.config.families
+    families = [env for env in run.config.families if part == "test" or env in run.config.train_families]
     steps = [(measure_planning, f"{env}/{part}/planning", env, part, snapped, kernel) for env in families]
     for env, measured in zip(families, run.measure_all(steps), strict=True):
         record_planning(run.results, env, part, measured)

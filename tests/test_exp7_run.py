@@ -9,7 +9,8 @@ from tests.experiment_runs import TinyRun, assert_promised, measured, metrics_of
 
 WALLS, DOORS = "SimpleCrossingS9N1", "DoorKey-5x5"
 TINY = [
-    "--families", WALLS, DOORS, "--latent-families", WALLS, "--train-layouts", "3", "--test-layouts", "2",
+    "--families", WALLS, DOORS, "--latent-families", WALLS,
+    "--train-families", WALLS, DOORS, "--train-layouts", "3", "--test-layouts", "2",
     "--num-walks", "3", "--walk-length", "20", "--d-latent", "6", "--hidden-dim", "8", "--kernel-width", "8",
     "--batch-size", "16", "--iterations", "4", "--kernel-iterations", "4", "--value-sweeps", "20",
     "--max-modes", "4", "--planning-horizons", "4", "6", "--evaluations-per-step", "24", "--time-factor", "2",
