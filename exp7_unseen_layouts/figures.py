@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from common.latent.figures import draw_points, mean_of
 from common.viz_utils import COLORS, new_figure, plot_band
@@ -184,6 +185,7 @@ def draw_efficiency(results: Results, families: Sequence[str]) -> Figure:
                     axis.plot(points[cost], success, marker=marker, color=color, label=label, markersize=5)
         for axis in line:
             axis.set_xscale("log")
+            axis.xaxis.set_minor_formatter(NullFormatter())  # within a decade they would cover each other
             axis.set_ylim(-0.03, 1.03)
         line[0].set_title(f"{env}, open loop, T = {horizon}", fontsize=9.5)
         line[0].set_ylabel("success rate")
