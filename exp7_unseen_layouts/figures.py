@@ -224,7 +224,7 @@ def draw_episode(results: Results, arrays: Arrays) -> Iterator[Figure]:
     heading = figure.suptitle("", fontsize=10)
     for step in range(last + 1):
         heading.set_text(
-            f"{env}, layouts never seen, step {step}: the agent, and the belief of a blurred plan"
+            f"{env}, layouts never seen, step {step}:\nthe agent, and the belief of a blurred plan"
         )
         for index, (image, agent) in enumerate(zip(images, agents, strict=True)):
             mass = belief[index, step]
