@@ -38,6 +38,7 @@ READMES = [
     "exp4_contrastive_fix/README.md",
     "exp5_feudal_hrm/README.md",
     "exp6_encoder_trm/README.md",
+    "exp7_unseen_layouts/README.md",
     "exp8_two_pillars/README.md",
 ]
 OTHERS = [
