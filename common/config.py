@@ -1039,7 +1039,7 @@ class Exp7Config(RunConfig):
     # samples in a batch: cells of the spatial model, moves of the kernel
     batch_size: int = bounded(512, low=2)
     # optimiser steps of the spatial world model
-    iterations: int = bounded(1600, low=1)
+    iterations: int = bounded(1200, low=1)
     # optimiser steps of the transfer kernel
     kernel_iterations: int = bounded(900, low=1)
     # peak learning rate of Adam for the spatial world model, which rises and falls once (one-cycle)
@@ -1139,8 +1139,10 @@ EXP7_PRESETS = {
             "random_policy",
         ),
         closed_planners=("belief", "greedy", "cem"),
-        budget_sweep=(40, 160, 640),
-        num_episodes=48,
+        budget_sweep=(80, 640),
+        time_factor=24,
+        train_families=("SimpleCrossingS9N3", "DoorKey-8x8"),
+        num_episodes=36,
         mode_episodes=12,
         latent_episodes=4,
         num_rollouts=12,
