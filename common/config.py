@@ -1126,7 +1126,8 @@ class Exp7Config(RunConfig):
             self._require_distinct(name, "each once")
         if not set(self.latent_families) <= set(self.families):
             reject("latent_families", self.latent_families, "among --families")
-        if not self.families or len(set(self.families)) != len(self.families):
+        self._require_distinct("families", "at least one MiniGrid id, each once")
+        if not self.families:
             reject("families", self.families, "at least one MiniGrid id, each once")
         if self.replan_execute > self.replan_horizon:
             reject("replan_execute", self.replan_execute, f"<= {self.replan_horizon}, --replan-horizon")

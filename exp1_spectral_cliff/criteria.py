@@ -2,7 +2,7 @@
 
 import math
 
-from common.run.criteria import Criterion
+from common.run.criteria import Criterion, with_whole
 
 
 def _log10(value: float) -> float:
@@ -35,9 +35,7 @@ def _saturation(system: str) -> tuple[Criterion, ...]:
                     f"{system}/helm/nrmse/T={horizon}", "<", 0.0, minus=f"{system}/flat/nrmse/T={horizon}")
           for horizon in (50, 100, 200, 400, 800)),
     )  # fmt: skip
-    whole = Criterion(name, beyond, f"HELM saturates on {system}: all of the claims above",
-                      requires=tuple(part.id for part in parts))  # fmt: skip
-    return (*parts, whole)
+    return with_whole(parts, name, f"HELM saturates on {system}: all of the claims above")
 
 
 SATURATION = _saturation("lorenz")

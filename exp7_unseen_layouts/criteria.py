@@ -1,6 +1,6 @@
 """What experiment 7 claims, as data: all on layouts that no model was trained on."""
 
-from common.run.criteria import Criterion
+from common.run.criteria import Criterion, with_whole
 
 TIER = "beyond"
 EXACT = {  # least share of rollouts whose whole map is exact after 50 model steps
@@ -22,8 +22,7 @@ def exact_gradient(env: str) -> tuple[Criterion, ...]:
         Criterion(f"{begin}/values", TIER, f"{env}: its values order the starts as the true steps do, >= .95",
                   f"{env}/belief/spearman", ">=", 0.95),
     )  # fmt: skip
-    said = f"{env}: a right gradient of right values"
-    return (*parts, Criterion(begin, TIER, said, requires=tuple(part.id for part in parts)))
+    return with_whole(parts, begin, f"{env}: a right gradient of right values")
 
 
 def useless_gradient(env: str) -> tuple[Criterion, ...]:
@@ -38,8 +37,7 @@ def useless_gradient(env: str) -> tuple[Criterion, ...]:
         Criterion(f"{begin}/free", TIER, f"{env}: at most a tenth of its latent is at its bound",
                   f"{env}/spatial/saturated/T=20", "<=", 0.1),
     )  # fmt: skip
-    said = f"{env}: a flat latent that predicts, with a gradient that says nothing"
-    return (*parts, Criterion(begin, TIER, said, requires=tuple(part.id for part in parts)))
+    return with_whole(parts, begin, f"{env}: a flat latent that predicts, with a gradient that says nothing")
 
 
 CRITERIA = (

@@ -182,9 +182,33 @@ class Runner:
         return self.layout.read_map(), torch.tensor(self.layout.read_pose()), self.layout.read_carried()
 
 
+def execute(
+    episodes: Episodes, chosen: Sequence[int], plans: Tensor, columns: Sequence[Sequence[int]] | None = None
+) -> list[Runner]:
+    """Blind plans [E, T] of the chosen episodes, in the real environment.
+
+    Args:
+        episodes: of a family.
+        chosen: E of them.
+        plans: columns of the actions that each episode has.
+        columns: of each chosen episode its actions, indices of ACTIONS; its layout's own if none are given.
+    """
+    runners = [Runner(episodes, episode) for episode in chosen]
+    own = [runner.layout.actions for runner in runners] if columns is None else columns
+    for runner, actions, plan in zip(runners, own, plans.tolist(), strict=True):
+        for action in plan:
+            runner.take(actions[action])
+    return runners
+
+
+def success_of(runners: Sequence[Runner]) -> Tensor:
+    """Whether each reached the goal: [E] float64."""
+    return torch.tensor([runner.success for runner in runners]).double()
+
+
 def judge(runners: Sequence[Runner], shortest: Tensor) -> dict[str, Tensor]:
     """success, SPL (Anderson et al., 2018) and steps of episodes: [E] each, float64."""
-    success = torch.tensor([runner.success for runner in runners]).double()
+    success = success_of(runners)
     steps = torch.tensor([runner.steps for runner in runners]).double()
     spl = torch.where(success > 0, shortest / torch.maximum(steps, shortest), 0.0)
     return {"success": success, "spl": spl.double(), "steps": steps}

@@ -19,7 +19,7 @@ from common.run.random import generator
 from common.run.results import Results
 from common.statistics import spearman
 from exp7_unseen_layouts.dataset import ACTIONS, Layout, with_agent
-from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, judge, part_of
+from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, execute, judge, part_of, success_of
 from exp7_unseen_layouts.evaluate_planners import (
     EPISODE_FIELDS,
     GRAPH_FIELDS,
@@ -137,8 +137,8 @@ def measure_belief(
         known = episodes.shortest.isfinite()
         agreement = spearman(value[known], episodes.shortest[known]) if known.sum() > 1 else float("nan")
         found["belief/spearman"].append(torch.tensor(agreement))
-        followed = _executed(episodes, range(len(where)), follow_values(where, longest).actions)
-        found["belief/greedy"].append(_success(followed).mean())
+        followed = execute(episodes, range(len(where)), follow_values(where, longest).actions)
+        found["belief/greedy"].append(success_of(followed).mean())
         model, starts = belief_model(*zip(*where[: config.fidelity_plans], strict=True))
         horizon, choices = config.fidelity_horizon, model.num_actions
         draw = generator(config.seeds[seed], f"{family}/{part}/fidelity")
@@ -213,7 +213,7 @@ def measure_latent(
                 ),
                 noise,
             )  # fmt: skip
-            runners = _executed(episodes, chosen, plan.actions)
+            runners = execute(episodes, chosen, plan.actions)
             judged = judge(runners, episodes.shortest[: len(chosen)].double())
             judged["evaluations"] = torch.full((len(chosen),), float(plan.evaluations)).double()
             own |= {f"{name}/open/T={horizon}/{key}": values for key, values in judged.items()}
@@ -235,12 +235,12 @@ def _latent_gradients(
     def step(latents: Tensor, actions: Tensor) -> Tensor:
         return problems.step(latents.unflatten(-1, shape)[None], actions[None])[0].flatten(1)
 
-    every = one_hot(torch.tensor(problems.actions)[plans], len(ACTIONS))
-    expansion = _expansion(step, problems.latents.flatten(1), every, draw)
+    taken = one_hot(plans, choices)
+    expansion = _expansion(step, problems.latents.flatten(1), problems.spread(taken), draw)
     return {
         "spatial/gradient_fidelity": gradient_fidelity(problem, plans).nanmean(),
         f"spatial/log10_jacobian_state/T={horizon}": expansion,
-        f"spatial/saturated/T={horizon}": problems.saturated(one_hot(plans, choices)),
+        f"spatial/saturated/T={horizon}": problems.saturated(taken),
     }
 
 
@@ -259,20 +259,7 @@ def _descend(model: SpatialModel, episodes: Episodes, chosen: range, steps: int)
         ]
         for runner, action in zip(runners, torch.stack(after, 1).argmin(1).tolist(), strict=True):
             runner.take(goals.actions[action])
-    return _success(runners)
-
-
-def _executed(episodes: Episodes, chosen: range, plans: Tensor) -> list[Runner]:
-    """Blind plans [E, T], columns of their layouts' actions, in the real environment."""
-    runners = [Runner(episodes, episode) for episode in chosen]
-    for runner, actions in zip(runners, plans.tolist(), strict=True):
-        for action in actions:
-            runner.take(runner.layout.actions[action])
-    return runners
-
-
-def _success(runners: Sequence[Runner]) -> Tensor:
-    return torch.tensor([runner.success for runner in runners]).double()
+    return success_of(runners)
 
 
 def record_knowledge(results: Results, family: str, part: str, measured: dict[str, Tensor]) -> None:

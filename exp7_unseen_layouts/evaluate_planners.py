@@ -25,7 +25,7 @@ from common.planners.problem import Plan, Planner
 from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
-from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, choose_episodes, judge, part_of
+from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, choose_episodes, execute, judge, part_of
 from exp7_unseen_layouts.models import SpatialModel, TransferKernel
 from exp7_unseen_layouts.modes import Simulator, State, StateGraph, belief_model, explore
 
@@ -253,11 +253,10 @@ class _Member:
         else:
             plan = compared.plan(self.where, horizon, noise)
         milliseconds = 1e3 * (time.perf_counter() - began) / len(self.where)
-        runners = self._runners()
-        for episode, (runner, actions) in enumerate(zip(runners, plan.actions.tolist(), strict=True)):
-            columns = self._columns(name, episode)
-            for action in actions:
-                runner.take(columns[action])
+        every = range(len(self.where))
+        runners = execute(
+            self.episodes, every, plan.actions, [self._columns(name, episode) for episode in every]
+        )
         evaluations = torch.full((len(runners),), float(plan.evaluations)).double()
         return self._judged(runners, evaluations, milliseconds, label)
 
@@ -265,7 +264,8 @@ class _Member:
         """Replanning from what the environment shows."""
         label = f"{name}/closed/T={horizon}"
         compared, noise = Compared(name, self.config), self._noise(label)
-        runners, where = self._runners(), list(self.where)
+        runners = [Runner(self.episodes, episode) for episode in range(len(self.where))]
+        where = list(self.where)
         evaluations, plans = torch.zeros(len(runners)).double(), 0
         began = time.perf_counter()
         ahead = min(horizon, self.config.replan_horizon)
@@ -298,9 +298,6 @@ class _Member:
         """The actions that the columns of a plan mean."""
         index = int(self.episodes.layout[episode])
         return (self.episodes.tables[index] if name == "oracle" else self.episodes.layouts[index]).actions
-
-    def _runners(self) -> list[Runner]:
-        return [Runner(self.episodes, episode) for episode in range(len(self.where))]
 
     def _noise(self, label: str) -> torch.Generator:
         return generator(self.seed, f"{self.family}/{self.part}/{label}")

@@ -3,7 +3,7 @@
 Shapes: B problems, N candidates, T steps, A actions, H, X of a map, G goal observations, d channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,26 +92,28 @@ class LatentProblems:
         """One step as plans are rolled out, kept within LARGEST: [1, N, H, X, d], [1, N, A] -> the former."""
         return self.model(latents, actions).clamp(-LARGEST, LARGEST)
 
-    def _rollout(self, actions: Tensor) -> Tensor:
-        batch, candidates = actions.shape[:2]
-        every = actions.new_zeros(*actions.shape[:3], len(ACTIONS))
+    def spread(self, actions: Tensor) -> Tensor:
+        """Plans over the layouts' actions as plans over all ACTIONS: [..., A'] -> [..., A]."""
+        every = actions.new_zeros(*actions.shape[:-1], len(ACTIONS))
         every[..., list(self.actions)] = actions
-        state = self.latents.repeat_interleave(candidates, 0)[None]
-        found = []
-        for step in every.flatten(0, 1).unbind(1):
+        return every
+
+    def _states(self, actions: Tensor) -> Iterator[Tensor]:
+        """Latents [1, B N, H, X, d] after each step of plans [B, N, T, A']."""
+        state = self.latents.repeat_interleave(actions.shape[1], 0)[None]
+        for step in self.spread(actions).flatten(0, 1).unbind(1):
             state = self.step(state, step[None])
-            found.append(self.distance(state[0].unflatten(0, (batch, candidates))))
-        return torch.stack(found, -1)
+            yield state
+
+    def _rollout(self, actions: Tensor) -> Tensor:
+        states = (state[0].unflatten(0, actions.shape[:2]) for state in self._states(actions))
+        return torch.stack([self.distance(state) for state in states], -1)
 
     @torch.no_grad()
     def saturated(self, actions: Tensor) -> Tensor:
-        """The share of a latent's numbers that are at LARGEST after plans [B, T, A]: a number."""
-        every = actions.new_zeros(*actions.shape[:2], len(ACTIONS))
-        every[..., list(self.actions)] = actions
-        state = self.latents[None]
-        for step in every.unbind(1):
-            state = self.step(state, step[None])
-        return (state.abs() >= LARGEST).double().mean()
+        """The share of a latent's numbers that are at LARGEST after plans [B, T, A']: a number."""
+        *_, last = self._states(actions[:, None])
+        return (last.abs() >= LARGEST).double().mean()
 
     def problem(self, horizon: int, budget: int, **options) -> PlanningProblem:
         """The planning problem; the distance at the start is its scale."""

@@ -12,7 +12,7 @@ from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
 from exp7_unseen_layouts.dataset import AGENTS, COLOURS, STATES
-from exp7_unseen_layouts.episodes import Runner
+from exp7_unseen_layouts.episodes import execute
 from exp7_unseen_layouts.evaluate_planners import (
     PLANNING_FIELDS,
     Compared,
@@ -56,9 +56,7 @@ def measure_pictures(
         model, starts = belief_model([graph], [start])
         taken = one_hot(actions, model.num_actions)
         beliefs = model.beliefs(starts, ((1 - BLUR) * taken + BLUR / model.num_actions)[None])
-        runner = Runner(episodes, episode)
-        for action in actions.tolist():
-            runner.take(runner.layout.actions[action])
+        (runner,) = execute(episodes, [episode], actions[None])
         path = torch.tensor(runner.poses)[:, :2]
         found["path"].append(torch.cat([path, path[-1:].expand(horizon + 1 - len(path), -1)]))
         found["success"].append(torch.tensor(runner.success))

@@ -5,7 +5,7 @@ models passes: where nothing succeeds, nothing is sufficient and no difference i
 does, no pillar is necessary. Planted ones fail in tests/test_exp8_criteria.py.
 """
 
-from common.run.criteria import Criterion
+from common.run.criteria import Criterion, with_whole
 
 TIER = "beyond"
 LOOP = "closed/T=20"
@@ -67,8 +67,7 @@ def vanishing(scene: str, effect: str, planner: str) -> tuple[Criterion, ...]:
         Criterion(f"{begin}/can", TIER, f"{scene}, {planner}: both reach .5",
                   f"{scene}/both/{planner}/{LOOP}/success", ">=", 0.5),
     )  # fmt: skip
-    said = f"{scene}, {planner}: {effect} vanishes"
-    return (*parts, Criterion(begin, TIER, said, requires=tuple(part.id for part in parts)))
+    return with_whole(parts, begin, f"{scene}, {planner}: {effect} vanishes")
 
 
 CRITERIA = (

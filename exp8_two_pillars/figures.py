@@ -90,6 +90,11 @@ def studied_rate(results: Results, source: str) -> float:
     return mean_of(results, f"{base_name(results)}/{source}/{SEARCH}/{study_loop(results)}/success")
 
 
+def in_line(planner: str) -> str:
+    """A planner's name on one line."""
+    return PLANNERS[planner].replace("\n", " ")
+
+
 def studied(results: Results) -> list[str]:
     """The planners of every part but the first."""
     return [planner for planner in STUDIED if planner in results["config"]["planners"]]
@@ -265,7 +270,7 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
             draw_bars(axis, results, metrics, where, 0.18, color=color, label=label)
         axis.set_xticks(range(len(loops)), [loop.replace("/", "\n") for loop in loops], fontsize=8)
         axis.set_ylim(0, 1.05)
-        axis.set_title(PLANNERS[planner].replace("\n", " "))
+        axis.set_title(in_line(planner))
     axes[0, 0].set_ylabel("tasks whose goal is reached")
     horizons = np.array(config["horizons"])
     for source in sources:
@@ -296,18 +301,14 @@ def draw_scenes(results: Results) -> Figure:
     )
     for axis, planner in zip(axes[:, 0], planners, strict=True):
         _corner_bars(axis, results, [f"{name}/{{}}/{planner}/{loop}/success" for name in scenes])
-        axis.set_title(PLANNERS[planner].replace("\n", " "))
+        axis.set_title(in_line(planner))
         axis.set_ylabel("tasks reached")
     axes[-1, 0].set_xticks(range(len(scenes)), [words[name] for name in scenes])
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    said = ""
-    for name in (base, "s/off"):
-        effect = f"{name}/{SEARCH}/{loop}/main_spectral"
-        if name in scenes and effect in metrics:
-            said += f"; {words[name]} {mean_of(results, effect):+.2f}"
+    effects = {name: f"{name}/{SEARCH}/{loop}/main_spectral" for name in (base, "s/off") if name in scenes}
+    said = "; ".join(f"{words[name]} {mean_of(results, effect):+.2f}" for name, effect in effects.items())
     figure.suptitle(
-        f"What the spectral pillar adds by {PLANNERS[SEARCH]}: {said.removeprefix('; ')}\n{_in_words(loop)}",
-        fontweight="bold",
+        f"What the spectral pillar adds by {in_line(SEARCH)}: {said}\n{_in_words(loop)}", fontweight="bold"
     )
     return figure
 
@@ -322,21 +323,20 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
         draw_bars(axes[0, 0], results, names, where, 0.18, color=color, label=label)
         norms = arrays[f"cause/metric/{source}/log10_gradient"]
         plot_band(axes[0, 1], np.array(horizons), norms, label, color)
-    axes[0, 0].set_xticks(range(len(planners)), [PLANNERS[name].replace("\n", " ") for name in planners])
+    axes[0, 0].set_xticks(range(len(planners)), [in_line(name) for name in planners])
     axes[0, 0].set_ylim(0, 1.05)
     axes[0, 0].set_ylabel("tasks whose goal is reached")
     label_horizons(axes[0, 1], horizons)
     axes[0, 1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
     axes[0, 1].set_title("Gradient of the energy")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    planner = PLANNERS[planners[0]].replace("\n", " ")
     own, true = (
         mean_of(results, f"cause/metric/{source}/{planners[0]}/{loop}/success")
         for source in ("model", "true_value")
     )
     figure.suptitle(
         f"A flat model with the metric reaches {own:.2f}; with true predictions and the same gradient "
-        f"{true:.2f}\n{place(results)}, {_in_words(loop)}, {planner}",
+        f"{true:.2f}\n{place(results)}, {_in_words(loop)}, {in_line(planners[0])}",
         fontweight="bold",
     )
     return figure
@@ -360,7 +360,7 @@ def draw_ablation(results: Results) -> Figure:
         if planner not in studied(results):
             continue
         names = [f"{variant}/{planner}/{loop}/success" for variant in variants]
-        label = PLANNERS[planner].replace("\n", " ")
+        label = in_line(planner)
         axes[0, 0].plot([mean_of(results, name) for name in names], rows, marker, color=color, label=label)
         for row, variant, name in zip(rows, variants, names, strict=True):
             values = metrics[name]["values"]

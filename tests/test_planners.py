@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.planners import PEERS, PLANNERS, make_planner
+from common.planners import GROWING, PEERS, PLANNERS, make_planner
 from common.planners.adapter import CostModel
 from common.planners.candidates import BestPlans, Noise, gumbel_noise, one_hot, sample_actions
 from common.planners.control import NO_ACTION, execute_open_loop, receding_horizon
@@ -611,10 +611,12 @@ GOLDEN = {
     "hill_climbing": ["FRLFFFFRFFFF", "RRFFFFRFFFFF"],
     "icem": ["FFFFFFFRFFFF", "LFFFFFFLFFFF"],
     "mppi": ["FRFFLFFFFRFF", "LFFFFFFLFFFL"],
+    "belief": ["FFFFFRFFFFFL", "LFFFFFLFFFLL"],
+    "cem_growing": ["FFFFFRFFFFFR", "LFFFFFLFFFLL"],
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", ALL | GROWING)
 def test_golden_plans(name):
     planner = make_planner(name)
     problem = SMALL.problem(torch.tensor([0, 50]), 12, 320 * 12, over_time=planner.over_time)

@@ -98,9 +98,6 @@ class Belief:
         best.energy = score(problem.rollout, best.actions[:, None], problem.num_actions)[:, 0]
         return best.plan(problem)
 
-    def _ahead(self, iteration: int, iterations: int, longest: int) -> int:
-        return grown_horizon(iteration, iterations, longest, self.growth, self.least_horizon)
-
     def _verifies(self, iteration: int, iterations: int) -> bool:
         return (iteration + 1) % self.hard_every == 0 or iteration + 1 == iterations
 
@@ -110,7 +107,9 @@ class Belief:
             cost = problem.horizon
             for iteration in range(iterations):
                 rollouts = 1 + BACKWARD_COST + self.hard_samples * self._verifies(iteration, iterations)
-                cost += rollouts * self._ahead(iteration, iterations, longest)
+                cost += rollouts * grown_horizon(
+                    iteration, iterations, longest, self.growth, self.least_horizon
+                )
             if cost <= problem.remaining:
                 return iterations
         return 1

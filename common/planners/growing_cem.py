@@ -70,19 +70,21 @@ class GrowingCEM(CEM):
         return best.plan(problem)
 
     def _schedule(self, problem: PlanningProblem, cap: Tensor, population: int) -> list[Tensor]:
-        """The horizons [B] of as many rounds as the budget pays for."""
-        longest, (found, rounds) = int(cap.max()), ([cap], 1)
-        while True:
-            horizons = [
+        """The horizons [B] of as many rounds as the budget pays for, one at least."""
+        longest, rounds = int(cap.max()), 1
+
+        def cost(rounds: int) -> int:
+            ahead = (
                 grown_horizon(index, rounds, longest, self.growth, self.least_horizon)
                 for index in range(rounds)
-            ]
-            if population * sum(horizons) + rounds * problem.horizon > problem.remaining:
-                return found
-            found = [
-                grown_horizons(index, rounds, cap, self.growth, self.least_horizon) for index in range(rounds)
-            ]
+            )
+            return population * sum(ahead) + rounds * problem.horizon
+
+        while cost(rounds + 1) <= problem.remaining:
             rounds += 1
+        return [
+            grown_horizons(index, rounds, cap, self.growth, self.least_horizon) for index in range(rounds)
+        ]
 
 
 def _until(problem: PlanningProblem, steps: Tensor) -> Rollout:

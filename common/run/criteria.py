@@ -42,6 +42,11 @@ class Criterion:
     bound: str = "mean"  # "low" or "high": that end of the metric's interval95 counts
 
 
+def with_whole(parts: Sequence[Criterion], name: str, claim: str) -> tuple[Criterion, ...]:
+    """The parts of a claim, and after them the claim itself, which holds where all of them do."""
+    return (*parts, Criterion(name, parts[0].tier, claim, requires=tuple(part.id for part in parts)))
+
+
 def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The criteria with what was measured, one row each; a criterion that requires others comes after them.
 
