@@ -61,6 +61,12 @@ class RunConfig:
         if len({key(value) for value in values}) != len(values):
             reject(name, values, allowed)
 
+    def _require_some(self, name: str) -> None:
+        """Reject an empty field, and one that has a value twice."""
+        self._require_distinct(name, "at least one, each once")
+        if not getattr(self, name):
+            reject(name, getattr(self, name), "at least one, each once")
+
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
         how = {
@@ -451,6 +457,9 @@ class MiniGridConfig(RunConfig):
     gd_lr: float = bounded(0.1, above=0.0)
     # share of the budget that the coarse stage of the planners helm and coarse_cem spends
     coarse_share: float = bounded(0.35, low=0.0, high=0.9)
+    # budgets of the part `budgets` [evaluations for each step of the horizon]; planners that need more are
+    # left out there
+    small_budgets: tuple[int, ...] = bounded((2, 4, 8, 16, 32, 64, 128, 320), low=1, rising=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -467,9 +476,17 @@ class MiniGridConfig(RunConfig):
         return self.rollout_steps, self.coarse_stride
 
 
+Exp3Part = Literal["comparison", "peers", "budgets", "ladder"]
+
+
 @dataclass(frozen=True)
 class Exp3Config(MiniGridConfig):
     """Experiment 3, planning efficiency: gradient planners against CEM in MiniGrid world models."""
+
+    # what is measured: comparison every planner over all horizons, ablation and sweeps; peers other searches,
+    # and the verified gradient with its gradient zeroed and shuffled; budgets few evaluations a step; ladder
+    # the way from the published planner to the verified gradient, one change at a time
+    parts: tuple[Exp3Part, ...] = ("comparison", "ladder")
 
     # --- what HELM adds ---------------------------------------------------------------------
 
@@ -484,7 +501,7 @@ class Exp3Config(MiniGridConfig):
 
     # number of environments, from the first, in which ablation and sweeps are done
     study_environments: int = bounded(1, low=0)
-    # horizon of ablation and sweeps, one of planning_horizons [steps]
+    # horizon of ablation, sweeps and ladder, one of planning_horizons [steps]
     study_horizon: int = bounded(50, low=1)
     # budgets of the efficiency figure [evaluations for each step of the horizon]
     budget_sweep: tuple[int, ...] = bounded((40, 80, 160, 320), low=16, rising=True)
@@ -495,6 +512,7 @@ class Exp3Config(MiniGridConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_some("parts")
         if self.study_horizon not in self.planning_horizons:
             allowed = " ".join(map(str, self.planning_horizons))
             reject("study_horizon", self.study_horizon, f"one of --planning-horizons, {allowed}")
@@ -511,6 +529,7 @@ EXP3_PRESETS = {
     "quick": Exp3Config(iterations=2000, planning_horizons=(20, 50), budget_sweep=(80, 320)),
     "full": Exp3Config(
         preset="full",
+        parts=get_args(Exp3Part),
         seeds=(0, 1, 2),
         environments=("Empty-8x8", "Empty-16x16", "KeyCorridorS3R1", "DoorKey-8x8", "FourRooms"),
         iterations=6000,
@@ -521,9 +540,18 @@ EXP3_PRESETS = {
 }
 
 
+Exp4Part = Literal["comparison", "peers", "budgets", "penalty", "shape", "reconcile"]
+
+
 @dataclass(frozen=True)
 class Exp4Config(MiniGridConfig):
     """Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars."""
+
+    # what is measured: comparison every objective, every planner, the two pillars; peers other searches, and
+    # the verified gradient with its gradient zeroed and shuffled; budgets few evaluations a step; penalty the
+    # spectral penalty on quasimetric RL; shape the energy's shape apart from its metric; reconcile the
+    # penalty on reconstruction at two weights of the dynamics
+    parts: tuple[Exp4Part, ...] = ("comparison", "budgets")
 
     # --- objectives -------------------------------------------------------------------------
 
@@ -554,6 +582,10 @@ class Exp4Config(MiniGridConfig):
     lambda_hf: float = bounded(1.0, low=0.0)
     # standard deviation of delta in L_HF, on one-hot actions
     hf_noise_sigma: float = bounded(0.05, low=0.0)
+    # weights of the spectral penalty in the part `penalty`; 0, without it, is what the others are compared to
+    penalty_sweep: tuple[float, ...] = bounded((0.0, 1e-4, 1e-3, 1e-2, 1e-1), low=0.0, rising=True)
+    # weights of the prediction error in the part `reconcile`; experiment 3 has 1
+    dynamics_sweep: tuple[float, ...] = bounded((1.0, 30.0), above=0.0, rising=True)
 
     # --- measurements -----------------------------------------------------------------------
 
@@ -569,10 +601,16 @@ class Exp4Config(MiniGridConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._require_some("parts")
         if not set(self.pillar_horizons) <= set(self.planning_horizons):
             allowed = " ".join(map(str, self.planning_horizons))
             reject("pillar_horizons", self.pillar_horizons, f"among --planning-horizons, {allowed}")
         self._require_distinct("pillar_objectives", "each value once")
+        self._require_distinct(
+            "penalty_sweep", "weights that differ in their first six digits", "{:g}".format
+        )
+        if 0.0 not in self.penalty_sweep:
+            reject("penalty_sweep", self.penalty_sweep, "0 among them, which the others are compared to")
 
 
 EXP4_PRESETS = {
@@ -581,10 +619,12 @@ EXP4_PRESETS = {
         learning_rate=3e-3,
         planning_horizons=(20, 50),
         evaluations_per_step=96,
+        small_budgets=(4, 16, 64),
         pillar_objectives=("qrl_symmetric",),
     ),
     "full": Exp4Config(
         preset="full",
+        parts=get_args(Exp4Part),
         seeds=(0, 1, 2),
         environments=("Empty-8x8", "Empty-16x16", "KeyCorridorS3R1", "DoorKey-8x8", "FourRooms"),
         iterations=6000,
@@ -1299,9 +1339,7 @@ class Exp8Config(RunConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("parts", "planners"):
-            self._require_distinct(name, "at least one, each once")
-            if not getattr(self, name):
-                reject(name, getattr(self, name), "at least one, each once")
+            self._require_some(name)
         self._require_distinct("simulators", "each value once")
         if "simulator" not in self.simulators:
             reject("simulators", self.simulators, "simulator among them, whose gradients are drawn")

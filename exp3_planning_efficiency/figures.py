@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.latent.control_figures import draw_budgets, draw_peers
 from common.latent.evaluation import PICTURE_TILE
 from common.latent.figures import (
     MODE_LABELS,
@@ -18,16 +19,19 @@ from common.latent.figures import (
     draw_landscape,
     draw_line,
     draw_pairs,
+    draw_points,
+    draw_success,
     draw_training,
     mean_of,
     measured_environments,
     shown_environment,
-    success_figures,
 )
 from common.viz_utils import COLORS, new_figure
+from exp3_planning_efficiency.ladder import RUNGS
 
 MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "true dynamics"}
 FLAT_TITLE = "flat model (HELM there: repeat-upsampling)"  # it has no jumpy level
+COLORS_OF_MODELS = {"flat": COLORS["flat"], "helm": COLORS["helm"], "oracle": "#000000"}
 VARIANTS = {"flat": "flat", "spectral": "+ spectral", "hf": "+ HF", "helm": "full HELM"}
 EPISODES = {
     "flat gradient, as published\nflat model": "flat/flat_gradient",
@@ -45,21 +49,53 @@ LOSSES = {"reconstruction": "reconstruction", "dynamics": "dynamics", "spectral"
 
 def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterator[Figure]]:
     """Every figure of a run, by file name; exp3_episode.gif as its frames."""
-    names = measured_environments(results)
-    studied = names[: results["config"]["study_environments"]]
+    names, config = measured_environments(results), results["config"]
+    parts, horizon = config["parts"], config["study_horizon"]
     variants = {variant: (label, COLORS[variant]) for variant, label in VARIANTS.items()}
     shown = shown_environment(names)
     figures: dict[str, Figure | Iterator[Figure]] = {
-        **success_figures(results, names, MODELS | {"flat": FLAT_TITLE}, "exp3_success_rate"),
         "exp3_latent_topology.png": draw_topology(results, arrays, shown),
-        "exp3_paths.png": draw_paths(results, arrays, shown),
         "exp3_training.png": draw_training(arrays, names, LOSSES, variants),
-        "exp3_episode.gif": draw_episode(arrays, names[0], results["config"]["study_horizon"], EPISODES),
     }
-    if studied:
-        figures["exp3_efficiency.png"] = draw_efficiency(results, studied)
-        figures["exp3_ablation.png"] = draw_ablation(results, studied)
+    if "comparison" in parts:
+        titles = MODELS | {"flat": FLAT_TITLE}
+        figures |= {
+            "exp3_success_rate.png": draw_success(results, [shown], titles),
+            "exp3_paths.png": draw_paths(results, arrays, shown),
+            "exp3_episode.gif": draw_episode(arrays, names[0], horizon, EPISODES),
+        }
+        if studied := names[: config["study_environments"]]:
+            figures["exp3_efficiency.png"] = draw_efficiency(results, studied)
+            figures["exp3_ablation.png"] = draw_ablation(results, studied)
+    if "peers" in parts:
+        figures["exp3_peers.png"] = draw_peers(results, names, MODELS, horizon)
+    if "budgets" in parts:
+        planned = {label: MODELS[label] for label in ("helm", "oracle")}
+        figures["exp3_budgets.png"] = draw_budgets(results, names, planned, horizon)
+    if "ladder" in parts:
+        figures["exp3_ladder.png"] = draw_ladder(results, names)
     return figures
+
+
+# ----------------------------------------------------------------------------------------------
+# Ladder
+# ----------------------------------------------------------------------------------------------
+
+
+def draw_ladder(results: Results, names: Sequence[str]) -> Figure:
+    """Success from the published planner to the verified gradient: a panel for each environment."""
+    figure, axes = new_figure(1, len(names), (1.6 + 3.2 * len(names), 3.9), sharex=True, sharey=True)
+    positions, colors = np.arange(len(RUNGS))[::-1], (*COLORS_OF_MODELS.values(),)
+    for axis, name in zip(axes[0], names, strict=True):
+        for (model, title), color, shift in zip(MODELS.items(), colors, (0.2, 0.0, -0.2), strict=True):
+            metrics = [f"ladder/{name}/{model}/{rung}/success" for rung in RUNGS]
+            draw_points(axis, results, metrics, positions + shift, color, title, lying=True)
+        axis.set_title(f"{name}\nopen loop, T = {results['config']['study_horizon']}", fontsize=9.5)
+        axis.set_xlabel("success rate")
+        axis.set_xlim(-0.03, 1.03)
+    axes[0, 0].set_yticks(positions, RUNGS.values())
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
 
 
 # ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
     python run_experiment.py                  quick preset, minutes on a laptop
     python run_experiment.py --preset full    three seeds, five environments: what the README reports
+    python run_experiment.py --parts ladder   some of its parts
 
 writes results/results.json, results/arrays.npz, plots/*.png and plots/exp3_episode.gif; --help lists
 every setting.
@@ -18,6 +19,7 @@ from common.run.command_line import parse_command_line
 CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
 from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
+from common.latent.controls import compare_peers, sweep_small_budgets
 from common.latent.evaluation import measure_model, record_model, record_task
 from common.latent.memory import memory_needed
 from common.minigrid.task import Task, check_environments, make_task
@@ -32,6 +34,7 @@ from exp3_planning_efficiency.evaluate_planners import (
     sweep_runs,
 )
 from exp3_planning_efficiency.figures import draw_figures
+from exp3_planning_efficiency.ladder import climb_ladder
 from exp3_planning_efficiency.models import WorldModel
 from exp3_planning_efficiency.train_flat import flat_trainings
 from exp3_planning_efficiency.train_helm import helm_trainings
@@ -41,19 +44,33 @@ Models = dict[str, WorldModel]
 
 def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
-    for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
-        studied = position < run.config.study_environments
-        models = run.train(flat_trainings(task), helm_trainings(task, run.config, studied))
+    config = run.config
+    for position, task in enumerate([make_task(name, config) for name in config.environments]):
+        studied = "comparison" in config.parts and position < config.study_environments
+        models = run.train(flat_trainings(task), helm_trainings(task, config, studied))
         record_task(run.results, task)
         names = list(models)
         steps = [(measure_model, f"{task.name}/model/{name}", task, models[name]) for name in names]
         for name, measured in zip(names, run.measure_all(steps), strict=True):
             record_model(run.results, task, name, measured)
-        compare_planners(run, task, {"flat": models["flat"], "helm": models["helm"], "oracle": None})
-        record_pictures(run.results, task, run.config.study_horizon)
+        planned = {"flat": models["flat"], "helm": models["helm"], "oracle": None}
+        if "comparison" in config.parts:
+            compare_planners(run, task, planned)
+            record_pictures(run.results, task, config.study_horizon)
         if studied:
             ablate(run, task, models)
             sweep(run, task, models)
+        measure_controls(run, task, planned)
+
+
+def measure_controls(run: Run, task: Task, planned: dict[str, WorldModel | None]) -> None:
+    """What the gradient buys, and what each change to the published planner does."""
+    if "peers" in run.config.parts:
+        compare_peers(run, task, planned)
+    if "budgets" in run.config.parts:
+        sweep_small_budgets(run, task, {label: planned[label] for label in ("helm", "oracle")})
+    if "ladder" in run.config.parts:
+        climb_ladder(run, task, planned)
 
 
 def ablate(run: Run, task: Task, models: Models) -> None:

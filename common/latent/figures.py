@@ -69,16 +69,6 @@ def short_label(planner: str) -> str:
 # ----------------------------------------------------------------------------------------------
 
 
-def success_figures(
-    results: Results, names: Sequence[str], models: Mapping[str, str], stem: str
-) -> dict[str, Figure]:
-    """`{stem}.png` of one environment, that it can be read on a page, and `{stem}_all.png` of all."""
-    figures = {f"{stem}.png": draw_success(results, [shown_environment(names)], models)}
-    if len(names) > 1:
-        figures[f"{stem}_all.png"] = draw_success(results, names, models)
-    return figures
-
-
 def draw_success(results: Results, names: Sequence[str], models: Mapping[str, str]) -> Figure:
     """Success over the horizon: a row for each environment and mode, a column for each of {model: title}."""
     rows = [(name, mode) for name in names for mode in MODE_LABELS]
@@ -123,12 +113,20 @@ def draw_line(
 
 
 def draw_points(
-    axis: Axes, results: Results, metrics: Sequence[str], x: Sequence[float], color: str, label: str
+    axis: Axes,
+    results: Results,
+    metrics: Sequence[str],
+    positions: Sequence[float],
+    color: str,
+    label: str,
+    lying: bool = False,
 ) -> None:
-    """A dot a metric with a whisker of its 95% interval, for many planners side by side."""
+    """A dot a metric with a whisker of its 95% interval, for many side by side; or lying, in rows."""
     mean, low, high = _with_intervals(results, metrics)
     reach = np.abs([low - mean, high - mean])
-    axis.errorbar(x, mean, reach, fmt="o", color=color, markersize=6, elinewidth=2, label=label)
+    x, y, xerr, yerr = (mean, positions, reach, None) if lying else (positions, mean, None, reach)
+    style = {"fmt": "o", "color": color, "markersize": 6, "elinewidth": 2, "label": label}
+    axis.errorbar(x, y, yerr, xerr, **style)
 
 
 def draw_bars(

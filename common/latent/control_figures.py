@@ -1,0 +1,96 @@
+"""The figures of what a gradient buys, for experiments 3 and 4: peers, and success at small budgets."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.latent.controls import BUDGETED, ENOUGH
+from common.latent.figures import (
+    MODE_LABELS,
+    PLANNER_COLORS,
+    PLANNER_LABELS,
+    Results,
+    draw_control,
+    draw_points,
+    mean_of,
+)
+from common.viz_utils import new_figure
+
+PEER_LABELS = {
+    "verified_gradient_zeroed": "gradient zeroed",
+    "verified_gradient_shuffled": "gradient shuffled",
+    "hill_climbing": "hill climbing",
+    "icem": "iCEM",
+    "mppi": "MPPI",
+}
+PEER_COLORS = {
+    "verified_gradient_zeroed": "#999999",
+    "verified_gradient_shuffled": "#56B4E9",
+    "hill_climbing": "#8B4513",
+    "icem": "#D55E00",
+    "mppi": "#F0C060",
+}
+LABELS = PLANNER_LABELS | {"helm": "HELM"} | PEER_LABELS
+COLORS = PLANNER_COLORS | PEER_COLORS
+ROWS = (  # of the figure of peers, from the top
+    "verified_gradient", "verified_gradient_shuffled", "verified_gradient_zeroed", "helm", "hill_climbing",
+    "cem", "coarse_cem", "icem", "mppi", "random_shooting",
+)  # fmt: skip
+
+
+def draw_peers(results: Results, names: Sequence[str], models: Mapping[str, str], horizon: int) -> Figure:
+    """Success of every planner and peer at one horizon: a column for each environment and mode.
+
+    Args:
+        results: of the run.
+        names: environments.
+        models: {model: title}, a row of panels each.
+        horizon: T.
+    """
+    columns = [(name, mode) for name in names for mode in MODE_LABELS]
+    size = (1.6 + 2.1 * len(columns), 0.9 + 3.0 * len(models))
+    figure, axes = new_figure(len(models), len(columns), size, sharex=True, sharey=True)
+    positions = np.arange(len(ROWS))[::-1]
+    for line, (model, title) in zip(axes, models.items(), strict=True):
+        for axis, (name, mode) in zip(line, columns, strict=True):
+            for position, planner in zip(positions, ROWS, strict=True):
+                metric = f"{name}/{model}/{planner}/{mode}/T={horizon}/success"
+                draw_points(axis, results, [metric], [position], COLORS[planner], planner, lying=True)
+            axis.set_title(f"{name}\n{MODE_LABELS[mode]}, {title}", fontsize=8.5)
+            axis.set_xlim(-0.05, 1.05)
+        line[0].set_yticks(positions, [LABELS[planner] for planner in ROWS], fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"success rate, T = {horizon}")
+    return figure
+
+
+def draw_budgets(results: Results, names: Sequence[str], models: Mapping[str, str], horizon: int) -> Figure:
+    """Success over the evaluations a step of a plan: a row for each model, a column an environment and mode.
+
+    Means over seeds; the intervals would hide each other, and stand in the results. The dotted line is what
+    evaluations are counted for, ENOUGH of CEM's success at the largest budget.
+    """
+    columns = [(name, mode) for name in names for mode in MODE_LABELS]
+    size = (0.6 + 2.9 * len(columns), 1.2 + 2.6 * len(models))
+    figure, axes = new_figure(len(models), len(columns), size, sharex=True, sharey=True)
+    budgets = results["config"]["small_budgets"]
+    for line, (model, title) in zip(axes, models.items(), strict=True):
+        for axis, (name, mode) in zip(line, columns, strict=True):
+            prefix = f"budgets/{name}/{model}"
+            for planner in BUDGETED:
+                where = f"{prefix}/{planner}/{mode}/T={horizon}"
+                rates = [mean_of(results, f"{where}/budget={budget}/success") for budget in budgets]
+                axis.plot(budgets, rates, "o-", color=COLORS[planner], label=LABELS[planner], markersize=4)
+            best = mean_of(results, f"{prefix}/cem/{mode}/T={horizon}/budget={max(budgets)}/success")
+            axis.axhline(ENOUGH * best, color="#444444", ls=":", label=f"{ENOUGH:.0%} of CEM's best")
+            draw_control(axis, results, name, "random_policy", [horizon])
+            axis.set_title(f"{name}\n{MODE_LABELS[mode]}, {title}", fontsize=8.5)
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(budgets, [str(budget) for budget in budgets], fontsize=7.5)
+            axis.set_ylim(-0.03, 1.03)
+        line[0].set_ylabel("success rate")
+    for axis in axes[-1]:
+        axis.set_xlabel("evaluations for each step of a plan")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return figure

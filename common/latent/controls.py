@@ -1,0 +1,183 @@
+"""What a gradient buys a planner: other searches at its budget, the gradient spoilt, few evaluations.
+
+Shapes: S seeds, E episodes.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from common.config import MiniGridConfig
+from common.latent.comparison import (
+    MODES,
+    PLANNING_FIELDS,
+    Plans,
+    configured_planner,
+    plan_all,
+    problems_of,
+    record_difference,
+)
+from common.latent.model import LatentModel
+from common.latent.planner_evaluation import Trial, evaluate_planner
+from common.minigrid.task import Task
+from common.planners import PEERS, PLANNERS
+from common.planners.problem import Planner
+from common.planners.small_budgets import fitted
+from common.run.cache import reads_settings
+from common.run.random import generators
+from common.run.results import Results
+from common.run.run import Run
+
+JUDGED = ("verified_gradient", "helm")  # planners with a gradient, each compared with every peer
+BUDGETED = (  # the planners of small budgets; the spoilt gradients say nothing there that others do not
+    *(name for name in PLANNERS if name != "flat_gradient"), "hill_climbing", "icem", "mppi"
+)  # fmt: skip
+ENOUGH = 0.9  # of CEM's success at the largest budget is what a planner's evaluations are counted for
+
+Models = Mapping[str, LatentModel | None]
+
+
+# ----------------------------------------------------------------------------------------------
+# Peers
+# ----------------------------------------------------------------------------------------------
+
+
+def compare_peers(run: Run, task: Task, models: Models) -> None:
+    """`{env}/{model}/{peer}/{mode}/T={T}/success` of every peer, and `verified_gradient_minus_{peer}/..`.
+
+    The planners that peers are held against are recorded as well where the comparison has not done so.
+
+    Args:
+        run: whose results get the records.
+        task: environment.
+        models: by the name that metrics give them; None for the true dynamics.
+    """
+    horizons = run.config.planning_horizons
+    names = (*JUDGED, "cem", "coarse_cem", "random_shooting", *PEERS)
+    for label, model in models.items():
+        wanted = [Plans(label, model, planner, mode, horizons) for mode in MODES for planner in names]
+        found = dict(zip(wanted, plan_all(run, task, wanted), strict=True))
+        for mode in MODES:
+            here = {plans.planner: measured for plans, measured in found.items() if plans.mode == mode}
+            for planner, measured in here.items():
+                prefix = f"{task.name}/{label}/{planner}/{mode}"
+                for success in (f"T={horizon}/success" for horizon in horizons):
+                    if f"{prefix}/{success}" not in run.results.metrics:
+                        run.results.add_rate(f"{prefix}/{success}", measured[success], task.all_starts)
+            for first in JUDGED:
+                for second in PEERS:
+                    prefix = f"{task.name}/{label}/{first}_minus_{second}"
+                    pair = here[first], here[second]
+                    record_difference(run.results, task, prefix, mode, *pair, horizons)
+
+
+# ----------------------------------------------------------------------------------------------
+# Small budgets
+# ----------------------------------------------------------------------------------------------
+
+
+@reads_settings(*PLANNING_FIELDS)
+def measure_at_budget(
+    task: Task,
+    model: LatentModel | None,
+    planner: str,
+    mode: str,
+    horizons: Sequence[int],
+    budget: int,
+    *,
+    config: MiniGridConfig,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """`T=../success` at so many evaluations a step, [S, E], of the planner's form that fits them.
+
+    The same noise at every budget. A planner whose least budget is larger measures nothing.
+    """
+    fitting = form_for(planner, budget, config)
+    if fitting is None:
+        return {}
+    trial = Trial(
+        task,
+        problems_of(task, model, config.coarse_stride, device),
+        fitting,
+        config,
+        noise=lambda horizon: generators(config.seeds, f"{task.name}/budgets/{planner}/{mode}/T={horizon}"),
+        evaluations_per_step=budget,
+    )
+    found = evaluate_planner(trial, mode, horizons)
+    return {f"T={horizon}/success": values["success"] for horizon, values in found.items()}
+
+
+def form_for(planner: str, budget: int, config: MiniGridConfig) -> Planner | None:
+    """The planner in the form that fits so many rollouts; none where it needs more."""
+    fitting = fitted(configured_planner(planner, config), budget)
+    return None if budget < fitting.least_rollouts else fitting
+
+
+def sweep_small_budgets(run: Run, task: Task, models: Models) -> None:
+    """`budgets/{env}/{model}/{planner}/{mode}/T={T}/budget={n}/success`, and `../evaluations_needed`."""
+    config = run.config
+    for label, model in models.items():
+        cells = [
+            (planner, mode, budget)
+            for planner in BUDGETED for mode in MODES for budget in config.small_budgets
+            if form_for(planner, budget, config) is not None
+        ]  # fmt: skip
+        found = run.measure_all([
+            (
+                measure_at_budget, f"{task.name}/budgets/{label}/{planner}/{mode}/budget={budget}",
+                task, model, planner, mode, config.planning_horizons, budget,
+            )
+            for planner, mode, budget in cells
+        ])  # fmt: skip
+        measured = dict(zip(cells, found, strict=True))
+        for mode in MODES:
+            for horizon in config.planning_horizons:
+                rates = {
+                    (planner, budget): outcome[f"T={horizon}/success"]
+                    for (planner, own, budget), outcome in measured.items()
+                    if own == mode
+                }
+                record_budgets(
+                    run.results, task, f"budgets/{task.name}/{label}", f"{mode}/T={horizon}", rates
+                )
+
+
+def record_budgets(
+    results: Results, task: Task, prefix: str, suffix: str, rates: Mapping[tuple[str, int], Tensor]
+) -> None:
+    """Success by (planner, budget), and the fewest evaluations a step for ENOUGH of CEM's best success.
+
+    The latter is left out where a seed never has that much.
+    """
+    largest = max(budget for _, budget in rates)
+    wanted = ENOUGH * rates["cem", largest].mean(1)  # [S]
+    for planner in dict.fromkeys(planner for planner, _ in rates):
+        own = {budget: rate for (name, budget), rate in rates.items() if name == planner}
+        for budget, rate in own.items():
+            results.add_rate(f"{prefix}/{planner}/{suffix}/budget={budget}/success", rate, task.all_starts)
+        success = {budget: rate.mean(1) for budget, rate in own.items()}
+        needed = [
+            evaluations_needed({budget: float(rate[seed]) for budget, rate in success.items()}, float(target))
+            for seed, target in enumerate(wanted)
+        ]
+        if all(map(math.isfinite, needed)):
+            results.add(f"{prefix}/{planner}/{suffix}/evaluations_needed", needed, "evaluations a step")
+
+
+def evaluations_needed(success: Mapping[int, float], target: float) -> float:
+    """The budget at which success first reaches the target, between two budgets by their logarithm.
+
+    At the smallest budget where that is enough; inf where none is.
+    """
+    below: tuple[int, float] | None = None
+    for budget, rate in sorted(success.items()):
+        if rate >= target:
+            if below is None:
+                return float(budget)
+            smaller, lower = below
+            share = (target - lower) / (rate - lower)
+            return smaller * math.exp(share * math.log(budget / smaller))
+        below = budget, rate
+    return math.inf
