@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from common.latent.control_figures import draw_budgets, draw_peers
 from common.latent.figures import (
     MODE_LABELS,
+    PLANNER_COLORS,
     PLANNER_LABELS,
     Arrays,
     Results,
@@ -21,13 +23,16 @@ from common.latent.figures import (
     draw_landscape,
     draw_line,
     draw_pairs,
+    draw_points,
+    draw_success,
     draw_training,
     mean_of,
     measured_environments,
     short_label,
-    success_figures,
+    shown_environment,
 )
 from common.viz_utils import new_figure
+from exp4_contrastive_fix.controls import PLANNED, SHAPES
 from exp4_contrastive_fix.evaluate_planners import COMPARED, DESIGNS, PILLAR_PLANNERS
 
 MODELS = {
@@ -60,6 +65,13 @@ LOSSES = {
     "weight": "its multiplier",
     "spectral": "spectral penalty",
 }
+PENALISED = {"accuracy_50": "right after 50 steps", "spearman": "Spearman", "gradient_fidelity": "fidelity"}
+SHAPE_LABELS = {
+    "reconstruction": "reconstruction,\nsquared distance",
+    "reconstruction_sqrt": "the same model,\ndistance",
+    "frozen_qrl": "the same latents,\nquasimetric head",
+    "qrl": "quasimetric RL,\nend to end",
+}
 EPISODES = {
     "baseline\nflat gradient": "baseline/flat_gradient",
     "unified as published\nverified gradient": "unified_published/verified_gradient",
@@ -70,22 +82,44 @@ EPISODES = {
 
 def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterator[Figure]]:
     """Every figure of a run, by file name; exp4_episode.gif as its frames."""
-    names = measured_environments(results)
-    horizon = shown_horizon(results["config"]["planning_horizons"])
+    names, parts = measured_environments(results), results["config"]["parts"]
     figures: dict[str, Figure | Iterator[Figure]] = {
-        "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
-        **success_figures(results, names, MODELS | {"oracle": "true dynamics"}, "exp4_success_rate"),
-        "exp4_gradient_fidelity.png": draw_fidelity(results, names),
         "exp4_latent_space.png": draw_latent_space(results, arrays, names[0]),
         "exp4_training.png": draw_training(arrays, names, LOSSES, TRAINED),
+    }
+    if "comparison" in parts:
+        figures |= _comparison_figures(results, arrays, names)
+    horizon = shown_horizon(results["config"]["planning_horizons"])
+    planned = {"unified": MODELS["unified"], "oracle": "true dynamics"}
+    if "peers" in parts:
+        figures["exp4_peers.png"] = draw_peers(results, names, planned, horizon)
+    if "budgets" in parts:
+        figures["exp4_budgets.png"] = draw_budgets(results, names, planned, horizon)
+    if "penalty" in parts:
+        figures["exp4_penalty.png"] = draw_penalty(results, names)
+    if "shape" in parts:
+        figures["exp4_shape.png"] = draw_shape(results, names)
+    return figures
+
+
+def _comparison_figures(
+    results: Results, arrays: Arrays, names: Sequence[str]
+) -> dict[str, Figure | Iterator[Figure]]:
+    """Those of the part `comparison`."""
+    config, titles = results["config"], MODELS | {"oracle": "true dynamics"}
+    horizon = shown_horizon(config["planning_horizons"])
+    figures: dict[str, Figure | Iterator[Figure]] = {
+        "exp4_contrastive_fix.png": draw_headline(results, arrays, names[0]),
+        "exp4_success_rate.png": draw_success(results, [shown_environment(names)], titles),
+        "exp4_gradient_fidelity.png": draw_fidelity(results, names),
         "exp4_episode.gif": draw_episode(arrays, names[0], horizon, EPISODES),
     }
-    if results["config"]["objective_environments"]:
+    if config["objective_environments"]:
         figures["exp4_metric_alignment.png"] = draw_alignment(results, arrays, names[0])
-    studied = names[: results["config"]["pillar_environments"]]
-    if studied and results["config"]["pillar_objectives"]:
+    studied = names[: config["pillar_environments"]]
+    if studied and config["pillar_objectives"]:
         figures["exp4_two_pillars.png"] = draw_two_pillars(results, studied)
-        if len(results["config"]["pillar_horizons"]) > 1:
+        if len(config["pillar_horizons"]) > 1:
             figures["exp4_pillars_over_horizon.png"] = draw_pillars_over_horizon(results, studied)
     return figures
 
@@ -334,3 +368,64 @@ def _pillar_bars(
         axis.plot(where, seeds, ".", color="black", markersize=2.5)
     ticks = [short_label(planner).replace(" ", "\n") for planner in PILLAR_PLANNERS]
     axis.set_xticks(positions, ticks, fontsize=8)
+
+
+# ----------------------------------------------------------------------------------------------
+# Controls
+# ----------------------------------------------------------------------------------------------
+
+
+def draw_penalty(results: Results, names: Sequence[str]) -> Figure:
+    """Success over the penalty's weight on quasimetric RL, and what the penalty does to the model."""
+    config = results["config"]
+    horizon, weights = shown_horizon(config["planning_horizons"]), config["penalty_sweep"]
+    figure, axes = new_figure(len(names), 3, (12.0, 1.0 + 2.8 * len(names)))
+    positions = np.arange(len(weights))
+    for line, name in zip(axes, names, strict=True):
+        for axis, mode in zip(line, MODE_LABELS, strict=False):
+            for planner in PLANNED:
+                prefix = f"two_pillars_qrl/{name}/{planner}/{mode}/T={horizon}"
+                metrics = [f"{prefix}/lambda={weight:g}" for weight in weights]
+                style = {"color": PLANNER_COLORS[planner], "label": short_label(planner)}
+                draw_line(axis, results, metrics, positions, **style)
+            axis.set_title(f"{name}, {MODE_LABELS[mode]}, T = {horizon}", fontsize=9.5)
+            axis.set_ylabel("success rate")
+            axis.set_ylim(-0.03, 1.03)
+        variants = [_trained_with(config, weight) for weight in weights]
+        for (metric, label), color in zip(PENALISED.items(), ("#0072B2", "#009E73", "#CC79A7"), strict=True):
+            own = [f"{name}/{variant}/{metric}" for variant in variants]
+            draw_line(line[2], results, own, positions, color=color, label=label)
+        norms = [mean_of(results, f"{name}/{variant}/jacobian_50") for variant in variants]
+        line[2].set_title("norm at T = 50: " + ", ".join(f"{norm:.2g}" for norm in norms), fontsize=9.5)
+        line[2].set_ylim(-0.03, 1.03)
+        for axis in line:
+            axis.set_xticks(positions, [f"{weight:g}" for weight in weights])
+            axis.set_xlabel("weight of the spectral penalty")
+        line[2].legend(fontsize=7.5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return figure
+
+
+def _trained_with(config: Mapping[str, object], weight: float) -> str:
+    """The variant's name of quasimetric RL with a weight of the penalty, as `penalised` has it."""
+    return "unified" if weight == config["unified_spectral"] else f"qrl_penalty={weight:g}"
+
+
+def draw_shape(results: Results, names: Sequence[str]) -> Figure:
+    """Success by the energy's shape and by its metric: a panel for each environment and mode."""
+    horizon = shown_horizon(results["config"]["planning_horizons"])
+    columns = [(name, mode) for name in names for mode in MODE_LABELS]
+    figure, axes = new_figure(1, len(columns), (1.8 + 2.6 * len(columns), 3.9), sharex=True, sharey=True)
+    positions = np.arange(len(SHAPES))[::-1]
+    shifts = np.linspace(0.3, -0.3, len(PLANNED))
+    for axis, (name, mode) in zip(axes[0], columns, strict=True):
+        for planner, shift in zip(PLANNED, shifts, strict=True):
+            metrics = [f"{name}/{model}/{planner}/{mode}/T={horizon}/success" for model in SHAPES]
+            style = {"color": PLANNER_COLORS[planner], "label": short_label(planner), "lying": True}
+            draw_points(axis, results, metrics, positions + shift, **style)
+        axis.set_title(f"{name}, {MODE_LABELS[mode]}", fontsize=9.5)
+        axis.set_xlabel(f"success rate, T = {horizon}")
+        axis.set_xlim(-0.03, 1.03)
+    axes[0, 0].set_yticks(positions, [SHAPE_LABELS[model] for model in SHAPES])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return figure

@@ -3,6 +3,7 @@
 Shapes: S seeds, B windows, K steps, U states listed in a batch, d latent, h metric, F features, A actions.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ from exp4_contrastive_fix.objectives import expectile_loss, straightening
 
 METRIC_GROUPS = 8  # a distance is taken in METRIC_GROUPS * METRIC_GROUP_SIZE dimensions, h
 GOAL_IDENTITY = 0.3  # [steps], of latents at right angles, where 1/2 ||z - z'||^2 = d
+ROOT_ROUNDING = 1e-2  # of a square root's cusp at the goal; latents are sqrt(d) long
 PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
 LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
 DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the model
@@ -103,6 +105,21 @@ class AlignedModel(LatentModel):
         if self.distance_name == "quasimetric":
             steps = steps + GOAL_IDENTITY * squared_distances(flat, goals) / self.d_latent
         return steps.amin(-1).view(latents.shape[:-1])
+
+
+class RootEnergyModel(AlignedModel):
+    """Plans by ||z - z_g|| where the model would by 1/2 ||z - z_g||^2: the same order, another shape."""
+
+    @classmethod
+    def of(cls, model: AlignedModel) -> "RootEnergyModel":
+        """A copy of a trained model whose distance is its latents' own."""
+        root = copy.deepcopy(model)
+        root.__class__ = cls
+        return root
+
+    def energy(self, latents: Tensor, goals: Tensor) -> Tensor:
+        """Distance to the nearest goal, rounded off within ROOT_ROUNDING of it: [S, ..., d] -> [S, ...]."""
+        return (2 * super().energy(latents, goals) + ROOT_ROUNDING**2).sqrt() - ROOT_ROUNDING
 
 
 def make_model(task: Task, config: Exp4Config, objective: Objective, strides: Sequence[int]) -> AlignedModel:

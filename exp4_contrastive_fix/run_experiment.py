@@ -2,6 +2,7 @@
 
     python run_experiment.py                  quick preset, minutes on a laptop
     python run_experiment.py --preset full    three seeds, five environments: what the README reports
+    python run_experiment.py --parts penalty  some of its parts
 
 writes results/results.json, results/arrays.npz, plots/*.png and plots/exp4_episode.gif; --help lists
 every setting.
@@ -19,10 +20,12 @@ from common.run.command_line import parse_command_line
 CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
 from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
+from common.latent.controls import compare_peers, sweep_small_budgets
 from common.latent.evaluation import record_model, record_task
 from common.latent.memory import memory_needed
 from common.minigrid.task import Task, check_environments, make_task
 from common.run.run import Experiment, Run, main
+from exp4_contrastive_fix.controls import compare_shapes, reconcile, sweep_penalty
 from exp4_contrastive_fix.criteria import CRITERIA
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
@@ -33,27 +36,59 @@ from exp4_contrastive_fix.evaluate_planners import (
     record_pillars,
 )
 from exp4_contrastive_fix.figures import draw_figures, shown_horizon
-from exp4_contrastive_fix.models import AlignedModel
+from exp4_contrastive_fix.models import AlignedModel, RootEnergyModel
 from exp4_contrastive_fix.train_flat import flat_trainings
-from exp4_contrastive_fix.train_helm import helm_trainings
+from exp4_contrastive_fix.train_head import head_trainings
+from exp4_contrastive_fix.train_helm import helm_trainings, penalised
 
 Models = dict[str, AlignedModel]
 
 
 def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
-    for position, task in enumerate([make_task(name, run.config) for name in run.config.environments]):
-        models = run.train(flat_trainings(task), helm_trainings(task, run.config, position))
+    config = run.config
+    for position, task in enumerate([make_task(name, config) for name in config.environments]):
+        models = train_all(run, task, position)
         record_task(run.results, task)
         names = list(models)
         steps = [(measure_alignment, f"{task.name}/alignment/{name}", task, models[name]) for name in names]
         for name, measured in zip(names, run.measure_all(steps), strict=True):
             record_model(run.results, task, name, measured)
-        compared = {label: models[variant] for label, variant in COMPARED.items()}
-        compare_planners(run, task, compared | {"oracle": None})
-        record_pictures(run.results, task, shown_horizon(run.config.planning_horizons))
-        if position < run.config.pillar_environments:
-            measure_pillars(run, task, models)
+        if "comparison" in config.parts:
+            compared = {label: models[variant] for label, variant in COMPARED.items()}
+            compare_planners(run, task, compared | {"oracle": None})
+            record_pictures(run.results, task, shown_horizon(config.planning_horizons))
+            if position < config.pillar_environments:
+                measure_pillars(run, task, models)
+        measure_controls(run, task, models)
+
+
+def train_all(run: Run, task: Task, position: int) -> Models:
+    """Every model that the configuration's parts need in an environment."""
+    parts = run.config.parts
+    with_baseline = "comparison" in parts or "shape" in parts
+    flat = (flat_trainings(task),) if with_baseline else ()
+    models = run.train(*flat, helm_trainings(task, run.config, position))
+    if "shape" in parts:
+        models |= run.train(head_trainings(task, models["reconstruction"]))
+    return models
+
+
+def measure_controls(run: Run, task: Task, models: Models) -> None:
+    """What the gradient buys in the recommended model, and what its penalty and its energy do."""
+    parts, planned = run.config.parts, {"unified": models["unified"], "oracle": None}
+    if "peers" in parts:
+        compare_peers(run, task, planned)
+    if "budgets" in parts:
+        sweep_small_budgets(run, task, planned)
+    if "penalty" in parts:
+        sweep_penalty(run, task, models)
+    if "shape" in parts:
+        root = RootEnergyModel.of(models["reconstruction"])
+        ended = {"reconstruction_sqrt": root, "qrl": models[penalised(run.config, 0.0)]}
+        compare_shapes(run, task, models | ended)
+    if "reconcile" in parts:
+        reconcile(run, task, models)
 
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:

@@ -56,19 +56,57 @@ Terms = dict[str, tuple[float, Tensor]]  # weight and term [S], side by side; a 
 
 @dataclass(frozen=True)
 class HelmVariant:
-    """One training: its objective's name in OBJECTIVES, the weights of its penalties, its jumpy levels."""
+    """One training: its objective's name in OBJECTIVES, the weights of its penalties, its jumpy levels.
+
+    lambda_dynamics: weight of its prediction error; None for the configuration's.
+    """
 
     objective: str
     lambda_spectral: float = 0.0
     lambda_hf: float = 0.0
     strides: tuple[int, ...] = ()
+    lambda_dynamics: float | None = None
 
 
 def helm_variants(config: Exp4Config, position: int) -> dict[str, HelmVariant]:
-    """Of the environment at a position of the configuration, all but the baseline.
+    """Of the environment at a position of the configuration, all but the baseline: what its parts need."""
+    variants = comparison_variants(config, position) if "comparison" in config.parts else {}
+    variants.setdefault("unified", unified(config))
+    strides = (config.coarse_stride,)
+    if "penalty" in config.parts or "shape" in config.parts:
+        weights = config.penalty_sweep if "penalty" in config.parts else (0.0,)
+        variants |= {
+            penalised(config, weight): HelmVariant("qrl", weight, strides=strides) for weight in weights
+        }
+    if "reconcile" in config.parts:
+        variants |= reconciled(config)
+    return variants
 
-    The two unified models everywhere; the objectives alone, and the corners of the 2x2, where asked for.
-    """
+
+def unified(config: Exp4Config) -> HelmVariant:
+    """What the repository recommends."""
+    return HelmVariant("qrl", config.unified_spectral, strides=(config.coarse_stride,))
+
+
+def penalised(config: Exp4Config, weight: float) -> str:
+    """The variant's name of quasimetric RL with the spectral penalty at a weight."""
+    return "unified" if weight == config.unified_spectral else f"qrl_penalty={weight:g}"
+
+
+def reconciled(config: Exp4Config) -> dict[str, HelmVariant]:
+    """Reconstruction with experiment 3's penalty, with 4's and without, at each weight of the dynamics."""
+    penalties = (0.0, config.unified_spectral, config.lambda_spectral)
+    return {
+        f"reconstruction_dynamics={dynamics:g}_penalty={penalty:g}": HelmVariant(
+            "reconstruction", penalty, strides=(config.coarse_stride,), lambda_dynamics=dynamics
+        )
+        for dynamics in config.dynamics_sweep
+        for penalty in penalties
+    }
+
+
+def comparison_variants(config: Exp4Config, position: int) -> dict[str, HelmVariant]:
+    """The two unified models everywhere; the objectives alone, and the 2x2's corners, where asked for."""
     strides = (config.coarse_stride,)
     planned = config.pillar_objectives if position < config.pillar_environments else ()
     alone = OBJECTIVES if position < config.objective_environments else planned
@@ -78,7 +116,7 @@ def helm_variants(config: Exp4Config, position: int) -> dict[str, HelmVariant]:
         if name != "reconstruction"
     }
     variants["unified_published"] = HelmVariant("infonce", config.lambda_spectral, config.lambda_hf, strides)
-    variants["unified"] = HelmVariant("qrl", config.unified_spectral, strides=strides)
+    variants["unified"] = unified(config)
     if planned:
         for objective in ("reconstruction", *planned):
             variants[f"{objective}_spectral"] = HelmVariant(
@@ -161,6 +199,8 @@ def train_helm(
         the ensemble [S members], and the training history (see common.training.fit).
     """
     objective = OBJECTIVES[variant.objective]
+    own = variant.lambda_dynamics
+    weight = config.lambda_dynamics if own is None else own
     model = make_model(task, config, objective, variant.strides).to(device)
     longest = max(config.rollout_steps, config.coarse_stride)
     sampler = BatchSampler(task, longest, config.pair_discount, device)
@@ -168,7 +208,7 @@ def train_helm(
     def loss(iteration: int, draws: Sequence[torch.Generator]) -> dict[str, Tensor]:
         ahead = predict(model, sampler.draw(draws, config.batch_size), config.rollout_steps)
         step = iteration % config.rollout_steps  # the prediction that is decoded
-        terms = {"dynamics": (config.lambda_dynamics, dynamics_loss(ahead.predicted, ahead.latents))}
+        terms = {"dynamics": (weight, dynamics_loss(ahead.predicted, ahead.latents))}
         terms |= objective_terms(model, objective, ahead, step, config)
         terms |= penalty_terms(model, variant, ahead, task.name, iteration, config)
         return weighted_sum(terms)

@@ -1,0 +1,88 @@
+"""The penalty on the recommended model, the energy's shape apart from its metric, two penalties reconciled.
+
+Shapes: S seeds, E episodes.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from common.latent.comparison import MODES, Outcomes, Plans, plan_all
+from common.minigrid.task import Task
+from common.run.results import Results
+from common.run.run import Run
+from exp4_contrastive_fix.evaluate_planners import PILLAR_PLANNERS
+from exp4_contrastive_fix.models import AlignedModel
+from exp4_contrastive_fix.train_helm import penalised, reconciled
+
+PLANNED = (*PILLAR_PLANNERS, "random_shooting")
+SHAPES = ("reconstruction", "reconstruction_sqrt", "frozen_qrl", "qrl")  # models of the part `shape`
+Models = Mapping[str, AlignedModel]
+
+
+def _plan_through(run: Run, task: Task, models: Models) -> dict[tuple[str, str, str], Outcomes]:
+    """By (model, planner, mode), what PLANNED make of each model."""
+    wanted = [
+        Plans(label, model, planner, mode, run.config.planning_horizons)
+        for label, model in models.items() for planner in PLANNED for mode in MODES
+    ]  # fmt: skip
+    found = plan_all(run, task, wanted)
+    return {(plans.label, plans.planner, plans.mode): each for plans, each in zip(wanted, found, strict=True)}
+
+
+def sweep_penalty(run: Run, task: Task, models: Models) -> None:
+    """`two_pillars_qrl/{env}/{planner}/{mode}/T={T}/lambda={w}`, and `.._minus_0`, its gain on no penalty."""
+    weights = {weight: penalised(run.config, weight) for weight in run.config.penalty_sweep}
+    found = _plan_through(run, task, {name: models[name] for name in weights.values()})
+    for planner in PLANNED:
+        for mode in MODES:
+            rates = {weight: found[name, planner, mode] for weight, name in weights.items()}
+            prefix = f"two_pillars_qrl/{task.name}/{planner}/{mode}"
+            record_penalty(run.results, task, prefix, rates, run.config.planning_horizons)
+
+
+def record_penalty(
+    results: Results, task: Task, prefix: str, found: Mapping[float, Outcomes], horizons: Sequence[int]
+) -> None:
+    """`{prefix}/T=../lambda=..` and `{prefix}/T=../lambda=.._minus_0`, with 95% intervals."""
+    for horizon in horizons:
+        success = {weight: outcome[f"T={horizon}/success"] for weight, outcome in found.items()}
+        for weight, values in success.items():
+            name = f"{prefix}/T={horizon}/lambda={weight:g}"
+            results.add_rate(name, values, task.all_starts)
+            if weight:
+                results.add_difference(f"{name}_minus_0", values - success[0.0], task.all_starts)
+
+
+def compare_shapes(run: Run, task: Task, models: Models) -> None:
+    """`{env}/{model}/{planner}/{mode}/T={T}/success` of SHAPES, and the differences that tell them apart.
+
+    reconstruction_sqrt_minus_reconstruction is the energy's shape; frozen_qrl_minus_reconstruction_sqrt the
+    metric on the same latents and dynamics; qrl_minus_frozen_qrl what the metric does to the latents.
+    """
+    found = _plan_through(run, task, {name: models[name] for name in SHAPES})
+    success: dict[tuple[str, str], Tensor] = {}
+    for (name, planner, mode), outcome in found.items():
+        for horizon in run.config.planning_horizons:
+            where = f"{planner}/{mode}/T={horizon}/success"
+            success[name, where] = outcome[f"T={horizon}/success"]
+            run.results.add_rate(f"{task.name}/{name}/{where}", success[name, where], task.all_starts)
+    for name, where in success:
+        before = SHAPES[max(SHAPES.index(name) - 1, 0)]
+        if before != name:
+            difference = success[name, where] - success[before, where]
+            run.results.add_difference(
+                f"{task.name}/{name}_minus_{before}/{where}", difference, task.all_starts
+            )
+
+
+def reconcile(run: Run, task: Task, models: Models) -> None:
+    """`reconcile/{env}/{planner}/{mode}/T={T}/dynamics={d}/penalty={w}`: reconstruction under penalties."""
+    variants = reconciled(run.config)
+    found = _plan_through(run, task, {name: models[name] for name in variants})
+    for (name, planner, mode), outcome in found.items():
+        variant = variants[name]
+        weights = f"dynamics={variant.lambda_dynamics:g}/penalty={variant.lambda_spectral:g}"
+        for horizon in run.config.planning_horizons:
+            prefix = f"reconcile/{task.name}/{planner}/{mode}/T={horizon}"
+            run.results.add_rate(f"{prefix}/{weights}", outcome[f"T={horizon}/success"], task.all_starts)
