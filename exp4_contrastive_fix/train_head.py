@@ -1,7 +1,20 @@
 """Train a quasimetric head on the finished latents of the baseline: the metric apart from the latent.
 
-run_experiment.py trains it for the part `shape`, once the baseline is there.
+    python train_head.py [--preset full] [--environments Empty-16x16] ...
+
+trains the baseline and the head as run_experiment.py would for the part `shape`, and leaves them where
+run_experiment.py finds them.
 """
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common.config import EXP4_PRESETS
+from common.run.command_line import parse_command_line
+
+CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
 from collections.abc import Sequence
 
@@ -9,12 +22,14 @@ import torch
 from torch import Tensor
 
 from common.config import Exp4Config
+from common.latent.memory import memory_needed
 from common.latent.training import fit_latent_model, weighted_sum
-from common.minigrid.task import DATA_FIELDS, Task
+from common.minigrid.task import DATA_FIELDS, Task, check_environments, make_task
 from common.run.cache import Checkpoint, reads_settings
-from common.run.run import Training
+from common.run.run import Experiment, Run, Training, main_training
 from exp4_contrastive_fix.dataset import BatchSampler
 from exp4_contrastive_fix.models import AlignedModel, Objective, make_model, qrl_loss
+from exp4_contrastive_fix.train_flat import flat_trainings
 
 HEAD = Objective(metric="qrl", distance="quasimetric")
 
@@ -66,3 +81,19 @@ def train_head(
 def head_trainings(task: Task, finished: AlignedModel) -> Training:
     """The head on the baseline's latents."""
     return Training(train_head, task.name, (task, finished), {"frozen_qrl": None})
+
+
+def train_all(run: Run) -> None:
+    """The baseline and the head of every environment."""
+    for name in run.config.environments:
+        task = make_task(name, run.config)
+        baseline = run.train(flat_trainings(task))["reconstruction"]
+        run.train(head_trainings(task, baseline))
+
+
+if __name__ == "__main__":
+    alone = Experiment(
+        "exp4_contrastive_fix", Path(__file__).parent, EXP4_PRESETS, train_all,
+        check=check_environments, memory=memory_needed,
+    )  # fmt: skip
+    raise SystemExit(main_training(alone, CONFIG))

@@ -9,6 +9,7 @@ import torch
 from common.config import Exp3Config
 from common.minigrid.task import make_task
 from exp3_planning_efficiency import evaluate_planners
+from exp3_planning_efficiency.ladder import RUNGS
 from exp3_planning_efficiency.train_flat import train_flat
 from exp3_planning_efficiency.train_helm import HelmVariant, train_helm
 from tests.experiment_runs import (
@@ -30,13 +31,19 @@ TINY = [
     "--seeds", "0", "1", "--device", "cpu",
 ]  # fmt: skip
 FIGURES = {
-    "exp3_success_rate.png", "exp3_success_rate_all.png", "exp3_efficiency.png", "exp3_ablation.png",
-    "exp3_latent_topology.png", "exp3_paths.png", "exp3_episode.gif", "exp3_training.png",
+    "exp3_success_rate.png", "exp3_efficiency.png", "exp3_ablation.png", "exp3_latent_topology.png",
+    "exp3_paths.png", "exp3_episode.gif", "exp3_training.png", "exp3_ladder.png",
 }  # fmt: skip
+CONTROLS = (
+    *TINY, "--environments", "Empty-5x5", "--parts", "peers", "budgets", "--planning-horizons", "9",
+    "--small-budgets", "2", "8",
+)  # fmt: skip
+CONTROL_FIGURES = {"exp3_peers.png", "exp3_budgets.png", "exp3_latent_topology.png", "exp3_training.png"}
 PLANNERS = ("flat_gradient", "verified_gradient", "helm", "cem", "coarse_cem", "random_shooting")
 
 
 RUN = TinyRun("exp3_planning_efficiency", tuple(TINY), frozenset(FIGURES))
+CONTROL_RUN = TinyRun("exp3_planning_efficiency", CONTROLS, frozenset(CONTROL_FIGURES))
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,12 @@ def promised_metrics():
         for env in ENVIRONMENTS
         for model in ("flat", "helm")
         for name in ("spearman", "accuracy_1", "accuracy_10", "accuracy_50", "jacobian_50")
+    }
+    names |= {
+        f"ladder/{env}/{model}/{rung}/success"
+        for env in ENVIRONMENTS
+        for model in ("flat", "helm", "oracle")
+        for rung in RUNGS
     }
     return names | {
         f"ablation/Empty-5x5/{mode}/T=9/{model}/{planner}/success"
@@ -99,6 +112,28 @@ def test_nobody_beats_the_shortest_path(finished):
             for planner in PLANNERS:
                 found = metrics[f"{env}/oracle/{planner}/closed/T={horizon}/success"]
                 assert found["max"] <= bound + 1e-12
+
+
+def test_the_controls_alone(finished, tmp_path):
+    """Their metrics and figures; what the comparison measures too comes out the same; nothing is trained."""
+    shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
+    done = CONTROL_RUN(tmp_path)
+    assert not trained(done)
+    CONTROL_RUN.assert_figures(tmp_path)
+    found, whole = metrics_of(tmp_path), metrics_of(finished)
+    peers = ("verified_gradient_zeroed", "verified_gradient_shuffled", "hill_climbing", "icem", "mppi")
+    for model in ("flat", "helm", "oracle"):
+        for mode in ("open", "closed"):
+            cem = f"Empty-5x5/{model}/cem/{mode}/T=9/success"
+            assert found[cem]["values"] == whole[cem]["values"]
+            for peer in peers:
+                own = found[f"Empty-5x5/{model}/{peer}/{mode}/T=9/success"]["mean"]
+                ours = found[f"Empty-5x5/{model}/verified_gradient/{mode}/T=9/success"]["mean"]
+                apart = found[f"Empty-5x5/{model}/verified_gradient_minus_{peer}/{mode}/T=9/success"]["mean"]
+                assert apart == pytest.approx(ours - own)
+    rates = {name for name in found if name.startswith("budgets/") and name.endswith("/success")}
+    assert "budgets/Empty-5x5/oracle/icem/closed/T=9/budget=2/success" in rates
+    assert not any("/helm/helm/" in name and "budget=2/" in name for name in rates), "it needs more"
 
 
 def test_every_figure_exists_and_shows_something(finished):

@@ -12,10 +12,13 @@ from common.config import EXP4_PRESETS
 from common.latent.observations import Observations
 from common.minigrid.task import make_task
 from common.run.random import generators
+from common.statistics import spearman
 from exp4_contrastive_fix.dataset import Batch, BatchSampler
-from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, make_model, qrl_loss
+from exp4_contrastive_fix.figures import _trained_with
+from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, RootEnergyModel, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import train_flat
-from exp4_contrastive_fix.train_helm import HelmVariant, train_helm
+from exp4_contrastive_fix.train_head import HEAD, train_head
+from exp4_contrastive_fix.train_helm import HelmVariant, helm_variants, penalised, train_helm
 from tests.pose_grids import all_distances
 
 CPU = torch.device("cpu")
@@ -179,6 +182,54 @@ def test_a_collapsed_quasimetric_ranks_the_goal_below_and_is_not_flat(task):
     assert (energy[:, 0] < 1e-4).all() and (energy[:, 1:] > 1e-3).all()
     assert (energy <= 2 * GOAL_IDENTITY).all()
     assert (gradient[:, 1:].norm(dim=-1) > 1e-3).all()
+
+
+def test_the_root_energy_keeps_the_order_and_has_a_gradient_at_the_goal(task):
+    model = make_model(task, tiny(), OBJECTIVES["reconstruction"], (4,))
+    root = RootEnergyModel.of(model)
+    latents = model.encoder(task.observations).detach().requires_grad_()
+    goals = latents.detach()[:, :2]
+    squared, distance = model.energy(latents, goals), root.energy(latents, goals)
+    far = squared > 1e-2
+    torch.testing.assert_close(distance[far], (2 * squared[far]).sqrt(), atol=2e-2, rtol=0)
+    orders = [values.argsort(dim=1, stable=True)[:, 4:] for values in (squared, distance)]
+    assert torch.equal(*orders)
+    (gradient,) = torch.autograd.grad(distance.sum(), latents)
+    assert gradient.isfinite().all() and (distance[:, :2].abs() < 1e-2).all()
+    assert set(root.state_dict()) == set(model.state_dict())
+
+
+def test_a_head_learns_the_steps_on_latents_that_stay_as_they_are(task):
+    config = tiny(iterations=300)
+    finished, _ = train_flat(task, variant=None, config=config, device=CPU)
+    frozen = {name: value.clone() for name, value in finished.requires_grad_(False).state_dict().items()}
+    model, _ = train_head(task, finished, variant=None, config=config, device=CPU)
+    for name, value in model.state_dict().items():
+        if not name.startswith(("head", "dual")):
+            assert torch.equal(value, frozen[name]), name
+    assert model.distance_name == "quasimetric" and set(model.jumpy) == {"4"}
+
+    def ranks(own):
+        points = own.embed(finished.encoder(task.observations))
+        between = own.distance(points[:, :, None], points[:, None])[:, true > 0]
+        return torch.tensor([spearman(each.detach(), true[true > 0]) for each in between])
+
+    true = all_distances(task.world.next_state)
+    learned, untrained = ranks(model), ranks(make_model(task, config, HEAD, (4,)))
+    assert (learned > 0.5).all() and (learned > untrained + 0.1).all(), (learned, untrained)
+
+
+def test_one_weight_of_the_penalty_is_the_unified_model():
+    """So its training is shared; the figure of the penalty names models as the trainings do."""
+    config = tiny(parts=("penalty", "reconcile"))
+    variants = helm_variants(config, 0)
+    names = [penalised(config, weight) for weight in config.penalty_sweep]
+    assert variants.keys() >= set(names) and names[0] == "qrl_penalty=0" and "unified" in names
+    for weight, name in zip(config.penalty_sweep, names, strict=True):
+        assert variants[name].lambda_spectral == weight and variants[name].objective == "qrl"
+        assert _trained_with(dataclasses.asdict(config), weight) == name
+    pairs = {(v.lambda_dynamics, v.lambda_spectral) for v in variants.values() if v.lambda_dynamics}
+    assert pairs == {(d, w) for d in (1.0, 30.0) for w in (0.0, 1e-3, 1e-2)}
 
 
 def test_penalties_do_not_shift_the_batches(task):

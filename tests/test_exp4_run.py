@@ -28,9 +28,19 @@ FIGURES = {
     "exp4_pillars_over_horizon.png", "exp4_gradient_fidelity.png", "exp4_latent_space.png",
     "exp4_episode.gif", "exp4_training.png",
 }  # fmt: skip
+CONTROLS = (
+    *TINY, "--parts", "peers", "budgets", "penalty", "shape", "reconcile", "--planning-horizons",
+    str(HORIZON), "--pillar-horizons", str(HORIZON), "--small-budgets", "8", "--penalty-sweep", "0", "0.1",
+    "--dynamics-sweep", "2",
+)  # fmt: skip
+CONTROL_FIGURES = {
+    "exp4_latent_space.png", "exp4_training.png", "exp4_peers.png", "exp4_budgets.png", "exp4_penalty.png",
+    "exp4_shape.png",
+}  # fmt: skip
 
 
-RUN = TinyRun("exp4_contrastive_fix", tuple(TINY), frozenset(FIGURES))
+RUN = TinyRun("exp4_contrastive_fix", (*TINY, "--parts", "comparison"), frozenset(FIGURES))
+CONTROL_RUN = TinyRun("exp4_contrastive_fix", CONTROLS, frozenset(CONTROL_FIGURES))
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +99,31 @@ def test_the_compared_models_alone(finished, tmp_path):
     for model in ("baseline", "unified"):
         name = f"{ENV}/{model}/helm/open/T={HORIZON}/final_distance"
         assert part[name] == whole[name]
+
+
+def test_the_controls_alone(tmp_path):
+    """The penalty's sweep, the energy's shape, the two penalties reconciled, peers and small budgets."""
+    CONTROL_RUN(tmp_path)
+    CONTROL_RUN.assert_figures(tmp_path)
+    metrics = metrics_of(tmp_path)
+    planners = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
+    names = set()
+    for mode in ("open", "closed"):
+        for planner in planners:
+            where = f"{planner}/{mode}/T={HORIZON}"
+            names |= {
+                f"two_pillars_qrl/{ENV}/{where}/lambda=0", f"two_pillars_qrl/{ENV}/{where}/lambda=0.1",
+                f"{ENV}/reconstruction_sqrt/{where}/success", f"{ENV}/frozen_qrl/{where}/success",
+                f"reconcile/{ENV}/{where}/dynamics=2/penalty=0.01",
+            }  # fmt: skip
+            zero, tenth = (metrics[f"two_pillars_qrl/{ENV}/{where}/lambda={w}"]["mean"] for w in ("0", "0.1"))
+            gain = metrics[f"two_pillars_qrl/{ENV}/{where}/lambda=0.1_minus_0"]["mean"]
+            assert gain == pytest.approx(tenth - zero)
+            assert f"{ENV}/frozen_qrl_minus_reconstruction_sqrt/{where}/success" in metrics
+            qrl = metrics[f"{ENV}/qrl/{where}/success"]["values"]
+            assert qrl == metrics[f"two_pillars_qrl/{ENV}/{where}/lambda=0"]["values"], "one model, two parts"
+    assert_promised(metrics, names)
+    assert f"{ENV}/baseline/cem/open/T={HORIZON}/success" not in metrics
 
 
 def test_the_corners_are_the_variants_that_they_are_named_after(finished):

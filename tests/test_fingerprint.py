@@ -88,8 +88,8 @@ def test_rewording_changes_no_fingerprint(path):
           "exp4_contrastive_fix.train_helm.train_helm"}),
         ("common/objectives.py", "return (distances - 1).relu().square()",
          "return (distances - 2).relu().square()",
-         {"exp4_contrastive_fix.train_helm.train_helm", "exp8_two_pillars.train_flat.train_flat",
-          "exp8_two_pillars.train_helm.train_helm"}),
+         {"exp4_contrastive_fix.train_helm.train_helm", "exp4_contrastive_fix.train_head.train_head",
+          "exp8_two_pillars.train_flat.train_flat", "exp8_two_pillars.train_helm.train_helm"}),
         ("common/run/results.py", "SCHEMA = 1", "SCHEMA = 2", set()),
     ],
 )  # fmt: skip
@@ -103,6 +103,8 @@ def test_a_default_of_a_planner_changes_every_step_that_plans():
     )
     assert {name.rpartition(".")[2] for name in changed_steps(sources)} == {
         "measure_planner",
+        "measure_at_budget",
+        "measure_rung",
         "measure_sweep",
         "measure_planning",
         "measure_latent",

@@ -92,5 +92,5 @@ def draw_budgets(results: Results, names: Sequence[str], models: Mapping[str, st
         line[0].set_ylabel("success rate")
     for axis in axes[-1]:
         axis.set_xlabel("evaluations for each step of a plan")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=1 + len(columns))
     return figure

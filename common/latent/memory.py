@@ -14,6 +14,7 @@ def memory_needed(config: MiniGridConfig) -> dict[str, float]:
     # a plan keeps the lowest energy of each round, and rounds may be as many as evaluations a step
     plans = seeds * 4.0 * config.num_episodes * config.evaluations_per_step
     descents = seeds * 4.0 * config.num_episodes * max(*config.planning_horizons, config.gd_steps)
+    budgets = max(config.small_budgets) if "budgets" in config.parts else 0
     return {
         "num_walks": walks,
         "walk_length": walks,
@@ -21,6 +22,7 @@ def memory_needed(config: MiniGridConfig) -> dict[str, float]:
         "d_latent": seeds * 4 * 4.0 * config.d_latent * width,
         "batch_size": seeds * 4.0 * config.batch_size * width * rollout,
         "evaluations_per_step": plans,
+        "small_budgets": seeds * 4.0 * config.num_episodes * budgets,
         "gd_steps": descents,
         "planning_horizons": descents,
     }
