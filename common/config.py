@@ -84,12 +84,16 @@ class RunConfig:
 LAMBDA_SPECTRAL_PUBLISHED = 1e-3
 
 Exp1System = Literal["lorenz", "linear", "lorenz_dt033"]
+Exp1Part = Literal["cliff", "evaluations"]
 
 
 @dataclass(frozen=True)
 class Exp1Config(RunConfig):
     """Experiment 1, spectral cliff: the rollout Jacobian's norm over the horizon, flat against HELM."""
 
+    # what is measured: cliff norms, errors, gradients and planning of every variant; evaluations planning at
+    # equal model evaluations, over replans and with inexact actuators, which needs flat and helm alone
+    parts: tuple[Exp1Part, ...] = ("cliff",)
     # systems to run: controlled Lorenz (dt 0.1), linear expansive, Lorenz at dt 0.33 (the e^30 cliff)
     systems: tuple[Exp1System, ...] = ("lorenz", "linear")
     # rollout horizons T [steps]; the documents' 5 10 20 50 100 200, and those that test saturation
@@ -164,6 +168,13 @@ class Exp1Config(RunConfig):
     gd_lr: float = bounded(0.1, low=1e-6, high=100.0)
     # plans for each episode of closed-loop control, the first one included
     replans: int = bounded(4, low=1)
+    # budgets of the part `evaluations` [model evaluations for each step of a plan]; a gradient step through
+    # the flat model costs 3, through a macro model of stride 4 three quarters of one
+    evaluation_sweep: tuple[float, ...] = bounded((15.0, 37.5, 75.0, 150.0, 300.0), low=4.0, rising=True)
+    # plans an episode in the part `evaluations`, at its largest budget
+    replan_sweep: tuple[int, ...] = bounded((1, 4, 10), low=1, rising=True)
+    # standard deviation of what actuators add to actions in the part `evaluations` [an action's bound is 1]
+    actuator_noise: float = bounded(0.1, low=0.0, high=1.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -174,6 +185,7 @@ class Exp1Config(RunConfig):
             or not set(self.systems) <= set(known)
         ):
             reject("systems", self.systems, f"at least one of {', '.join(known)}, each once")
+        self._require_some("parts")
         if 0.0 < self.hf_noise_sigma < 1e-6:
             reject("hf_noise_sigma", self.hf_noise_sigma, "0 or >= 1e-06: less is lost in rounding")
         self._require_distinct(
@@ -192,6 +204,7 @@ EXP1_PRESETS = {
     "quick": Exp1Config(),
     "full": Exp1Config(
         preset="full",
+        parts=get_args(Exp1Part),
         seeds=(0, 1, 2),
         systems=("lorenz", "linear", "lorenz_dt033"),
         iterations=6000,

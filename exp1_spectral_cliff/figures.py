@@ -57,10 +57,25 @@ ABLATION_COLORS = {
 
 def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure]:
     """Every figure of a run, by file name."""
+    parts, systems = results["config"]["parts"], results["config"]["systems"]
+    figures = _cliff_figures(results, arrays) if "cliff" in parts else {}
+    for system in systems if "evaluations" in parts else ():
+        if system != "linear":
+            figures[f"exp1_evaluations{_suffix(system)}.png"] = draw_evaluations(system, results)
+    return figures
+
+
+def _suffix(system: str) -> str:
+    """Of a system's files."""
+    return "" if system == "lorenz" else f"_{system.removeprefix('lorenz_')}"
+
+
+def _cliff_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure]:
+    """Those of the part `cliff`."""
     horizons = np.array(results["config"]["horizons"])
     figures = {"exp1_training.png": draw_training(results, arrays)}
     for system in results["config"]["systems"]:
-        suffix = "" if system == "lorenz" else f"_{system.removeprefix('lorenz_')}"
+        suffix = _suffix(system)
         if system == "linear":
             figures["exp1_linear_cliff.png"] = draw_linear_cliff(results, arrays, horizons)
             continue
@@ -401,4 +416,47 @@ def draw_training(results: Mapping[str, Any], arrays: Arrays) -> Figure:
                 note = f"{system}: no HELM variant,\nsmoothing cannot change a linear map's Jacobian"
                 axis.text(0.5, 0.5, note, ha="center", va="center", transform=axis.transAxes)
     figure.suptitle("Training", fontweight="bold")
+    return figure
+
+
+# ----------------------------------------------------------------------------------------------
+# Equal evaluations
+# ----------------------------------------------------------------------------------------------
+
+PLANNED = {
+    "flat": ("gradient, flat model", COLORS["flat"]),
+    "helm": ("gradient, HELM", COLORS["helm"]),
+    "helm_refined": ("gradient, HELM then flat", COLORS["helm_refined"]),
+    "icem": ("iCEM, flat model", "#009E73"),
+}
+
+
+def draw_evaluations(system: str, results: Mapping[str, Any]) -> Figure:
+    """True final distance over evaluations, and over replans without and with noise, a row a horizon."""
+    config = results["config"]
+    budgets, replans = config["evaluation_sweep"], config["replan_sweep"]
+    horizons = config["planning_horizons"]
+    figure, axes = new_figure(len(horizons), 3, (11.5, 1.0 + 2.4 * len(horizons)), sharey="row")
+    for line, horizon in zip(axes, horizons, strict=True):
+        panels = (
+            (line[0], budgets, "evaluations={:g}", "one plan"),
+            (line[1], replans, "replans={}", f"replanning, {max(budgets):g} evaluations a step"),
+            (line[2], replans, "noise/replans={}", f"actuator noise {config['actuator_noise']:g}"),
+        )
+        for axis, values, pattern, title in panels:
+            for planner, (label, color) in PLANNED.items():
+                prefix = f"{system}/{planner}/planning_distance"
+                found = [
+                    results["metrics"][f"{prefix}/{pattern.format(value)}/T={horizon}"]["values"]
+                    for value in values
+                ]
+                plot_band(axis, np.arange(len(values)), np.array(found), label, color)
+            axis.set_xticks(np.arange(len(values)), [f"{value:g}" for value in values])
+            axis.set_title(f"T = {horizon}, {title}", fontsize=9.5)
+        line[0].set_ylabel("true final distance")
+    for axis, label in zip(
+        axes[-1], ("evaluations a step", "plans an episode", "plans an episode"), strict=True
+    ):
+        axis.set_xlabel(label)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure

@@ -2,6 +2,7 @@
 
     python run_experiment.py                  quick preset, minutes on a laptop
     python run_experiment.py --preset full    three seeds, three systems: what the README reports
+    python run_experiment.py --parts evaluations --systems lorenz    planning at equal budgets alone
 
 writes results/results.json, results/arrays.npz and plots/*.png; --help lists every setting.
 """
@@ -44,6 +45,7 @@ from exp1_spectral_cliff.dataset import (
     memory_needed,
     training_trajectories,
 )
+from exp1_spectral_cliff.equal_evaluations import COMPARED, measure_evaluations, record_evaluations
 from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
 from exp1_spectral_cliff.figures import draw_figures
 from exp1_spectral_cliff.train_flat import flat_trainings
@@ -58,13 +60,21 @@ def compute(run: Run) -> None:
         models = run.train(
             flat_trainings(system, training, run.config), helm_trainings(system, training, run.config)
         )
-        evaluation = evaluation_trajectories(system, run.config)
-        analyse_spectrum(run, system, models, evaluation)
-        if isinstance(system, LinearSystem):
-            record_linear(run.results, system, run.config)
-            continue
-        analyse_smoothing(run, system, models, evaluation)
-        plan(run, system, models)
+        if "cliff" in run.config.parts:
+            analyse(run, system, models)
+        if "evaluations" in run.config.parts and not isinstance(system, LinearSystem):
+            compare_at_equal_evaluations(run, system, models)
+
+
+def analyse(run: Run, system: System, models: dict[str, nn.Module]) -> None:
+    """The part `cliff`."""
+    evaluation = evaluation_trajectories(system, run.config)
+    analyse_spectrum(run, system, models, evaluation)
+    if isinstance(system, LinearSystem):
+        record_linear(run.results, system, run.config)
+        return
+    analyse_smoothing(run, system, models, evaluation)
+    plan(run, system, models)
 
 
 def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
@@ -98,6 +108,15 @@ def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
     steps = [(measure_planning, f"{system.name}/planning/{name}", system, models, name) for name in names]
     for name, measured in zip(names, run.measure_all(steps), strict=True):
         record_planning(run.results, system, name, measured, run.config)
+
+
+def compare_at_equal_evaluations(run: Run, system: System, models: dict[str, nn.Module]) -> None:
+    """The part `evaluations`."""
+    steps = [
+        (measure_evaluations, f"{system.name}/evaluations/{name}", system, models, name) for name in COMPARED
+    ]
+    found = dict(zip(COMPARED, run.measure_all(steps), strict=True))
+    record_evaluations(run.results, system, found)
 
 
 EXPERIMENT = Experiment(

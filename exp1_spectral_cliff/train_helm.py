@@ -53,8 +53,13 @@ class HelmVariant:
 
 
 def helm_variants(config: Exp1Config) -> dict[str, HelmVariant]:
-    """HELM, the coarser level of its cascade, and HELM with one part changed."""
+    """HELM, the coarser level of its cascade, and HELM with one part changed.
+
+    The part `evaluations` alone needs the first.
+    """
     helm = HelmVariant(config.coarse_stride, config.macro_rollouts, config.hf_noise_sigma)
+    if "cliff" not in config.parts:
+        return {"helm": helm}
     same_length = tuple(count * config.coarse_stride for count in config.macro_rollouts)
     return {
         "helm": helm,
