@@ -26,8 +26,9 @@ class Criterion:
     `metric` is a metric's name, or a pattern with `*` of which the worst value for the claim counts
     (the largest for < and <=, the smallest for > and >=). With `minus` the names that match both
     patterns' stars are subtracted pair by pair first. `log10` says that measured and target are
-    log10 values to be printed as powers of ten. `requires` makes a criterion that passes when the
-    named ones do, and has no metric of its own.
+    log10 values to be printed as powers of ten. A criterion with `requires` passes only where the
+    named ones, which stand before it, do as well: a norm or a tie says nothing without the fit beside
+    it. Without a metric of its own it passes where they do.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Criterion:
     minus: str = ""
     log10: bool = False
     requires: tuple[str, ...] = ()
-    bound: str = "mean"  # "low" or "high": that end of the metric's interval95 counts
+    bound: str = "mean"  # "low" or "high": that end of the metric's interval95 counts; "worst": that seed
 
 
 def with_whole(parts: Sequence[Criterion], name: str, claim: str) -> tuple[Criterion, ...]:
@@ -52,17 +53,23 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
 
     id, tier, claim, metric, op, target, log10, measured, passed; the last two None where a metric is absent,
     and `absent` says why. A claim over retraining needs an interval over training seeds: one seed gives none.
+
+    Raises:
+        ValueError: a criterion requires one that does not stand before it.
     """
     rows: list[dict[str, Any]] = []
     for criterion in criteria:
-        if criterion.requires:
-            verdicts = [row["passed"] for row in rows if row["id"] in criterion.requires]
-            measured = None
-            passed = None if None in verdicts or not verdicts else all(verdicts)
-        else:
+        before = {row["id"]: row["passed"] for row in rows}
+        if missing := [name for name in criterion.requires if name not in before]:
+            raise ValueError(f"{criterion.id} requires {missing[0]}, which does not stand before it")
+        verdicts = [before[name] for name in criterion.requires]
+        measured = None
+        if criterion.metric:
             measured = _measure(criterion, metrics)
-            passed = None if measured is None else bool(_COMPARE[criterion.op](measured, criterion.target))
+            own = None if measured is None else bool(_COMPARE[criterion.op](measured, criterion.target))
+            verdicts.append(own)
             measured = measured if measured is not None and math.isfinite(measured) else None
+        passed = False if False in verdicts else None if None in verdicts else True
         metric = criterion.metric + (f" - {criterion.minus}" if criterion.minus else "")
         rows.append(
             {
@@ -90,7 +97,9 @@ def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> 
     values = []
     for name in names:
         value = metrics[name]["mean"]
-        if criterion.bound != "mean":
+        if criterion.bound == "worst":
+            value = metrics[name]["max" if criterion.op.startswith("<") else "min"]
+        elif criterion.bound != "mean":
             if "interval95" not in metrics[name]:
                 return None
             value = metrics[name]["interval95"][criterion.bound == "high"]
@@ -130,7 +139,7 @@ def _partner(name: str, criterion: Criterion) -> str:
 
 
 def format_target(row: Mapping[str, Any]) -> str:
-    """A row's operator and target; "all" for one that requires others (its metric joins their ids)."""
+    """A row's operator and target; "all" for one that has no metric (in its place stand others' ids)."""
     return "all" if " and " in row["metric"] else f"{row['op']} {format_number(row['target'], row['log10'])}"
 
 
