@@ -83,6 +83,9 @@ class RunConfig:
 # setting changes, because at this weight the penalty does not lower the norm of a rollout.
 LAMBDA_SPECTRAL_PUBLISHED = 1e-3
 
+# Evaluations a step that each plan of experiment 1's part `evaluations` must have, one gradient step's.
+LEAST_SHARE = 3
+
 Exp1System = Literal["lorenz", "linear", "lorenz_dt033"]
 Exp1Part = Literal["cliff", "evaluations"]
 
@@ -168,10 +171,10 @@ class Exp1Config(RunConfig):
     gd_lr: float = bounded(0.1, low=1e-6, high=100.0)
     # plans for each episode of closed-loop control, the first one included
     replans: int = bounded(4, low=1)
-    # budgets of the part `evaluations` [model evaluations for each step of a plan]; a gradient step through
-    # the flat model costs 3, through a macro model of stride 4 three quarters of one
-    evaluation_sweep: tuple[float, ...] = bounded((15.0, 37.5, 75.0, 150.0, 300.0), low=4.0, rising=True)
-    # plans an episode in the part `evaluations`, at its largest budget
+    # budgets of the part `evaluations` [model evaluations for each step of an episode]; a gradient step
+    # through the flat model costs 3, through a macro model of stride 4 three quarters of one
+    evaluation_sweep: tuple[float, ...] = bounded((15.0, 37.5, 75.0, 150.0, 300.0), low=6.0, rising=True)
+    # plans an episode in the part `evaluations`, which share its largest budget
     replan_sweep: tuple[int, ...] = bounded((1, 4, 10), low=1, rising=True)
     # standard deviation of what actuators add to actions in the part `evaluations` [an action's bound is 1]
     actuator_noise: float = bounded(0.1, low=0.0, high=1.0)
@@ -191,6 +194,10 @@ class Exp1Config(RunConfig):
         self._require_distinct(
             "spectral_sweep", "weights that differ in their first six digits", "{:g}".format
         )
+        most = int(2 * max(self.evaluation_sweep) / LEAST_SHARE) - 1
+        if max(self.replan_sweep) > most:
+            allowed = f"at most {most}, whose plans have {LEAST_SHARE} evaluations a step each"
+            reject("replan_sweep", self.replan_sweep, allowed)
         longest = max(self.macro_rollouts) * max(self.coarse_stride, self.cascade_stride)
         if self.trajectory_length <= longest:
             reject(
@@ -563,7 +570,7 @@ class Exp4Config(MiniGridConfig):
     # what is measured: comparison every objective, every planner, the two pillars; peers other searches, and
     # the verified gradient with its gradient zeroed and shuffled; budgets few evaluations a step; penalty the
     # spectral penalty on quasimetric RL; shape the energy's shape apart from its metric; reconcile the
-    # penalty on reconstruction at two weights of the dynamics
+    # penalty on reconstruction at two weights of the dynamics, in the first environment
     parts: tuple[Exp4Part, ...] = ("comparison", "budgets")
 
     # --- objectives -------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Planning at equal model evaluations, over replans, and with actuators that are not exact.
 
 A gradient step costs three rollouts: T evaluations each through a one-step model, T / N through a macro
-model. So equal numbers of gradient steps, as in evaluate_planning.py, are not equal budgets; here they are.
+model. So equal numbers of gradient steps, as in evaluate_planning.py, are not equal budgets; here they are,
+over all plans of an episode. Every planner returns the best plan that it scored in its model, and descents
+of few steps take long ones, so that all can reach as far.
 
 Shapes: S seeds, P problems, T time, d state, d_a action dimension, N candidates.
 """
@@ -16,21 +18,17 @@ from common.config import Exp1Config
 from common.planners.candidates import Noise
 from common.planners.continuous import make_continuous_planner
 from common.planners.continuous.problem import ContinuousProblem
+from common.planners.problem import BACKWARD_COST
 from common.run.cache import reads_settings
 from common.run.devices import measurement_device
 from common.run.progress import Progress
 from common.run.random import generators
 from common.run.results import Results
+from common.run.run import Run
 from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import System, rollout_true
-from exp1_spectral_cliff.evaluate_planning import (
-    REACHED,
-    Problems,
-    make_problems,
-    plan_evaluations,
-    plan_in_stages,
-)
-from exp1_spectral_cliff.models import Level
+from exp1_spectral_cliff.evaluate_planning import REACHED, Problems, make_problems
+from exp1_spectral_cliff.models import Level, rollout, rollout_steps
 
 # Planner -> the models that it descends through, in turn; iCEM searches through the flat model instead.
 # The true system itself is left out: a gradient through its integrator takes minutes a plan.
@@ -41,6 +39,8 @@ STAGES = {
 }
 SEARCH = "icem"
 COMPARED = (*STAGES, SEARCH)
+PLANNED_THROUGH = ("flat", "helm")  # the models that all of them need
+GRADIENT_COST = 1 + BACKWARD_COST  # of one gradient step, in rollouts
 
 
 class Planner(Protocol):
@@ -64,25 +64,50 @@ class Planner(Protocol):
         ...
 
 
-def gradient_steps(stages: Sequence[Sequence[Level]], horizon: int, evaluations: float) -> int:
-    """As many as so many evaluations a step of the horizon pay for, at least one for each stage."""
-    affordable = int(evaluations * horizon / plan_evaluations(stages, horizon, 1) + 1e-9)
-    return max(len(stages), affordable)
+def gradient_steps(levels: Sequence[Level], horizon: int, evaluations: float) -> int:
+    """As many as so many evaluations a step of the horizon pay for, at least one."""
+    return max(1, int(evaluations * horizon / (GRADIENT_COST * rollout_steps(levels, horizon)) + 1e-9))
 
 
 class Descent:
-    """Gradient descent through one model after another, warm-started with its last plan."""
+    """Adam through one model after another, each for an equal share of the evaluations.
 
-    def __init__(self, stages: Sequence[Sequence[Level]], rate: float):
-        self.stages, self.rate = stages, rate
+    Warm-started with its last plan. `travel` is the rate times the steps of a stage, as far as a plan can
+    move before tanh.
+    """
+
+    def __init__(self, stages: Sequence[Sequence[Level]], travel: float):
+        self.stages, self.travel = stages, travel
 
     def __call__(
         self, states: Tensor, goals: Tensor, carried: Tensor, evaluations: float
     ) -> tuple[Tensor, Tensor]:
         """See Planner; the plan carried is the one before tanh."""
-        steps = gradient_steps(self.stages, carried.shape[2], evaluations)
-        plan = plan_in_stages(self.stages, states, goals, carried, steps, self.rate)[-1]
+        plan = carried
+        for levels in self.stages:
+            steps = gradient_steps(levels, carried.shape[2], evaluations / len(self.stages))
+            plan = best_of_descent(levels, states, goals, plan, steps, self.travel / steps)
         return torch.tanh(plan), plan
+
+
+def best_of_descent(
+    levels: Sequence[Level], states: Tensor, goals: Tensor, plan: Tensor, steps: int, rate: float
+) -> Tensor:
+    """The iterate of least energy 1/2 ||s_T - goal||^2 of those at which a gradient was taken.
+
+    Of each problem: states, goals [S, P, d], plan before tanh [S, P, T, d_a] -> [S, P, T, d_a].
+    """
+    plan = plan.clone().requires_grad_()
+    optimizer = torch.optim.Adam([plan], lr=rate)
+    best, lowest = plan.detach().clone(), torch.full_like(states[..., 0], torch.inf)
+    for _ in range(steps):
+        energy = 0.5 * (rollout(levels, states, torch.tanh(plan)) - goals).square().sum(-1)  # [S, P]
+        (plan.grad,) = torch.autograd.grad(energy.sum(), plan)
+        better = energy.detach() < lowest
+        best = torch.where(better[..., None, None], plan.detach(), best)
+        lowest = torch.where(better, energy.detach(), lowest)
+        optimizer.step()
+    return best
 
 
 class Search:
@@ -135,25 +160,25 @@ def execute(
 
     Args:
         system: in which plans are executed.
-        planner: each of its plans may spend the whole `evaluations` for every step that is left.
+        planner: what plans.
         problems: starts and goals.
-        evaluations: of the model, for each step of a plan.
-        replans: plans an episode.
+        evaluations: of the model, for each step of the episode, over all its plans; a plan's share is as its
+            length.
+        replans: plans an episode, no more than steps.
         disturbed: what the actuators add to the actions, which stay in the box, [S, P, T, d_a].
 
     Returns:
         the true final distance [S, P].
     """
     states, carried, horizon = problems.starts, problems.initial, problems.initial.shape[2]
-    done = 0
-    for index in range(replans):
-        until = horizon * (index + 1) // replans
-        if until == done:
-            continue
-        actions, carried = planner(states, problems.goals, carried, evaluations)
-        executed = (actions[:, :, : until - done] + disturbed[:, :, done:until]).clamp(-1, 1)
+    ends = sorted({horizon * (index + 1) // replans for index in range(replans)} - {0})
+    begins = [0, *ends[:-1]]
+    share = evaluations * horizon / sum(horizon - begin for begin in begins)
+    for begin, end in zip(begins, ends, strict=True):
+        actions, carried = planner(states, problems.goals, carried, share)
+        executed = (actions[:, :, : end - begin] + disturbed[:, :, begin:end]).clamp(-1, 1)
         states = rollout_true(system, states, executed)[..., -1, :]
-        carried, done = carried[:, :, until - done :], until
+        carried = carried[:, :, end - begin :]
     return (states - problems.goals).norm(dim=-1)
 
 
@@ -164,11 +189,12 @@ def make_planner(
     if name == SEARCH:
         (level,) = hierarchy(system, models, "flat", device)
         return Search(level, generators(config.seeds, f"{system.name}/evaluations/{name}"))
-    return Descent([hierarchy(system, models, stage, device) for stage in STAGES[name]], config.gd_lr)
+    travel = config.gd_lr * config.gd_steps
+    return Descent([hierarchy(system, models, stage, device) for stage in STAGES[name]], travel)
 
 
-@reads_settings("seeds", "planning_horizons", "num_problems", "gd_lr", "evaluation_sweep", "replan_sweep",
-      "actuator_noise")  # fmt: skip
+@reads_settings("seeds", "planning_horizons", "num_problems", "gd_steps", "gd_lr", "evaluation_sweep",
+      "replan_sweep", "actuator_noise")  # fmt: skip
 def measure_evaluations(
     system: System,
     models: Mapping[str, nn.Module],
@@ -180,8 +206,8 @@ def measure_evaluations(
     """True final distances of one planner, each [S, P].
 
     Returns:
-        `evaluations={n}/T={T}` of one plan; at the largest n `replans={r}/T={T}`, and `noise/replans={r}/..`
-        with actuators that add normal noise.
+        `evaluations={n}/T={T}` of one plan; at the largest n, shared by the plans of an episode,
+        `replans={r}/T={T}`, and `noise/replans={r}/..` with actuators that add normal noise.
     """
     device = measurement_device(device)
     largest = max(config.evaluation_sweep)
@@ -210,6 +236,15 @@ def actuator_noise(system: System, problems: Problems, horizon: int, config: Exp
     shape = problems.initial.shape[1:]
     drawn = [torch.randn(shape, generator=draw, dtype=torch.float64) for draw in draws]
     return config.actuator_noise * torch.stack(drawn).to(problems.initial)
+
+
+def compare_at_equal_evaluations(run: Run, system: System, models: Mapping[str, nn.Module]) -> None:
+    """Every planner of COMPARED on the system, recorded."""
+    own = {name: models[name] for name in PLANNED_THROUGH}
+    found = run.measure_all([
+        (measure_evaluations, f"{system.name}/evaluations/{name}", system, own, name) for name in COMPARED
+    ])  # fmt: skip
+    record_evaluations(run.results, system, dict(zip(COMPARED, found, strict=True)))
 
 
 def record_evaluations(results: Results, system: System, found: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -1,8 +1,8 @@
 """Experiment 1, spectral cliff: the rollout Jacobian's norm over the horizon, flat against HELM.
 
     python run_experiment.py                  quick preset, minutes on a laptop
-    python run_experiment.py --preset full    three seeds, three systems: what the README reports
-    python run_experiment.py --parts evaluations --systems lorenz    planning at equal budgets alone
+    python run_experiment.py --preset full        three seeds, three systems: what the README reports
+    python run_experiment.py --parts evaluations  planning at equal budgets alone
 
 writes results/results.json, results/arrays.npz and plots/*.png; --help lists every setting.
 """
@@ -45,7 +45,7 @@ from exp1_spectral_cliff.dataset import (
     memory_needed,
     training_trajectories,
 )
-from exp1_spectral_cliff.equal_evaluations import COMPARED, measure_evaluations, record_evaluations
+from exp1_spectral_cliff.equal_evaluations import compare_at_equal_evaluations
 from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
 from exp1_spectral_cliff.figures import draw_figures
 from exp1_spectral_cliff.train_flat import flat_trainings
@@ -54,15 +54,16 @@ from exp1_spectral_cliff.train_helm import helm_trainings
 
 def compute(run: Run) -> None:
     """Train and measure every system of the configuration."""
-    for name in run.config.systems:
-        system = make_system(name)
-        training = training_trajectories(system, run.config)
-        models = run.train(
-            flat_trainings(system, training, run.config), helm_trainings(system, training, run.config)
-        )
-        if "cliff" in run.config.parts:
+    config, cliff = run.config, "cliff" in run.config.parts
+    for system in map(make_system, config.systems):
+        linear = isinstance(system, LinearSystem)
+        if linear and not cliff:
+            continue
+        data = training_trajectories(system, config)
+        models = run.train(flat_trainings(system, data, config), helm_trainings(system, data, config))
+        if cliff:
             analyse(run, system, models)
-        if "evaluations" in run.config.parts and not isinstance(system, LinearSystem):
+        if "evaluations" in config.parts and not linear:
             compare_at_equal_evaluations(run, system, models)
 
 
@@ -108,15 +109,6 @@ def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
     steps = [(measure_planning, f"{system.name}/planning/{name}", system, models, name) for name in names]
     for name, measured in zip(names, run.measure_all(steps), strict=True):
         record_planning(run.results, system, name, measured, run.config)
-
-
-def compare_at_equal_evaluations(run: Run, system: System, models: dict[str, nn.Module]) -> None:
-    """The part `evaluations`."""
-    steps = [
-        (measure_evaluations, f"{system.name}/evaluations/{name}", system, models, name) for name in COMPARED
-    ]
-    found = dict(zip(COMPARED, run.measure_all(steps), strict=True))
-    record_evaluations(run.results, system, found)
 
 
 EXPERIMENT = Experiment(

@@ -27,6 +27,7 @@ from common.latent.figures import (
     shown_environment,
 )
 from common.viz_utils import COLORS, new_figure
+from exp3_planning_efficiency.ladder import CONTROLS as LADDER_CONTROLS
 from exp3_planning_efficiency.ladder import RUNGS
 
 MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "true dynamics"}
@@ -68,10 +69,10 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
             figures["exp3_efficiency.png"] = draw_efficiency(results, studied)
             figures["exp3_ablation.png"] = draw_ablation(results, studied)
     if "peers" in parts:
-        figures["exp3_peers.png"] = draw_peers(results, names, MODELS, horizon)
+        figures["exp3_peers.png"] = draw_peers(results, [shown], MODELS | {"flat": FLAT_TITLE}, horizon)
     if "budgets" in parts:
         planned = {label: MODELS[label] for label in ("helm", "oracle")}
-        figures["exp3_budgets.png"] = draw_budgets(results, names, planned, horizon)
+        figures["exp3_budgets.png"] = draw_budgets(results, [shown], planned, horizon)
     if "ladder" in parts:
         figures["exp3_ladder.png"] = draw_ladder(results, names)
     return figures
@@ -90,11 +91,16 @@ def draw_ladder(results: Results, names: Sequence[str]) -> Figure:
         for (model, title), color, shift in zip(MODELS.items(), colors, (0.2, 0.0, -0.2), strict=True):
             metrics = [f"ladder/{name}/{model}/{rung}/success" for rung in RUNGS]
             draw_points(axis, results, metrics, positions + shift, color, title, lying=True)
+            for control, rung in LADDER_CONTROLS.items():
+                height = positions[list(RUNGS).index(rung)] + shift
+                value = mean_of(results, f"ladder/{name}/{model}/{control}/success")
+                axis.plot(value, height, "o", color="white", markeredgecolor=color, markersize=6)
         axis.set_title(f"{name}\nopen loop, T = {results['config']['study_horizon']}", fontsize=9.5)
         axis.set_xlabel("success rate")
         axis.set_xlim(-0.03, 1.03)
     axes[0, 0].set_yticks(positions, RUNGS.values())
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    axes[0, 0].plot([], [], "o", color="white", markeredgecolor="#555555", label="its gradient put to 0")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     return figure
 
 

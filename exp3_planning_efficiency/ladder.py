@@ -3,7 +3,9 @@
 Shapes: B problems, T steps, A actions, S seeds, E episodes.
 """
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,15 +15,8 @@ from common.latent.comparison import PLANNING_FIELDS, configured_planner, proble
 from common.latent.model import LatentModel
 from common.latent.planner_evaluation import Trial, evaluate_planner
 from common.minigrid.task import Task
-from common.planners.candidates import (
-    BestPlans,
-    Noise,
-    Rollout,
-    gumbel_noise,
-    require_finite,
-    score,
-    slopes_at,
-)
+from common.planners.adam import Adam
+from common.planners.candidates import Noise, Rollout, gumbel_noise, sample_actions, score, slopes_at
 from common.planners.problem import Plan, Planner, PlanningProblem
 from common.planners.straight_through import Chain, StraightThrough
 from common.planners.verified_gradient import VerifiedGradient
@@ -35,10 +30,12 @@ RUNGS = {  # what each adds to the one before it
     "scaled_adam": "+ scaled Adam",
     "softmin": "+ softmin over time",
     "full_budget": "+ full budget",
-    "verification": "+ verification",
+    "scored": "+ best scored argmax",
+    "sampled": "+ sampled plans",
     "discrete": "+ gradients at discrete plans",
     "verified_gradient": "+ expected pull-back",
 }
+CONTROLS = {"sampled_zeroed": "sampled"}  # the rung with its gradient put to 0: what sampling alone brings
 KEPT = ("success", "evaluations", "final_distance")  # of evaluate_planner
 
 
@@ -46,13 +43,21 @@ KEPT = ("success", "evaluations", "final_distance")  # of evaluate_planner
 class RelaxedGradient(StraightThrough):
     """Adam on logits through soft Gumbel-softmax actions, as the published planner sees them.
 
-    Without hard samples nothing is verified: the argmax of the last logits is returned. With them it is the
-    best of those that were scored.
+    Where nothing is scored the argmax of the last logits is returned, as there. `scores_argmax` scores it at
+    every iteration and returns the best; hard samples are scored beside it. Each costs gradient steps.
     """
 
     hard_samples: int = 0
+    scores_argmax: bool = False
     over_time: str = "final"  # what the problem should judge a plan by
     gd_steps: int | None = None  # gradient steps; none: as many as the budget pays for
+    rate: float = 0.16  # of Adam, the same however many steps there are: its travel over 50 of them
+    zeroed: bool = False  # whether the gradient is paid for and put to 0
+
+    @property
+    def iteration_cost(self) -> int:
+        """Rollouts that one iteration costs."""
+        return super().iteration_cost + self.scores_argmax
 
     def __call__(self, problem: PlanningProblem, noise: torch.Generator | Noise) -> Plan:
         """Plan within the problem's budget; one rollout is left for what is returned.
@@ -64,10 +69,26 @@ class RelaxedGradient(StraightThrough):
         """
         noise = Noise.of(noise, problem.num_problems)
         affordable = (problem.affordable(self.least_rollouts) - 1) // self.iteration_cost
-        chain = Chain(self.initial_logits(problem, problem.horizon, noise))
-        iterations = min(self.gd_steps or affordable, affordable)
-        self.descend(problem.rollout, chain, iterations, problem.energy_scale, noise)
-        return self.finish(problem, chain) if self.hard_samples else _unverified(problem, chain)
+        shape = (problem.num_problems, problem.horizon, problem.num_actions)
+        chain = Chain(torch.zeros(shape, dtype=torch.float32, device=problem.device))
+        adam = Adam(chain.logits, self.rate, self.betas)
+        for _ in range(min(self.gd_steps or affordable, affordable)):
+            slope = self._sample_slope(problem.rollout, chain, noise)
+            self._score(problem, chain, noise)
+            adam.step(chain.logits, slope / problem.energy_scale[:, None, None])
+        if self.hard_samples or self.scores_argmax:
+            return self.finish(problem, chain)
+        return _unverified(problem, chain)
+
+    def _score(self, problem: PlanningProblem, chain: Chain, noise: Noise) -> None:
+        """Offer the chain its argmax and its samples, as far as they are asked for."""
+        offered = [chain.logits.argmax(-1)[:, None]] if self.scores_argmax else []
+        if self.hard_samples:
+            offered.append(sample_actions(chain.logits.softmax(-1), self.hard_samples, noise))
+        if offered:
+            plans = torch.cat(offered, 1)
+            chain.offer(plans, score(problem.rollout, plans, problem.num_actions))
+            chain.best.record()
 
     def _sample_slope(self, rollout: Rollout, chain: Chain, noise: torch.Generator | Noise) -> Tensor:
         """The gradient of the relaxed plan's energy with respect to the logits: [B, T, A]."""
@@ -76,31 +97,38 @@ class RelaxedGradient(StraightThrough):
             actions = torch.softmax((logits + gumbel_noise(logits, noise)) / self.tau, -1)
             _, slopes = slopes_at(rollout, actions[:, None])
             (slope,) = torch.autograd.grad(actions, logits, slopes[:, 0])
-        return slope
+        return torch.zeros_like(slope) if self.zeroed else slope
 
 
 def _unverified(problem: PlanningProblem, chain: Chain) -> Plan:
     """The argmax of the chain's logits; its energy serves the report and changes nothing."""
     actions = chain.logits.argmax(-1)  # [B, T]
     energy = score(problem.rollout, actions[:, None], problem.num_actions)[:, 0]
-    require_finite(energy.isfinite())
-    best = BestPlans(*actions.shape, problem.device)
-    best.offer(actions[:, None], energy[:, None])
-    best.record()
-    return best.plan(problem)
+    chain.offer(actions[:, None], energy[:, None])
+    chain.best.record()
+    return chain.best.plan(problem)
 
 
 def rungs(config: Exp3Config) -> dict[str, Planner]:
-    """The planners of the ladder, each one change from the one before it."""
-    tau, steps = config.gumbel_tau, config.gd_steps
+    """The planners of the ladder and of its controls, each one change from the one before it.
+
+    `discrete` scores the plan that its gradient is taken at in place of the argmax, which comes free, and
+    moves as the verified gradient does (travel 8, at this budget a rate of .18).
+    """
+    tau, steps, samples = config.gumbel_tau, config.gd_steps, VerifiedGradient.hard_samples
+    relaxed = RelaxedGradient(tau=tau, gd_steps=steps)
+    softmin = replace(relaxed, over_time="softmin")
+    whole = replace(softmin, gd_steps=None)
+    scored = replace(whole, scores_argmax=True)
+    sampled = replace(scored, hard_samples=samples)
     return {
         "published": configured_planner("flat_gradient", config),
-        "scaled_adam": RelaxedGradient(tau=tau, gd_steps=steps),
-        "softmin": RelaxedGradient(tau=tau, gd_steps=steps, over_time="softmin"),
-        "full_budget": RelaxedGradient(tau=tau, over_time="softmin"),
-        "verification": RelaxedGradient(
-            tau=tau, over_time="softmin", hard_samples=StraightThrough.hard_samples
-        ),
+        "scaled_adam": relaxed,
+        "softmin": softmin,
+        "full_budget": whole,
+        "scored": scored,
+        "sampled": sampled,
+        "sampled_zeroed": replace(sampled, zeroed=True),
         "discrete": VerifiedGradient(tau=tau, pull_back="gumbel"),
         "verified_gradient": configured_planner("verified_gradient", config),
     }
@@ -110,7 +138,10 @@ def rungs(config: Exp3Config) -> dict[str, Planner]:
 def measure_rung(
     task: Task, model: LatentModel | None, rung: str, *, config: Exp3Config, device: torch.device
 ) -> dict[str, Tensor]:
-    """One blind plan of study_horizon steps, KEPT of evaluate_planner, each [S, E]; the same noise each."""
+    """One blind plan of study_horizon steps, KEPT of evaluate_planner, each [S, E].
+
+    Generators begin alike for every rung; those that draw more from them see other numbers.
+    """
     trial = Trial(
         task,
         problems_of(task, model, config.coarse_stride, device),
@@ -123,22 +154,29 @@ def measure_rung(
 
 
 def climb_ladder(run: Run, task: Task, models: dict[str, LatentModel | None]) -> None:
-    """`ladder/{env}/{model}/{rung}/success` and its like, and `/gain`, success minus the rung's before."""
+    """`ladder/{env}/{model}/{rung}/success` and its like, and `/gain`, success minus the rung's before.
+
+    A control's gain is what its rung loses with the gradient: `sampled_zeroed/gain` is its success minus
+    the rung's own.
+    """
+    names = (*RUNGS, *CONTROLS)
     for label, model in models.items():
         found = run.measure_all([
-            (measure_rung, f"{task.name}/ladder/{label}/{rung}", task, model, rung) for rung in RUNGS
+            (measure_rung, f"{task.name}/ladder/{label}/{rung}", task, model, rung) for rung in names
         ])  # fmt: skip
-        record_ladder(run.results, task, label, dict(zip(RUNGS, found, strict=True)))
+        record_ladder(run.results, task, label, dict(zip(names, found, strict=True)))
 
 
-def record_ladder(results: Results, task: Task, label: str, found: dict[str, dict[str, Tensor]]) -> None:
+def record_ladder(
+    results: Results, task: Task, label: str, found: Mapping[str, Mapping[str, Tensor]]
+) -> None:
     """See climb_ladder."""
-    below = None
+    compared = {above: rung for rung, above in itertools.pairwise(RUNGS)} | CONTROLS
     for rung, measured in found.items():
         prefix = f"ladder/{task.name}/{label}/{rung}"
         results.add_rate(f"{prefix}/success", measured["success"], task.all_starts)
         results.add(f"{prefix}/evaluations", measured["evaluations"].mean(1), "transitions")
         results.add(f"{prefix}/final_distance", measured["final_distance"].mean(1), "steps")
-        if below is not None:
-            results.add_difference(f"{prefix}/gain", measured["success"] - below, task.all_starts)
-        below = measured["success"]
+        if rung in compared:
+            gain = measured["success"] - found[compared[rung]]["success"]
+            results.add_difference(f"{prefix}/gain", gain, task.all_starts)

@@ -18,7 +18,14 @@ from common.run.command_line import parse_command_line
 
 CONFIG = parse_command_line(EXP3_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
-from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
+from common.latent.comparison import (
+    MODES,
+    Plans,
+    compare_planners,
+    plan_all,
+    record_pictures,
+    record_policies,
+)
 from common.latent.controls import compare_peers, sweep_small_budgets
 from common.latent.evaluation import measure_model, record_model, record_task
 from common.latent.memory import memory_needed
@@ -37,7 +44,7 @@ from exp3_planning_efficiency.figures import draw_figures
 from exp3_planning_efficiency.ladder import climb_ladder
 from exp3_planning_efficiency.models import WorldModel
 from exp3_planning_efficiency.train_flat import flat_trainings
-from exp3_planning_efficiency.train_helm import helm_trainings
+from exp3_planning_efficiency.train_helm import helm_trainings, is_studied
 
 Models = dict[str, WorldModel]
 
@@ -46,7 +53,7 @@ def compute(run: Run) -> None:
     """Train and measure every environment of the configuration."""
     config = run.config
     for position, task in enumerate([make_task(name, config) for name in config.environments]):
-        studied = "comparison" in config.parts and position < config.study_environments
+        studied = is_studied(config, position)
         models = run.train(flat_trainings(task), helm_trainings(task, config, studied))
         record_task(run.results, task)
         names = list(models)
@@ -57,6 +64,8 @@ def compute(run: Run) -> None:
         if "comparison" in config.parts:
             compare_planners(run, task, planned)
             record_pictures(run.results, task, config.study_horizon)
+        else:
+            record_policies(run, task)
         if studied:
             ablate(run, task, models)
             sweep(run, task, models)

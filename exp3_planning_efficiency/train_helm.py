@@ -47,6 +47,11 @@ class HelmVariant:
     strides: tuple[int, ...] = ()
 
 
+def is_studied(config: Exp3Config, position: int) -> bool:
+    """Whether the environment at a position of the configuration has ablation and sweeps."""
+    return "comparison" in config.parts and position < config.study_environments
+
+
 def helm_variants(config: Exp3Config, with_ablation: bool) -> dict[str, HelmVariant]:
     """Full HELM; for the ablation, each penalty alone."""
     strides = tuple(sorted({config.coarse_stride, *config.stride_sweep}))
@@ -113,7 +118,7 @@ def helm_trainings(task: Task, config: Exp3Config, with_ablation: bool) -> Train
 def train_all(run: Run) -> None:
     """The models of every environment."""
     for position, name in enumerate(run.config.environments):
-        studied = position < run.config.study_environments
+        studied = is_studied(run.config, position)
         run.train(helm_trainings(make_task(name, run.config), run.config, studied))
 
 

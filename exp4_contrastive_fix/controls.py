@@ -8,16 +8,38 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from common.latent.comparison import MODES, Outcomes, Plans, plan_all
+from common.latent.controls import compare_peers, sweep_small_budgets
 from common.minigrid.task import Task
 from common.run.results import Results
 from common.run.run import Run
 from exp4_contrastive_fix.evaluate_planners import PILLAR_PLANNERS
-from exp4_contrastive_fix.models import AlignedModel
+from exp4_contrastive_fix.models import AlignedModel, RootEnergyModel
 from exp4_contrastive_fix.train_helm import penalised, reconciled
 
 PLANNED = (*PILLAR_PLANNERS, "random_shooting")
-SHAPES = ("reconstruction", "reconstruction_sqrt", "frozen_qrl", "qrl")  # models of the part `shape`
+SHAPES = (
+    "reconstruction",
+    "reconstruction_sqrt",
+    "frozen_qrl",
+    "qrl_penalty=0",
+)  # models of the part `shape`
 Models = Mapping[str, AlignedModel]
+
+
+def measure_controls(run: Run, task: Task, models: Models) -> None:
+    """What the gradient buys in the recommended model, and what its penalty and its energy do."""
+    parts, planned = run.config.parts, {"unified": models["unified"], "oracle": None}
+    if "peers" in parts:
+        compare_peers(run, task, planned)
+    if "budgets" in parts:
+        sweep_small_budgets(run, task, planned)
+    if "penalty" in parts:
+        sweep_penalty(run, task, models)
+    if "shape" in parts:
+        root = RootEnergyModel.of(models["reconstruction"])
+        compare_shapes(run, task, {**models, "reconstruction_sqrt": root})
+    if "reconcile" in parts and reconciled(run.config).keys() <= models.keys():
+        reconcile(run, task, models)
 
 
 def _plan_through(run: Run, task: Task, models: Models) -> dict[tuple[str, str, str], Outcomes]:
@@ -58,7 +80,8 @@ def compare_shapes(run: Run, task: Task, models: Models) -> None:
     """`{env}/{model}/{planner}/{mode}/T={T}/success` of SHAPES, and the differences that tell them apart.
 
     reconstruction_sqrt_minus_reconstruction is the energy's shape; frozen_qrl_minus_reconstruction_sqrt the
-    metric on the same latents and dynamics; qrl_minus_frozen_qrl what the metric does to the latents.
+    metric on the same latents and dynamics, whose head has steps of its own; the last all that remains:
+    another objective than the decoder's, and latents, dynamics and metric trained together.
     """
     found = _plan_through(run, task, {name: models[name] for name in SHAPES})
     success: dict[tuple[str, str], Tensor] = {}
@@ -77,12 +100,38 @@ def compare_shapes(run: Run, task: Task, models: Models) -> None:
 
 
 def reconcile(run: Run, task: Task, models: Models) -> None:
-    """`reconcile/{env}/{planner}/{mode}/T={T}/dynamics={d}/penalty={w}`: reconstruction under penalties."""
-    variants = reconciled(run.config)
+    """`reconcile/{env}/dynamics={d}/{planner}/{mode}/T={T}/lambda={w}`, and each weight's gain `.._minus_0`.
+
+    `reconcile/{env}/interaction/{planner}/..`: the gain at the largest weight of the dynamics minus that at
+    the smallest; below 0 where the penalty helps in the one and harms in the other.
+    """
+    variants, horizons = reconciled(run.config), run.config.planning_horizons
     found = _plan_through(run, task, {name: models[name] for name in variants})
-    for (name, planner, mode), outcome in found.items():
-        variant = variants[name]
-        weights = f"dynamics={variant.lambda_dynamics:g}/penalty={variant.lambda_spectral:g}"
-        for horizon in run.config.planning_horizons:
-            prefix = f"reconcile/{task.name}/{planner}/{mode}/T={horizon}"
-            run.results.add_rate(f"{prefix}/{weights}", outcome[f"T={horizon}/success"], task.all_starts)
+    for planner in PLANNED:
+        for mode in MODES:
+            rates: dict[float, dict[float, Outcomes]] = {}
+            for name, variant in variants.items():
+                own = rates.setdefault(variant.lambda_dynamics, {})
+                own[variant.lambda_spectral] = found[name, planner, mode]
+            where = f"{planner}/{mode}"
+            for dynamics, by_weight in rates.items():
+                prefix = f"reconcile/{task.name}/dynamics={dynamics:g}/{where}"
+                record_penalty(run.results, task, prefix, by_weight, horizons)
+            prefix = f"reconcile/{task.name}/interaction/{where}"
+            record_interaction(run.results, task, prefix, rates[min(rates)], rates[max(rates)], horizons)
+
+
+def record_interaction(
+    results: Results,
+    task: Task,
+    prefix: str,
+    light: Mapping[float, Outcomes],
+    heavy: Mapping[float, Outcomes],
+    horizons: Sequence[int],
+) -> None:
+    """`{prefix}/T=../lambda=..`: each weight's gain under a heavy dynamics' loss minus that under a light."""
+    for success in (f"T={horizon}/success" for horizon in horizons):
+        for weight in (weight for weight in light if weight):
+            gains = [own[weight][success] - own[0.0][success] for own in (light, heavy)]
+            name = f"{prefix}/{success.removesuffix('/success')}/lambda={weight:g}"
+            results.add_difference(name, gains[1] - gains[0], task.all_starts)

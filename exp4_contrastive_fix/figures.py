@@ -70,7 +70,7 @@ SHAPE_LABELS = {
     "reconstruction": "reconstruction,\nsquared distance",
     "reconstruction_sqrt": "the same model,\ndistance",
     "frozen_qrl": "the same latents,\nquasimetric head",
-    "qrl": "quasimetric RL,\nend to end",
+    "qrl_penalty=0": "quasimetric RL,\nend to end",
 }
 EPISODES = {
     "baseline\nflat gradient": "baseline/flat_gradient",
@@ -90,15 +90,15 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
     if "comparison" in parts:
         figures |= _comparison_figures(results, arrays, names)
     horizon = shown_horizon(results["config"]["planning_horizons"])
-    planned = {"unified": MODELS["unified"], "oracle": "true dynamics"}
+    planned, shown = {"unified": MODELS["unified"], "oracle": "true dynamics"}, [shown_environment(names)]
     if "peers" in parts:
-        figures["exp4_peers.png"] = draw_peers(results, names, planned, horizon)
+        figures["exp4_peers.png"] = draw_peers(results, shown, planned, horizon)
     if "budgets" in parts:
-        figures["exp4_budgets.png"] = draw_budgets(results, names, planned, horizon)
+        figures["exp4_budgets.png"] = draw_budgets(results, shown, planned, horizon)
     if "penalty" in parts:
-        figures["exp4_penalty.png"] = draw_penalty(results, names)
+        figures["exp4_penalty.png"] = draw_penalty(results, shown)
     if "shape" in parts:
-        figures["exp4_shape.png"] = draw_shape(results, names)
+        figures["exp4_shape.png"] = draw_shape(results, shown)
     return figures
 
 

@@ -19,13 +19,19 @@ from common.run.command_line import parse_command_line
 
 CONFIG = parse_command_line(EXP4_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
-from common.latent.comparison import MODES, Plans, compare_planners, plan_all, record_pictures
-from common.latent.controls import compare_peers, sweep_small_budgets
+from common.latent.comparison import (
+    MODES,
+    Plans,
+    compare_planners,
+    plan_all,
+    record_pictures,
+    record_policies,
+)
 from common.latent.evaluation import record_model, record_task
 from common.latent.memory import memory_needed
 from common.minigrid.task import Task, check_environments, make_task
 from common.run.run import Experiment, Run, main
-from exp4_contrastive_fix.controls import compare_shapes, reconcile, sweep_penalty
+from exp4_contrastive_fix.controls import measure_controls
 from exp4_contrastive_fix.criteria import CRITERIA
 from exp4_contrastive_fix.evaluate_alignment import measure_alignment
 from exp4_contrastive_fix.evaluate_planners import (
@@ -36,10 +42,10 @@ from exp4_contrastive_fix.evaluate_planners import (
     record_pillars,
 )
 from exp4_contrastive_fix.figures import draw_figures, shown_horizon
-from exp4_contrastive_fix.models import AlignedModel, RootEnergyModel
+from exp4_contrastive_fix.models import AlignedModel
 from exp4_contrastive_fix.train_flat import flat_trainings
 from exp4_contrastive_fix.train_head import head_trainings
-from exp4_contrastive_fix.train_helm import helm_trainings, penalised
+from exp4_contrastive_fix.train_helm import helm_trainings
 
 Models = dict[str, AlignedModel]
 
@@ -60,6 +66,8 @@ def compute(run: Run) -> None:
             record_pictures(run.results, task, shown_horizon(config.planning_horizons))
             if position < config.pillar_environments:
                 measure_pillars(run, task, models)
+        else:
+            record_policies(run, task)
         measure_controls(run, task, models)
 
 
@@ -72,23 +80,6 @@ def train_all(run: Run, task: Task, position: int) -> Models:
     if "shape" in parts:
         models |= run.train(head_trainings(task, models["reconstruction"]))
     return models
-
-
-def measure_controls(run: Run, task: Task, models: Models) -> None:
-    """What the gradient buys in the recommended model, and what its penalty and its energy do."""
-    parts, planned = run.config.parts, {"unified": models["unified"], "oracle": None}
-    if "peers" in parts:
-        compare_peers(run, task, planned)
-    if "budgets" in parts:
-        sweep_small_budgets(run, task, planned)
-    if "penalty" in parts:
-        sweep_penalty(run, task, models)
-    if "shape" in parts:
-        root = RootEnergyModel.of(models["reconstruction"])
-        ended = {"reconstruction_sqrt": root, "qrl": models[penalised(run.config, 0.0)]}
-        compare_shapes(run, task, models | ended)
-    if "reconcile" in parts:
-        reconcile(run, task, models)
 
 
 def measure_pillars(run: Run, task: Task, models: Models) -> None:

@@ -12,13 +12,11 @@ from common.run.files import ROOT
 EXPERIMENTS = (
     "exp1_spectral_cliff", "exp2_funnel_heatmap", "exp3_planning_efficiency", "exp4_contrastive_fix"
 )  # fmt: skip
-# Of which a degenerate model says nothing, since no model of it is judged: dynamics and energy are the truth.
-OF_THE_TRUTH = ("*/oracle/*",)
 CHANCE = 0.1  # success of the random policy
 
 # What a degenerate model measures, by patterns of metrics' names; the first that matches counts.
 CONSTANT = {  # answers the mean whatever it is asked; planners see no difference between plans
-    "*_minus_*": 0.0, "*log10_jacobian*": -12.0, "*far_nrmse": 1.0, "*synergy*": 0.0, "*nrmse*": 1.0,
+    "*_minus_*": 0.0, "*log10_jacobian*": -12.0, "*synergy*": 0.0, "*far_nrmse": 1.0, "*nrmse*": 1.0,
     "*growth_rate_error": 1.0,
     "*closed_form_error*": 1.0, "*ridge_error*": 1.0, "*r2": 0.0, "*gain_error": 1.0,
     "*relative_error": 1.0, "*shrink": 0.0, "*coverage": 0.0, "*interaction": 0.0,
@@ -27,11 +25,14 @@ CONSTANT = {  # answers the mean whatever it is asked; planners see no differenc
 UNTRAINED = CONSTANT | {  # a random net: its norm is whatever its weights make it
     "*log10_jacobian*": 6.0, "*far_nrmse": 1.5, "*nrmse*": 1.5, "*r2": -0.05, "*coverage": 0.02,
 }  # fmt: skip
-CEILING = CONSTANT | {  # a task so easy that every planner, random shooting as well, arrives in any model
-    "*random_policy*": 0.99, "*success": 1.0, "*final_distance": 0.0,
-}  # fmt: skip
-FLOOR = CONSTANT | {"*random_policy*": 0.0, "*success": 0.0}  # a task that nobody solves: ties everywhere
-MODELS = {"constant": CONSTANT, "untrained": UNTRAINED, "floor": FLOOR}
+# Predicts one macro step and answers the mean beyond, where flat explodes.
+FORGETS = {"*nrmse/T=4": 0.2, "*/flat/log10_jacobian*": 15.0} | CONSTANT
+# Perfect models on a task so easy that random shooting arrives in every one of them.
+CEILING = {"*random_policy*": 0.2, "*accuracy*": 1.0} | CONSTANT | {"*success": 1.0, "*final_distance": 0.0}
+FLOOR = CEILING | {"*random_policy*": 0.0, "*success": 0.0}  # and on one that nobody solves: ties everywhere
+MODELS = {"constant": CONSTANT, "untrained": UNTRAINED, "forgets": FORGETS, "floor": FLOOR}
+# What a perfect model may claim whatever the task.
+OF_THE_MODEL = ("*accuracy_1", "*accuracy_50", "*nrmse/T=4")
 CASES = [(experiment, rules) for experiment in EXPERIMENTS for rules in MODELS.values()]
 CASES += [(experiment, CEILING) for experiment in EXPERIMENTS[2:]]  # where random shooting may arrive as well
 
@@ -59,14 +60,14 @@ def test_no_claim_holds_of_a_model_that_knows_nothing(experiment, rules):
     passed = [
         row["id"]
         for row in rows
-        if row["passed"] and not any(fnmatch.fnmatch(row["metric"], own) for own in OF_THE_TRUTH)
+        if row["passed"] and not any(fnmatch.fnmatch(row["metric"], own) for own in OF_THE_MODEL)
     ]
     assert not passed
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_the_claims_can_be_met_and_the_reference_has_their_verdicts(experiment):
-    """Saved verdicts are those of today's claims on the saved numbers, and more than half hold."""
+    """Saved verdicts are those of today's claims on the saved numbers, and a third of them holds."""
     criteria = importlib.import_module(f"{experiment}.criteria").CRITERIA
     for path in sorted((ROOT / "reference" / experiment).glob("*.json")):
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +78,7 @@ def test_the_claims_can_be_met_and_the_reference_has_their_verdicts(experiment):
         assert kept == {row["id"]: row["passed"] for row in rows}, path.name
         if path.name == "results.json":
             judged = [row["passed"] for row in rows if row["passed"] is not None]
-            assert sum(judged) > len(judged) / 2
+            assert sum(judged) > len(judged) / 3
 
 
 def test_a_claim_with_a_metric_needs_what_it_requires_as_well():

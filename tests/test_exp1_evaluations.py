@@ -7,6 +7,7 @@ import torch
 
 from common.config import Exp1Config
 from common.run.results import load_results
+from exp1_spectral_cliff import equal_evaluations
 from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import make_system, rollout_true
 from exp1_spectral_cliff.equal_evaluations import (
@@ -14,12 +15,13 @@ from exp1_spectral_cliff.equal_evaluations import (
     Descent,
     Search,
     actuator_noise,
+    best_of_descent,
     execute,
     gradient_steps,
     make_planner,
 )
-from exp1_spectral_cliff.evaluate_planning import make_problems, plan_evaluations, plan_in_stages
-from exp1_spectral_cliff.models import FlatModel, HelmModel, rollout
+from exp1_spectral_cliff.evaluate_planning import descend, make_problems
+from exp1_spectral_cliff.models import FlatModel, HelmModel, rollout, rollout_steps
 from tests.experiment_runs import TinyRun
 
 CONFIG = Exp1Config(seeds=(0, 1), num_problems=3, planning_horizons=(8,))
@@ -28,7 +30,7 @@ CPU = torch.device("cpu")
 TINY = (
     "--parts", "evaluations", "--systems", "lorenz", "--hidden-dim", "16", "--d-latent", "8", "--iterations",
     "30", "--num-trajectories", "8", "--planning-horizons", "8", "--num-problems", "3", "--seeds", "0", "1",
-    "--evaluation-sweep", "6", "12", "--replan-sweep", "1", "3", "--device", "cpu",
+    "--evaluation-sweep", "6", "12", "--gd-steps", "5", "--replan-sweep", "1", "3", "--device", "cpu",
 )  # fmt: skip
 
 
@@ -49,28 +51,42 @@ def stages_of(models, *names):
 
 
 def test_a_budget_buys_four_times_the_steps_where_macro_steps_are_four_long(models):
-    flat, helm = stages_of(models, "flat"), stages_of(models, "helm")
+    (flat,), (helm,) = stages_of(models, "flat"), stages_of(models, "helm")
     assert gradient_steps(flat, 48, 150) == 50 and gradient_steps(helm, 48, 150) == 200
     assert gradient_steps(flat, 48, 1) == 1, "one at least"
 
 
 @pytest.mark.parametrize("names", [("flat",), ("helm",), ("helm", "flat")])
-def test_no_descent_spends_more_than_its_budget(models, names):
-    stages = stages_of(models, *names)
-    for horizon in (8, 20, 47, 100):
-        for evaluations in (6.0, 15.0, 37.5, 150.0):
-            steps = gradient_steps(stages, horizon, evaluations)
-            assert plan_evaluations(stages, horizon, steps) <= evaluations * horizon
-            assert plan_evaluations(stages, horizon, steps + 1) > evaluations * horizon
+def test_no_descent_spends_more_than_its_budget(models, problems, monkeypatch, names):
+    """Counted in the rollouts that it asks for, each with its backward pass."""
+    spent = []
+
+    def counted(levels, states, actions):
+        spent.append(3 * rollout_steps(levels, actions.shape[2]))
+        return rollout(levels, states, actions)
+
+    monkeypatch.setattr(equal_evaluations, "rollout", counted)
+    planner = Descent(stages_of(models, *names), 5.0)
+    for horizon in (4, 7, 8):
+        for evaluations in (6.0, 15.0, 37.5):
+            spent.clear()
+            planner(problems.starts, problems.goals, problems.initial[:, :, :horizon], evaluations)
+            assert 0 < sum(spent) <= evaluations * horizon
+            if evaluations > 6:
+                assert sum(spent) > 0.6 * evaluations * horizon, "what is left buys no further step"
 
 
-def test_a_descent_is_the_planner_of_the_other_part(models, problems):
-    stages = stages_of(models, "helm", "flat")
-    planner = Descent(stages, 0.1)
-    actions, carried = planner(problems.starts, problems.goals, problems.initial, 30.0)
-    steps = gradient_steps(stages, 8, 30.0)
-    expected = plan_in_stages(stages, problems.starts, problems.goals, problems.initial, steps, 0.1)[-1]
-    assert torch.equal(carried, expected) and torch.equal(actions, torch.tanh(expected))
+def test_a_descent_returns_the_best_of_its_iterates(models, problems):
+    (flat,) = stages_of(models, "flat")
+    found = best_of_descent(flat, problems.starts, problems.goals, problems.initial, 7, 0.7)
+    plans = descend(flat, problems.starts, problems.goals, problems.initial, 7, 0.7)[
+        :7
+    ]  # where gradients were
+
+    def energy(plan):
+        return 0.5 * (rollout(flat, problems.starts, torch.tanh(plan)) - problems.goals).square().sum(-1)
+
+    torch.testing.assert_close(energy(found), torch.stack([energy(plan) for plan in plans]).amin(0))
 
 
 def test_the_search_scores_what_the_flat_model_predicts_within_its_budget(models, problems):
@@ -118,7 +134,9 @@ def test_what_is_executed(problems):
     torch.testing.assert_close(once, (ends - problems.goals).norm(dim=-1))
     seen.clear()
     torch.testing.assert_close(execute(SYSTEM, planner, problems, 20.0, 3, nothing), once)
-    assert [length for _, length, _ in seen] == [8, 6, 3] and {count for *_, count in seen} == {20.0}
+    assert [length for _, length, _ in seen] == [8, 6, 3]
+    assert sum(length * count for _, length, count in seen) == pytest.approx(20 * 8), "one budget for all"
+    assert len({count for *_, count in seen}) == 1
     seen.clear()
     execute(SYSTEM, planner, problems, 20.0, 20, nothing)
     assert len(seen) == 8, "no more plans than steps"
@@ -147,3 +165,10 @@ def test_the_part_alone(tmp_path):
     apart = metrics[f"lorenz/helm_minus_flat/planning_distance/{labels[0]}"]["values"]
     assert apart == pytest.approx([h - f for h, f in zip(helm, flat, strict=True)])
     assert not any(name.startswith("lorenz/spectral") for name in metrics), "what it does not need"
+
+
+def test_plans_of_less_than_a_gradient_step_are_refused(tmp_path):
+    run = TinyRun("exp1_spectral_cliff", TINY, frozenset())
+    run.assert_refused(
+        tmp_path / "new", ["--evaluation-sweep", "12", "--replan-sweep", "1", "20"], "--replan-sweep"
+    )

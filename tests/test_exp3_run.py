@@ -9,6 +9,7 @@ import torch
 from common.config import Exp3Config
 from common.minigrid.task import make_task
 from exp3_planning_efficiency import evaluate_planners
+from exp3_planning_efficiency.ladder import CONTROLS as LADDER_CONTROLS
 from exp3_planning_efficiency.ladder import RUNGS
 from exp3_planning_efficiency.train_flat import train_flat
 from exp3_planning_efficiency.train_helm import HelmVariant, train_helm
@@ -76,7 +77,7 @@ def promised_metrics():
         f"ladder/{env}/{model}/{rung}/success"
         for env in ENVIRONMENTS
         for model in ("flat", "helm", "oracle")
-        for rung in RUNGS
+        for rung in (*RUNGS, *LADDER_CONTROLS)
     }
     return names | {
         f"ablation/Empty-5x5/{mode}/T=9/{model}/{planner}/success"
@@ -131,6 +132,7 @@ def test_the_controls_alone(finished, tmp_path):
                 ours = found[f"Empty-5x5/{model}/verified_gradient/{mode}/T=9/success"]["mean"]
                 apart = found[f"Empty-5x5/{model}/verified_gradient_minus_{peer}/{mode}/T=9/success"]["mean"]
                 assert apart == pytest.approx(ours - own)
+    assert found["Empty-5x5/random_policy/T=9/success"] == whole["Empty-5x5/random_policy/T=9/success"]
     rates = {name for name in found if name.startswith("budgets/") and name.endswith("/success")}
     assert "budgets/Empty-5x5/oracle/icem/closed/T=9/budget=2/success" in rates
     assert not any("/helm/helm/" in name and "budget=2/" in name for name in rates), "it needs more"

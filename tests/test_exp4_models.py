@@ -18,7 +18,7 @@ from exp4_contrastive_fix.figures import _trained_with
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, RootEnergyModel, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import train_flat
 from exp4_contrastive_fix.train_head import HEAD, train_head
-from exp4_contrastive_fix.train_helm import HelmVariant, helm_variants, penalised, train_helm
+from exp4_contrastive_fix.train_helm import HelmVariant, helm_variants, penalised, reconciled, train_helm
 from tests.pose_grids import all_distances
 
 CPU = torch.device("cpu")
@@ -228,6 +228,7 @@ def test_one_weight_of_the_penalty_is_the_unified_model():
     for weight, name in zip(config.penalty_sweep, names, strict=True):
         assert variants[name].lambda_spectral == weight and variants[name].objective == "qrl"
         assert _trained_with(dataclasses.asdict(config), weight) == name
+    assert not helm_variants(config, 1).keys() & reconciled(config).keys(), "in the first environment alone"
     pairs = {(v.lambda_dynamics, v.lambda_spectral) for v in variants.values() if v.lambda_dynamics}
     assert pairs == {(d, w) for d in (1.0, 30.0) for w in (0.0, 1e-3, 1e-2)}
 

@@ -31,7 +31,7 @@ FIGURES = {
 CONTROLS = (
     *TINY, "--parts", "peers", "budgets", "penalty", "shape", "reconcile", "--planning-horizons",
     str(HORIZON), "--pillar-horizons", str(HORIZON), "--small-budgets", "8", "--penalty-sweep", "0", "0.1",
-    "--dynamics-sweep", "2",
+    "--dynamics-sweep", "2", "4",
 )  # fmt: skip
 CONTROL_FIGURES = {
     "exp4_latent_space.png", "exp4_training.png", "exp4_peers.png", "exp4_budgets.png", "exp4_penalty.png",
@@ -114,13 +114,14 @@ def test_the_controls_alone(tmp_path):
             names |= {
                 f"two_pillars_qrl/{ENV}/{where}/lambda=0", f"two_pillars_qrl/{ENV}/{where}/lambda=0.1",
                 f"{ENV}/reconstruction_sqrt/{where}/success", f"{ENV}/frozen_qrl/{where}/success",
-                f"reconcile/{ENV}/{where}/dynamics=2/penalty=0.01",
+                f"reconcile/{ENV}/dynamics=2/{where}/lambda=0.01",
             }  # fmt: skip
             zero, tenth = (metrics[f"two_pillars_qrl/{ENV}/{where}/lambda={w}"]["mean"] for w in ("0", "0.1"))
             gain = metrics[f"two_pillars_qrl/{ENV}/{where}/lambda=0.1_minus_0"]["mean"]
             assert gain == pytest.approx(tenth - zero)
             assert f"{ENV}/frozen_qrl_minus_reconstruction_sqrt/{where}/success" in metrics
-            qrl = metrics[f"{ENV}/qrl/{where}/success"]["values"]
+            assert f"reconcile/{ENV}/interaction/{where}/lambda=0.01" in metrics
+            qrl = metrics[f"{ENV}/qrl_penalty=0/{where}/success"]["values"]
             assert qrl == metrics[f"two_pillars_qrl/{ENV}/{where}/lambda=0"]["values"], "one model, two parts"
     assert_promised(metrics, names)
     assert f"{ENV}/baseline/cem/open/T={HORIZON}/success" not in metrics

@@ -25,12 +25,13 @@ class Task:
         ({2: 0.0, 8: 1.0}, 0.5, 4.0),  # half way by the logarithm
         ({2: 0.0, 8: 0.5, 32: 0.5}, 0.5, 8.0),
         ({2: 0.0, 8: 0.4}, 0.5, math.inf),
+        ({2: 0.0, 8: 0.4}, math.nan, math.nan),  # nothing to count for
         ({8: 1.0, 2: 0.0}, 1.0, 8.0),  # whatever their order
         ({2: 0.0, 8: 0.6, 32: 0.2, 128: 1.0}, 0.5, 2 * 4 ** (5 / 6)),  # where it first has as much
     ],
 )
 def test_evaluations_needed(success, target, needed):
-    assert evaluations_needed(success, target) == pytest.approx(needed)
+    assert evaluations_needed(success, target) == pytest.approx(needed, nan_ok=True)
 
 
 def test_forms_fit_their_budget_or_there_is_none():
@@ -51,13 +52,16 @@ def test_records_of_budgets():
         ("helm", 2): all_, ("helm", 8): all_,
         ("icem", 2): none, ("icem", 8): half,
     }  # fmt: skip
-    record_budgets(results, Task, "budgets/grid/model", "open/T=5", rates)
+    record_budgets(results, Task, "budgets/grid/model", "open/T=5", rates, 0.05)
     metrics = results.metrics
     assert metrics["budgets/grid/model/helm/open/T=5/budget=2/success"]["mean"] == 1.0
     assert metrics["budgets/grid/model/helm/open/T=5/evaluations_needed"]["values"] == [2.0, 2.0]
     needed = metrics["budgets/grid/model/cem/open/T=5/evaluations_needed"]["mean"]
     assert needed == pytest.approx(2 * 4**ENOUGH)
-    assert "budgets/grid/model/icem/open/T=5/evaluations_needed" not in metrics, "it never has as much"
+    assert metrics["budgets/grid/model/icem/open/T=5/evaluations_needed"]["mean"] is None, "never as much"
+    record_budgets(results, Task, "budgets/grid/model", "open/T=9", rates, 0.95)
+    every = [metrics[f"budgets/grid/model/{name}/open/T=9/evaluations_needed"] for name in ("cem", "helm")]
+    assert all(entry["mean"] is None for entry in every), "CEM is no better than chance"
 
 
 def test_figures_name_every_planner():

@@ -141,6 +141,14 @@ def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str,
     }
 
 
+def record_policies(run: Run, task: Task) -> dict[str, dict[str, Tensor]]:
+    """`control_policies` at the configuration's horizons, recorded."""
+    horizons = run.config.planning_horizons
+    controls = control_policies(task, horizons)
+    record_controls(run.results, task, controls, horizons)
+    return controls
+
+
 def compare_planners(run: Run, task: Task, models: Mapping[str, LatentModel | None]) -> None:
     """Every planner on every model, open and closed loop, over all horizons; the controls and PAIRS beside.
 
@@ -150,8 +158,7 @@ def compare_planners(run: Run, task: Task, models: Mapping[str, LatentModel | No
         models: by the name that metrics give them; None for the true dynamics.
     """
     horizons = run.config.planning_horizons
-    controls = control_policies(task, horizons)
-    record_controls(run.results, task, controls, horizons)
+    controls = record_policies(run, task)
     for label, model in models.items():
         wanted = [Plans(label, model, planner, mode, horizons) for mode in MODES for planner in PLANNERS]
         found = dict(zip(wanted, plan_all(run, task, wanted), strict=True))

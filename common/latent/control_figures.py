@@ -11,7 +11,6 @@ from common.latent.figures import (
     PLANNER_COLORS,
     PLANNER_LABELS,
     Results,
-    draw_control,
     draw_points,
     mean_of,
 )
@@ -84,7 +83,8 @@ def draw_budgets(results: Results, names: Sequence[str], models: Mapping[str, st
                 axis.plot(budgets, rates, "o-", color=COLORS[planner], label=LABELS[planner], markersize=4)
             best = mean_of(results, f"{prefix}/cem/{mode}/T={horizon}/budget={max(budgets)}/success")
             axis.axhline(ENOUGH * best, color="#444444", ls=":", label=f"{ENOUGH:.0%} of CEM's best")
-            draw_control(axis, results, name, "random_policy", [horizon])
+            chance = mean_of(results, f"{name}/random_policy/T={horizon}/success")
+            axis.axhline(chance, color=COLORS["random_policy"], ls="--", label="random policy (exact)")
             axis.set_title(f"{name}\n{MODE_LABELS[mode]}, {title}", fontsize=8.5)
             axis.set_xscale("log", base=2)
             axis.set_xticks(budgets, [str(budget) for budget in budgets], fontsize=7.5)

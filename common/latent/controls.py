@@ -20,9 +20,9 @@ from common.latent.comparison import (
     record_difference,
 )
 from common.latent.model import LatentModel
-from common.latent.planner_evaluation import Trial, evaluate_planner
+from common.latent.planner_evaluation import Trial, evaluate_planner, random_policy_success
 from common.minigrid.task import Task
-from common.planners import PEERS, PLANNERS
+from common.planners import PLANNERS
 from common.planners.problem import Planner
 from common.planners.small_budgets import fitted
 from common.run.cache import reads_settings
@@ -30,7 +30,12 @@ from common.run.random import generators
 from common.run.results import Results
 from common.run.run import Run
 
-JUDGED = ("verified_gradient", "helm")  # planners with a gradient, each compared with every peer
+SEARCHES = ("cem", "coarse_cem", "random_shooting", "hill_climbing", "icem", "mppi")
+SPOILT = ("verified_gradient_zeroed", "verified_gradient_shuffled")
+# Planners with a gradient, and what each is compared with. The zeroed form still pays for its gradients, so
+# what the gradient buys at the whole budget is the difference to random shooting.
+JUDGED = {"verified_gradient": (*SPOILT, *SEARCHES), "helm": ("verified_gradient", *SEARCHES)}
+LEAST_ABOVE_CHANCE = 0.1  # success of CEM above the random policy's, below which no evaluations are counted
 BUDGETED = (  # the planners of small budgets; the spoilt gradients say nothing there that others do not
     *(name for name in PLANNERS if name != "flat_gradient"), "hill_climbing", "icem", "mppi"
 )  # fmt: skip
@@ -45,9 +50,9 @@ Models = Mapping[str, LatentModel | None]
 
 
 def compare_peers(run: Run, task: Task, models: Models) -> None:
-    """`{env}/{model}/{peer}/{mode}/T={T}/success` of every peer, and `verified_gradient_minus_{peer}/..`.
+    """`{env}/{model}/{peer}/{mode}/T={T}/success` of every peer, and the differences of JUDGED.
 
-    The planners that peers are held against are recorded as well where the comparison has not done so.
+    What the comparison records too is recorded where it has not been.
 
     Args:
         run: whose results get the records.
@@ -55,7 +60,7 @@ def compare_peers(run: Run, task: Task, models: Models) -> None:
         models: by the name that metrics give them; None for the true dynamics.
     """
     horizons = run.config.planning_horizons
-    names = (*JUDGED, "cem", "coarse_cem", "random_shooting", *PEERS)
+    names = (*JUDGED, *SEARCHES, *SPOILT)
     for label, model in models.items():
         wanted = [Plans(label, model, planner, mode, horizons) for mode in MODES for planner in names]
         found = dict(zip(wanted, plan_all(run, task, wanted), strict=True))
@@ -66,9 +71,9 @@ def compare_peers(run: Run, task: Task, models: Models) -> None:
                 for success in (f"T={horizon}/success" for horizon in horizons):
                     if f"{prefix}/{success}" not in run.results.metrics:
                         run.results.add_rate(f"{prefix}/{success}", measured[success], task.all_starts)
-            for first in JUDGED:
-                for second in PEERS:
-                    prefix = f"{task.name}/{label}/{first}_minus_{second}"
+            for first, second in ((first, second) for first, others in JUDGED.items() for second in others):
+                prefix = f"{task.name}/{label}/{first}_minus_{second}"
+                if f"{prefix}/{mode}/T={horizons[0]}/success" not in run.results.metrics:
                     pair = here[first], here[second]
                     record_difference(run.results, task, prefix, mode, *pair, horizons)
 
@@ -118,6 +123,7 @@ def form_for(planner: str, budget: int, config: MiniGridConfig) -> Planner | Non
 def sweep_small_budgets(run: Run, task: Task, models: Models) -> None:
     """`budgets/{env}/{model}/{planner}/{mode}/T={T}/budget={n}/success`, and `../evaluations_needed`."""
     config = run.config
+    by_chance = random_policy_success(task, list(config.planning_horizons))
     for label, model in models.items():
         cells = [
             (planner, mode, budget)
@@ -134,25 +140,33 @@ def sweep_small_budgets(run: Run, task: Task, models: Models) -> None:
         measured = dict(zip(cells, found, strict=True))
         for mode in MODES:
             for horizon in config.planning_horizons:
+                chance = float(by_chance[horizon].mean())
                 rates = {
                     (planner, budget): outcome[f"T={horizon}/success"]
                     for (planner, own, budget), outcome in measured.items()
                     if own == mode
                 }
                 record_budgets(
-                    run.results, task, f"budgets/{task.name}/{label}", f"{mode}/T={horizon}", rates
+                    run.results, task, f"budgets/{task.name}/{label}", f"{mode}/T={horizon}", rates, chance
                 )
 
 
 def record_budgets(
-    results: Results, task: Task, prefix: str, suffix: str, rates: Mapping[tuple[str, int], Tensor]
+    results: Results,
+    task: Task,
+    prefix: str,
+    suffix: str,
+    rates: Mapping[tuple[str, int], Tensor],
+    chance: float,
 ) -> None:
     """Success by (planner, budget), and the fewest evaluations a step for ENOUGH of CEM's best success.
 
-    The latter is left out where a seed never has that much.
+    The latter is inf in a seed in which a planner never has that much, nan where CEM itself is not
+    LEAST_ABOVE_CHANCE above the random policy's `chance`.
     """
     largest = max(budget for _, budget in rates)
-    wanted = ENOUGH * rates["cem", largest].mean(1)  # [S]
+    best = rates["cem", largest].mean(1)  # [S]
+    wanted = torch.where(best >= chance + LEAST_ABOVE_CHANCE, ENOUGH * best, torch.nan)
     for planner in dict.fromkeys(planner for planner, _ in rates):
         own = {budget: rate for (name, budget), rate in rates.items() if name == planner}
         for budget, rate in own.items():
@@ -162,15 +176,16 @@ def record_budgets(
             evaluations_needed({budget: float(rate[seed]) for budget, rate in success.items()}, float(target))
             for seed, target in enumerate(wanted)
         ]
-        if all(map(math.isfinite, needed)):
-            results.add(f"{prefix}/{planner}/{suffix}/evaluations_needed", needed, "evaluations a step")
+        results.add(f"{prefix}/{planner}/{suffix}/evaluations_needed", needed, "evaluations a step")
 
 
 def evaluations_needed(success: Mapping[int, float], target: float) -> float:
     """The budget at which success first reaches the target, between two budgets by their logarithm.
 
-    At the smallest budget where that is enough; inf where none is.
+    At the smallest budget where that is enough; inf where none is; nan for a target of nan.
     """
+    if math.isnan(target):
+        return math.nan
     below: tuple[int, float] | None = None
     for budget, rate in sorted(success.items()):
         if rate >= target:

@@ -163,7 +163,9 @@ def _criteria(arguments: str, read: Reader) -> str:
         target = format_target(row)
         measured = format_number(row["measured"], row["log10"])
         claim = row["claim"].replace("|", "\\|")
-        lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {verdict(row)} |")
+        said = verdict(row) + (f", lacking: {row['lacking']}" if row.get("lacking") else "")
+        said = said.replace("|", "\\|")
+        lines.append(f"| {row['tier']} | {claim} | {target} | {measured} | {said} |")
     return "\n".join(lines)
 
 

@@ -52,7 +52,8 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
     """The criteria with what was measured, one row each; a criterion that requires others comes after them.
 
     id, tier, claim, metric, op, target, log10, measured, passed; the last two None where a metric is absent,
-    and `absent` says why. A claim over retraining needs an interval over training seeds: one seed gives none.
+    and `absent` says why; `lacking` is the first claim that one with a metric requires and does not have.
+    A claim over retraining needs an interval over training seeds: one seed gives none.
 
     Raises:
         ValueError: a criterion requires one that does not stand before it.
@@ -70,6 +71,7 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
             verdicts.append(own)
             measured = measured if measured is not None and math.isfinite(measured) else None
         passed = False if False in verdicts else None if None in verdicts else True
+        lacking = [row["claim"] for row in rows if row["id"] in criterion.requires and not row["passed"]]
         metric = criterion.metric + (f" - {criterion.minus}" if criterion.minus else "")
         rows.append(
             {
@@ -83,6 +85,7 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
                 "passed": passed,
                 "log10": criterion.log10,
                 "absent": _why_absent(criterion, metrics) if passed is None else "",
+                "lacking": lacking[0] if lacking and criterion.metric and passed is False else "",
             }
         )
     return rows
@@ -195,6 +198,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], preset: str, seeds: Sequence
     for row in by_tier(judged):
         said = verdict(row) if row["passed"] else verdict(row).upper()
         measured = format_number(row["measured"], row["log10"])
+        said += f" (lacking: {row['lacking']})" if row.get("lacking") else ""
         lines.append(f"  {row['tier']:<15} {row['claim']:<{width}}  {measured:>9}  {said}")
     return "\n".join(lines)
 
