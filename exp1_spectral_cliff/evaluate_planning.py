@@ -20,6 +20,7 @@ from common.run.devices import measurement_device
 from common.run.progress import Progress
 from common.run.random import generators
 from common.run.results import Results
+from common.run.run import Run
 from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import System, rollout_true, simulate
 from exp1_spectral_cliff.models import Level, rollout, rollout_steps
@@ -216,6 +217,14 @@ def _plan_one_horizon(
         "milliseconds": torch.tensor(milliseconds, dtype=torch.float64),
         "evaluations": torch.tensor(plan_evaluations(stages, initial.shape[2], config.gd_steps)),
     }
+
+
+def compare_planners(run: Run, system: System, models: Mapping[str, nn.Module]) -> None:
+    """Gradient planning through each model and random controls, executed in the true system, recorded."""
+    names = ("random", *PLANNERS)
+    steps = [(measure_planning, f"{system.name}/planning/{name}", system, models, name) for name in names]
+    for name, measured in zip(names, run.measure_all(steps), strict=True):
+        record_planning(run.results, system, name, measured, run.config)
 
 
 def record_planning(

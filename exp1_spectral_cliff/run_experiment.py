@@ -46,7 +46,7 @@ from exp1_spectral_cliff.dataset import (
     training_trajectories,
 )
 from exp1_spectral_cliff.equal_evaluations import compare_at_equal_evaluations
-from exp1_spectral_cliff.evaluate_planning import PLANNERS, measure_planning, record_planning
+from exp1_spectral_cliff.evaluate_planning import compare_planners
 from exp1_spectral_cliff.figures import draw_figures
 from exp1_spectral_cliff.train_flat import flat_trainings
 from exp1_spectral_cliff.train_helm import helm_trainings
@@ -56,14 +56,13 @@ def compute(run: Run) -> None:
     """Train and measure every system of the configuration."""
     config, cliff = run.config, "cliff" in run.config.parts
     for system in map(make_system, config.systems):
-        linear = isinstance(system, LinearSystem)
-        if linear and not cliff:
+        if isinstance(system, LinearSystem) and not cliff:
             continue
         data = training_trajectories(system, config)
         models = run.train(flat_trainings(system, data, config), helm_trainings(system, data, config))
         if cliff:
             analyse(run, system, models)
-        if "evaluations" in config.parts and not linear:
+        if "evaluations" in config.parts and not isinstance(system, LinearSystem):
             compare_at_equal_evaluations(run, system, models)
 
 
@@ -75,16 +74,16 @@ def analyse(run: Run, system: System, models: dict[str, nn.Module]) -> None:
         record_linear(run.results, system, run.config)
         return
     analyse_smoothing(run, system, models, evaluation)
-    plan(run, system, models)
+    compare_planners(run, system, models)
 
 
 def analyse_spectrum(run: Run, system: System, models: dict[str, nn.Module], data: Trajectories) -> None:
     """Norms and errors of every variant, beside the true growth rate."""
     names = variant_names(models)
-    measured = run.measure_all([
+    steps = [
         (measure_spectrum, f"{system.name}/spectrum/{name}", system, models, name, data) for name in names
-    ])  # fmt: skip
-    spectra = dict(zip(names, measured, strict=True))
+    ]
+    spectra = dict(zip(names, run.measure_all(steps), strict=True))
     for name, found in spectra.items():
         record_spectrum(run.results, system, name, found, run.config.horizons)
     lyapunov = run.measure(measure_lyapunov, f"{system.name}/lyapunov", system, data)
@@ -101,14 +100,6 @@ def analyse_smoothing(run: Run, system: System, models: dict[str, nn.Module], da
     record_gradient_agreement(run.results, system, cosines, run.config.gradient_horizons)
     rollouts = run.measure(sample_rollouts, f"{system.name}/rollouts", system, models, data)
     record_rollouts(run.results, system, rollouts)
-
-
-def plan(run: Run, system: System, models: dict[str, nn.Module]) -> None:
-    """Gradient planning through each model, executed in the true system."""
-    names = ("random", *PLANNERS)
-    steps = [(measure_planning, f"{system.name}/planning/{name}", system, models, name) for name in names]
-    for name, measured in zip(names, run.measure_all(steps), strict=True):
-        record_planning(run.results, system, name, measured, run.config)
 
 
 EXPERIMENT = Experiment(
