@@ -33,6 +33,7 @@ from exp3_planning_efficiency.ladder import RUNGS
 MODELS = {"flat": "flat model", "helm": "HELM's model", "oracle": "true dynamics"}
 FLAT_TITLE = "flat model (HELM there: repeat-upsampling)"  # it has no jumpy level
 COLORS_OF_MODELS = {"flat": COLORS["flat"], "helm": COLORS["helm"], "oracle": "#000000"}
+FLAT_SHORT = "flat model,\nHELM by repeating"
 VARIANTS = {"flat": "flat", "spectral": "+ spectral", "hf": "+ HF", "helm": "full HELM"}
 EPISODES = {
     "flat gradient, as published\nflat model": "flat/flat_gradient",
@@ -69,7 +70,7 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
             figures["exp3_efficiency.png"] = draw_efficiency(results, studied)
             figures["exp3_ablation.png"] = draw_ablation(results, studied)
     if "peers" in parts:
-        figures["exp3_peers.png"] = draw_peers(results, [shown], MODELS | {"flat": FLAT_TITLE}, horizon)
+        figures["exp3_peers.png"] = draw_peers(results, [shown], MODELS | {"flat": FLAT_SHORT}, horizon)
     if "budgets" in parts:
         planned = {label: MODELS[label] for label in ("helm", "oracle")}
         figures["exp3_budgets.png"] = draw_budgets(results, [shown], planned, horizon)
