@@ -52,6 +52,13 @@ CRITERIA = (
                 f"unified, Empty-16x16, open, T={horizon}: {planner} above CEM (lower end)",
                 f"Empty-16x16/unified/{planner}_minus_cem/open/T={horizon}/success", ">", 0.0, bound="low")
       for planner in ("verified_gradient", "helm") for horizon in (50, 80)),
+    *(Criterion(f"exp4/gradient/above_{peer}", "beyond",
+                f"unified, Empty-16x16, open, T=50: verified_gradient above {label} (lower end)",
+                f"Empty-16x16/unified/verified_gradient_minus_{peer}/open/T=50/success", ">", 0.0,
+                bound="low")
+      for peer, label in (("random_shooting", "random shooting"), ("hill_climbing", "hill climbing"),
+                          ("verified_gradient_shuffled", "its own, shuffled over the steps"),
+                          ("mppi", "MPPI"), ("icem", "iCEM"))),
     *(Criterion(f"exp4/pillars/16x16/{mode}_{planner}", "beyond",
                 f"both pillars interact: {planner}, {mode} loop, T=50, Empty-16x16 (lower end)",
                 f"two_pillars/Empty-16x16/{planner}/{mode}/T=50/interaction", ">", 0.0, bound="low")
