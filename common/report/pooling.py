@@ -19,7 +19,7 @@ from common.run.results import SCHEMA, STARTS, Results
 # seeds, runs may differ: what all of them measured is pooled.
 SCOPE = {
     "seeds", "environments", "planning_horizons", "study_environments", "objective_environments",
-    "pillar_environments", "pillar_objectives", "pillar_horizons",
+    "pillar_environments", "pillar_objectives", "pillar_horizons", "parts", "penalty_sweep",
 }  # fmt: skip
 
 NEEDED = ("seeds", "preset", "changed", "config", "provenance")  # of a run's results.json
