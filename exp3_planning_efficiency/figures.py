@@ -101,7 +101,7 @@ def draw_ladder(results: Results, names: Sequence[str]) -> Figure:
         axis.set_xlim(-0.03, 1.03)
     axes[0, 0].set_yticks(positions, RUNGS.values())
     axes[0, 0].plot([], [], "o", color="white", markeredgecolor="#555555", label="its gradient put to 0")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=2 * len(names))
     return figure
 
 
