@@ -15,7 +15,7 @@ import torch
 from common.config import EXP2_PRESETS, EXP3_PRESETS, EXP4_PRESETS, Exp1Config
 from common.run.cache import Checkpoint, seal
 from common.run.files import ROOT, FolderInUse, locked, remove_litter, write_atomically
-from exp1_spectral_cliff import analyze_spectrum, evaluate_planning, train_flat, train_helm
+from exp1_spectral_cliff import analyze_spectrum, equal_evaluations, evaluate_planning, train_flat, train_helm
 
 
 def test_another_fingerprint_is_not_loaded(tmp_path):
@@ -172,7 +172,7 @@ def test_a_folder_is_held_by_one_run(tmp_path):
 
 def test_every_field_belongs_to_a_step_or_to_the_run():
     """A field that no step reads would be a setting that changes nothing."""
-    modules = (train_flat, train_helm, analyze_spectrum, evaluate_planning)
+    modules = (train_flat, train_helm, analyze_spectrum, evaluate_planning, equal_evaluations)
     steps = [f for module in modules for f in vars(module).values() if hasattr(f, "settings_read")]
     used = {field for step in steps for field in step.settings_read}
     in_variants = {  # read where the variants are made, and hashed as part of them
@@ -181,7 +181,7 @@ def test_every_field_belongs_to_a_step_or_to_the_run():
     }  # fmt: skip
     of_the_run = {
         "preset", "device", "output_dir", "cache_dir", "replot", "fresh", "strict", "systems",
-        "checkpoint_every", "tracker",
+        "parts", "checkpoint_every", "tracker",
     }  # fmt: skip
     fields = {spec.name for spec in dataclasses.fields(Exp1Config)}
     assert fields == used | in_variants | of_the_run
