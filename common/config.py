@@ -61,11 +61,11 @@ class RunConfig:
         if len({key(value) for value in values}) != len(values):
             reject(name, values, allowed)
 
-    def _require_some(self, name: str) -> None:
+    def _require_some(self, name: str, allowed: str = "at least one, each once") -> None:
         """Reject an empty field, and one that has a value twice."""
-        self._require_distinct(name, "at least one, each once")
+        self._require_distinct(name, allowed)
         if not getattr(self, name):
-            reject(name, getattr(self, name), "at least one, each once")
+            reject(name, getattr(self, name), allowed)
 
     def identity(self) -> dict[str, Any]:
         """What makes two runs the same run: every field but those that say where and how to run."""
@@ -483,8 +483,7 @@ class MiniGridConfig(RunConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.environments or len(set(self.environments)) != len(self.environments):
-            reject("environments", self.environments, "at least one MiniGrid id, each once")
+        self._require_some("environments", "at least one MiniGrid id, each once")
         longest = max(self.training_rollouts())
         if self.walk_length < longest:
             reject("walk_length", self.walk_length, f">= {longest}, the longest training rollout")
@@ -1186,9 +1185,7 @@ class Exp7Config(RunConfig):
             self._require_distinct(name, "each once")
         if not set(self.latent_families) <= set(self.families):
             reject("latent_families", self.latent_families, "among --families")
-        self._require_distinct("families", "at least one MiniGrid id, each once")
-        if not self.families:
-            reject("families", self.families, "at least one MiniGrid id, each once")
+        self._require_some("families", "at least one MiniGrid id, each once")
         if self.replan_execute > self.replan_horizon:
             reject("replan_execute", self.replan_execute, f"<= {self.replan_horizon}, --replan-horizon")
 

@@ -27,8 +27,8 @@ from common.run.results import Results
 from common.run.run import Run
 from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import System, rollout_true
-from exp1_spectral_cliff.evaluate_planning import REACHED, Problems, make_problems
-from exp1_spectral_cliff.models import Level, rollout, rollout_steps
+from exp1_spectral_cliff.evaluate_planning import REACHED, Problems, descent, make_problems
+from exp1_spectral_cliff.models import Level, rollout_steps
 
 # Planner -> the models that it descends through, in turn; iCEM searches through the flat model instead.
 # The true system itself is left out: a gradient through its integrator takes minutes a plan.
@@ -97,16 +97,11 @@ def best_of_descent(
 
     Of each problem: states, goals [S, P, d], plan before tanh [S, P, T, d_a] -> [S, P, T, d_a].
     """
-    plan = plan.clone().requires_grad_()
-    optimizer = torch.optim.Adam([plan], lr=rate)
-    best, lowest = plan.detach().clone(), torch.full_like(states[..., 0], torch.inf)
-    for _ in range(steps):
-        energy = 0.5 * (rollout(levels, states, torch.tanh(plan)) - goals).square().sum(-1)  # [S, P]
-        (plan.grad,) = torch.autograd.grad(energy.sum(), plan)
-        better = energy.detach() < lowest
-        best = torch.where(better[..., None, None], plan.detach(), best)
-        lowest = torch.where(better, energy.detach(), lowest)
-        optimizer.step()
+    best, lowest = plan, torch.full_like(states[..., 0], torch.inf)
+    for passed, energy in descent(levels, states, goals, plan, steps, rate):
+        better = energy < lowest
+        best = torch.where(better[..., None, None], passed, best)
+        lowest = torch.where(better, energy, lowest)
     return best
 
 
@@ -217,15 +212,17 @@ def measure_evaluations(
     measured: dict[str, Tensor] = {}
     progress = Progress(len(config.planning_horizons) * len(runs), f"{system.name}/evaluations/{name}")
     for horizon in config.planning_horizons:
-        problems = make_problems(system, horizon, config)
-        problems = Problems(*(value.to(device) for value in vars(problems).values()))
+        problems = make_problems(system, horizon, config).to(device)
         disturbed = actuator_noise(system, problems, horizon, config)
-        for label, (evaluations, replans, noisy) in runs.items():
-            planner = make_planner(system, models, name, config, device)
-            added = disturbed if noisy else torch.zeros_like(disturbed)
-            found = execute(system, planner, problems, evaluations, replans, added)
-            measured[f"{label}/T={horizon}"] = found
-            progress.update(f"T={horizon} {label} distance={found.median().item():.2f}")
+        found: dict[tuple[float, int, bool], Tensor] = {}  # labels may share a setting
+        for label, setting in runs.items():
+            evaluations, replans, noisy = setting
+            if setting not in found:
+                planner = make_planner(system, models, name, config, device)
+                added = disturbed if noisy else torch.zeros_like(disturbed)
+                found[setting] = execute(system, planner, problems, evaluations, replans, added)
+            measured[f"{label}/T={horizon}"] = found[setting]
+            progress.update(f"T={horizon} {label} distance={found[setting].median().item():.2f}")
     progress.close()
     return measured
 

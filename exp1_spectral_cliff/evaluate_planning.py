@@ -7,7 +7,7 @@ Shapes: S seeds, P problems, T time, d state, d_a action dimension, C points of 
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,10 @@ class Problems:
     goals: Tensor
     random_actions: Tensor
     initial: Tensor  # first plan before tanh, [S, P, T, d_a]
+
+    def to(self, device: torch.device) -> "Problems":
+        """The same on a device."""
+        return Problems(*(value.to(device) for value in vars(self).values()))
 
 
 def make_problems(system: System, horizon: int, config: Exp1Config) -> Problems:
@@ -85,15 +89,27 @@ def descend(
     Returns:
         the plans (before tanh) after 0 .. `steps` steps.
     """
+    return [plan for plan, _ in descent(levels, starts, goals, plan, steps, learning_rate, optimiser)]
+
+
+def descent(
+    levels: Sequence[Level],
+    starts: Tensor,
+    goals: Tensor,
+    plan: Tensor,
+    steps: int,
+    learning_rate: float,
+    optimiser: type[torch.optim.Optimizer] = torch.optim.Adam,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The plans of `descend`, each with its energy [S, P]; that of the last is not asked for, and inf."""
     plan = plan.clone().requires_grad_()
     optimizer = optimiser([plan], lr=learning_rate)
-    plans = [plan.detach().clone()]
     for _ in range(steps):
-        energy = 0.5 * (rollout(levels, starts, torch.tanh(plan)) - goals).square().sum()
-        (plan.grad,) = torch.autograd.grad(energy, plan)
+        energy = 0.5 * (rollout(levels, starts, torch.tanh(plan)) - goals).square().sum(-1)
+        (plan.grad,) = torch.autograd.grad(energy.sum(), plan)
+        yield plan.detach().clone(), energy.detach()
         optimizer.step()
-        plans.append(plan.detach().clone())
-    return plans
+    yield plan.detach().clone(), torch.full_like(starts[..., 0], torch.inf)
 
 
 def plan_in_stages(
@@ -183,8 +199,7 @@ def measure_planning(
     measured: dict[str, list[Tensor]] = {}
     progress = Progress(len(config.planning_horizons), f"{system.name}/planning/{planner}")
     for horizon in config.planning_horizons:
-        problems = make_problems(system, horizon, config)
-        problems = Problems(*(value.to(device) for value in vars(problems).values()))
+        problems = make_problems(system, horizon, config).to(device)
         if planner == "random":
             found = {"open": true_distance(system, problems.starts, problems.goals, problems.random_actions)}
         else:

@@ -455,9 +455,8 @@ def draw_evaluations(system: str, results: Mapping[str, Any]) -> Figure:
             axis.set_xticks(np.arange(len(values)), [f"{value:g}" for value in values])
             axis.set_title(f"T = {horizon}, {title}", fontsize=9.5)
         line[0].set_ylabel("true final distance")
-    for axis, label in zip(
-        axes[-1], ("evaluations a step", "plans an episode", "plans an episode"), strict=True
-    ):
-        axis.set_xlabel(label)
+    axes[-1, 0].set_xlabel("evaluations a step")
+    for axis in axes[-1, 1:]:
+        axis.set_xlabel("plans an episode")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure

@@ -1,6 +1,6 @@
 """Experiment 1, spectral cliff: the rollout Jacobian's norm over the horizon, flat against HELM.
 
-    python run_experiment.py                  quick preset, minutes on a laptop
+    python run_experiment.py                      quick preset, minutes on a laptop
     python run_experiment.py --preset full        three seeds, three systems: what the README reports
     python run_experiment.py --parts evaluations  planning at equal budgets alone
 

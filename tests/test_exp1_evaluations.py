@@ -7,7 +7,7 @@ import torch
 
 from common.config import Exp1Config
 from common.run.results import load_results
-from exp1_spectral_cliff import equal_evaluations
+from exp1_spectral_cliff import evaluate_planning
 from exp1_spectral_cliff.analyze_spectrum import hierarchy
 from exp1_spectral_cliff.dataset import make_system, rollout_true
 from exp1_spectral_cliff.equal_evaluations import (
@@ -65,7 +65,7 @@ def test_no_descent_spends_more_than_its_budget(models, problems, monkeypatch, n
         spent.append(3 * rollout_steps(levels, actions.shape[2]))
         return rollout(levels, states, actions)
 
-    monkeypatch.setattr(equal_evaluations, "rollout", counted)
+    monkeypatch.setattr(evaluate_planning, "rollout", counted)
     planner = Descent(stages_of(models, *names), 5.0)
     for horizon in (4, 7, 8):
         for evaluations in (6.0, 15.0, 37.5):
