@@ -16,7 +16,8 @@ from common.latent.model import LatentModel
 from common.latent.planner_evaluation import Trial, evaluate_planner
 from common.minigrid.task import Task
 from common.planners.adam import Adam
-from common.planners.candidates import Noise, Rollout, gumbel_noise, sample_actions, score, slopes_at
+from common.planners.candidates import Noise, Rollout, sample_actions, score
+from common.planners.flat_gradient import relaxed_slope
 from common.planners.problem import Plan, Planner, PlanningProblem
 from common.planners.straight_through import Chain, StraightThrough
 from common.planners.verified_gradient import VerifiedGradient
@@ -92,11 +93,7 @@ class RelaxedGradient(StraightThrough):
 
     def _sample_slope(self, rollout: Rollout, chain: Chain, noise: torch.Generator | Noise) -> Tensor:
         """The gradient of the relaxed plan's energy with respect to the logits: [B, T, A]."""
-        with torch.enable_grad():
-            logits = chain.logits.detach().requires_grad_()
-            actions = torch.softmax((logits + gumbel_noise(logits, noise)) / self.tau, -1)
-            _, slopes = slopes_at(rollout, actions[:, None])
-            (slope,) = torch.autograd.grad(actions, logits, slopes[:, 0])
+        _, slope = relaxed_slope(rollout, chain.logits, self.tau, noise)
         return torch.zeros_like(slope) if self.zeroed else slope
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from common.latent.comparison import MODES, Outcomes, Plans, plan_all
+from common.latent.comparison import MODES, Outcomes, plan_through
 from common.latent.controls import compare_peers, sweep_small_budgets
 from common.minigrid.task import Task
 from common.run.results import Results
@@ -17,12 +17,8 @@ from exp4_contrastive_fix.models import AlignedModel, RootEnergyModel
 from exp4_contrastive_fix.train_helm import penalised, reconciled
 
 PLANNED = (*PILLAR_PLANNERS, "random_shooting")
-SHAPES = (
-    "reconstruction",
-    "reconstruction_sqrt",
-    "frozen_qrl",
-    "qrl_penalty=0",
-)  # models of the part `shape`
+# The models of the part `shape`, each compared with the one before it.
+SHAPES = ("reconstruction", "reconstruction_sqrt", "frozen_qrl", "qrl_penalty=0")
 Models = Mapping[str, AlignedModel]
 
 
@@ -42,20 +38,10 @@ def measure_controls(run: Run, task: Task, models: Models) -> None:
         reconcile(run, task, models)
 
 
-def _plan_through(run: Run, task: Task, models: Models) -> dict[tuple[str, str, str], Outcomes]:
-    """By (model, planner, mode), what PLANNED make of each model."""
-    wanted = [
-        Plans(label, model, planner, mode, run.config.planning_horizons)
-        for label, model in models.items() for planner in PLANNED for mode in MODES
-    ]  # fmt: skip
-    found = plan_all(run, task, wanted)
-    return {(plans.label, plans.planner, plans.mode): each for plans, each in zip(wanted, found, strict=True)}
-
-
 def sweep_penalty(run: Run, task: Task, models: Models) -> None:
     """`two_pillars_qrl/{env}/{planner}/{mode}/T={T}/lambda={w}`, and `.._minus_0`, its gain on no penalty."""
-    weights = {weight: penalised(run.config, weight) for weight in run.config.penalty_sweep}
-    found = _plan_through(run, task, {name: models[name] for name in weights.values()})
+    weights = {weight: penalised(run.config.unified_spectral, weight) for weight in run.config.penalty_sweep}
+    found = plan_through(run, task, {name: models[name] for name in weights.values()}, PLANNED)
     for planner in PLANNED:
         for mode in MODES:
             rates = {weight: found[name, planner, mode] for weight, name in weights.items()}
@@ -83,7 +69,7 @@ def compare_shapes(run: Run, task: Task, models: Models) -> None:
     metric on the same latents and dynamics, whose head has steps of its own; the last all that remains:
     another objective than the decoder's, and latents, dynamics and metric trained together.
     """
-    found = _plan_through(run, task, {name: models[name] for name in SHAPES})
+    found = plan_through(run, task, {name: models[name] for name in SHAPES}, PLANNED)
     success: dict[tuple[str, str], Tensor] = {}
     for (name, planner, mode), outcome in found.items():
         for horizon in run.config.planning_horizons:
@@ -106,7 +92,7 @@ def reconcile(run: Run, task: Task, models: Models) -> None:
     the smallest; below 0 where the penalty helps in the one and harms in the other.
     """
     variants, horizons = reconciled(run.config), run.config.planning_horizons
-    found = _plan_through(run, task, {name: models[name] for name in variants})
+    found = plan_through(run, task, {name: models[name] for name in variants}, PLANNED)
     for planner in PLANNED:
         for mode in MODES:
             rates: dict[float, dict[float, Outcomes]] = {}

@@ -34,6 +34,7 @@ from common.latent.figures import (
 from common.viz_utils import new_figure
 from exp4_contrastive_fix.controls import PLANNED, SHAPES
 from exp4_contrastive_fix.evaluate_planners import COMPARED, DESIGNS, PILLAR_PLANNERS
+from exp4_contrastive_fix.train_helm import penalised
 
 MODELS = {
     "baseline": "baseline",
@@ -391,7 +392,7 @@ def draw_penalty(results: Results, names: Sequence[str]) -> Figure:
             axis.set_title(f"{name}, {MODE_LABELS[mode]}, T = {horizon}", fontsize=9.5)
             axis.set_ylabel("success rate")
             axis.set_ylim(-0.03, 1.03)
-        variants = [_trained_with(config, weight) for weight in weights]
+        variants = [penalised(config["unified_spectral"], weight) for weight in weights]
         for (metric, label), color in zip(PENALISED.items(), ("#0072B2", "#009E73", "#CC79A7"), strict=True):
             own = [f"{name}/{variant}/{metric}" for variant in variants]
             draw_line(line[2], results, own, positions, color=color, label=label)
@@ -404,11 +405,6 @@ def draw_penalty(results: Results, names: Sequence[str]) -> Figure:
         line[2].legend(fontsize=7.5)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
-
-
-def _trained_with(config: Mapping[str, object], weight: float) -> str:
-    """The variant's name of quasimetric RL with a weight of the penalty, as `penalised` has it."""
-    return "unified" if weight == config["unified_spectral"] else f"qrl_penalty={weight:g}"
 
 
 def draw_shape(results: Results, names: Sequence[str]) -> Figure:

@@ -77,7 +77,8 @@ def helm_variants(config: Exp4Config, position: int) -> dict[str, HelmVariant]:
     if "penalty" in config.parts or "shape" in config.parts:
         weights = config.penalty_sweep if "penalty" in config.parts else (0.0,)
         variants |= {
-            penalised(config, weight): HelmVariant("qrl", weight, strides=strides) for weight in weights
+            penalised(config.unified_spectral, weight): HelmVariant("qrl", weight, strides=strides)
+            for weight in weights
         }
     if "reconcile" in config.parts and position == 0:
         variants |= reconciled(config)
@@ -89,9 +90,9 @@ def unified(config: Exp4Config) -> HelmVariant:
     return HelmVariant("qrl", config.unified_spectral, strides=(config.coarse_stride,))
 
 
-def penalised(config: Exp4Config, weight: float) -> str:
-    """The variant's name of quasimetric RL with the spectral penalty at a weight."""
-    return "unified" if weight == config.unified_spectral else f"qrl_penalty={weight:g}"
+def penalised(unified_spectral: float, weight: float) -> str:
+    """The variant's name of quasimetric RL with the penalty at a weight, one of which is `unified`'s."""
+    return "unified" if weight == unified_spectral else f"qrl_penalty={weight:g}"
 
 
 def reconciled(config: Exp4Config) -> dict[str, HelmVariant]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import exp4_contrastive_fix.figures as figures
 import exp4_contrastive_fix.train_helm as train_helm_module
 from common.config import EXP4_PRESETS
 from common.latent.observations import Observations
@@ -14,7 +15,6 @@ from common.minigrid.task import make_task
 from common.run.random import generators
 from common.statistics import spearman
 from exp4_contrastive_fix.dataset import Batch, BatchSampler
-from exp4_contrastive_fix.figures import _trained_with
 from exp4_contrastive_fix.models import GOAL_IDENTITY, OBJECTIVES, RootEnergyModel, make_model, qrl_loss
 from exp4_contrastive_fix.train_flat import train_flat
 from exp4_contrastive_fix.train_head import HEAD, train_head
@@ -223,11 +223,11 @@ def test_one_weight_of_the_penalty_is_the_unified_model():
     """So its training is shared; the figure of the penalty names models as the trainings do."""
     config = tiny(parts=("penalty", "reconcile"))
     variants = helm_variants(config, 0)
-    names = [penalised(config, weight) for weight in config.penalty_sweep]
+    names = [penalised(config.unified_spectral, weight) for weight in config.penalty_sweep]
     assert variants.keys() >= set(names) and names[0] == "qrl_penalty=0" and "unified" in names
     for weight, name in zip(config.penalty_sweep, names, strict=True):
         assert variants[name].lambda_spectral == weight and variants[name].objective == "qrl"
-        assert _trained_with(dataclasses.asdict(config), weight) == name
+        assert figures.penalised(dataclasses.asdict(config)["unified_spectral"], weight) == name
     assert not helm_variants(config, 1).keys() & reconciled(config).keys(), "in the first environment alone"
     pairs = {(v.lambda_dynamics, v.lambda_spectral) for v in variants.values() if v.lambda_dynamics}
     assert pairs == {(d, w) for d in (1.0, 30.0) for w in (0.0, 1e-3, 1e-2)}

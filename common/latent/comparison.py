@@ -5,7 +5,7 @@ Shapes: S seeds, E episodes, T horizon.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,6 +130,16 @@ def plan_all(run: Run, task: Task, wanted: Sequence[Plans]) -> list[Outcomes]:
     ])  # fmt: skip
 
 
+def plan_through(
+    run: Run, task: Task, models: Mapping[str, LatentModel | None], planners: Iterable[str]
+) -> dict[tuple[str, str, str], Outcomes]:
+    """By (model, planner, mode), what planners make of each model at the configuration's horizons."""
+    keys = [(label, planner, mode) for label in models for mode in MODES for planner in planners]
+    horizons = run.config.planning_horizons
+    wanted = [Plans(label, models[label], planner, mode, horizons) for label, planner, mode in keys]
+    return dict(zip(keys, plan_all(run, task, wanted), strict=True))
+
+
 def control_policies(task: Task, horizons: Sequence[int]) -> dict[str, dict[str, Tensor]]:
     """What frames every planner, in the form of measure_planner: `random_policy`, `shortest_path`, [S, E]."""
     seeds = len(task.walks)
@@ -160,10 +170,9 @@ def compare_planners(run: Run, task: Task, models: Mapping[str, LatentModel | No
     horizons = run.config.planning_horizons
     controls = record_policies(run, task)
     for label, model in models.items():
-        wanted = [Plans(label, model, planner, mode, horizons) for mode in MODES for planner in PLANNERS]
-        found = dict(zip(wanted, plan_all(run, task, wanted), strict=True))
+        found = plan_through(run, task, {label: model}, PLANNERS)
         for mode in MODES:
-            here = {plans.planner: measured for plans, measured in found.items() if plans.mode == mode}
+            here = {planner: found[label, planner, mode] for planner in PLANNERS}
             for planner, measured in here.items():
                 prefix = f"{task.name}/{label}/{planner}/{mode}"
                 record_planner(run.results, task, prefix, measured, horizons)

@@ -13,9 +13,8 @@ from common.config import MiniGridConfig
 from common.latent.comparison import (
     MODES,
     PLANNING_FIELDS,
-    Plans,
     configured_planner,
-    plan_all,
+    plan_through,
     problems_of,
     record_difference,
 )
@@ -62,10 +61,9 @@ def compare_peers(run: Run, task: Task, models: Models) -> None:
     horizons = run.config.planning_horizons
     names = (*JUDGED, *SEARCHES, *SPOILT)
     for label, model in models.items():
-        wanted = [Plans(label, model, planner, mode, horizons) for mode in MODES for planner in names]
-        found = dict(zip(wanted, plan_all(run, task, wanted), strict=True))
+        found = plan_through(run, task, {label: model}, names)
         for mode in MODES:
-            here = {plans.planner: measured for plans, measured in found.items() if plans.mode == mode}
+            here = {planner: found[label, planner, mode] for planner in names}
             for planner, measured in here.items():
                 prefix = f"{task.name}/{label}/{planner}/{mode}"
                 for success in (f"T={horizon}/success" for horizon in horizons):
@@ -97,15 +95,12 @@ def measure_at_budget(
 ) -> dict[str, Tensor]:
     """`T=../success` at so many evaluations a step, [S, E], of the planner's form that fits them.
 
-    The same noise at every budget. A planner whose least budget is larger measures nothing.
+    The same noise at every budget. For planners that have such a form (see form_for).
     """
-    fitting = form_for(planner, budget, config)
-    if fitting is None:
-        return {}
     trial = Trial(
         task,
         problems_of(task, model, config.coarse_stride, device),
-        fitting,
+        form_for(planner, budget, config),
         config,
         noise=lambda horizon: generators(config.seeds, f"{task.name}/budgets/{planner}/{mode}/T={horizon}"),
         evaluations_per_step=budget,

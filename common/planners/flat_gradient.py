@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from .candidates import Noise, gumbel_noise, require_finite, score, slopes_at
+from .candidates import Noise, Rollout, gumbel_noise, require_finite, score, slopes_at
 from .problem import BACKWARD_COST, Plan, PlanningProblem, require
 
 LARGEST_LOGIT = 1e30  # in absolute value; larger ones would overflow in the next step
@@ -53,7 +53,7 @@ class FlatGradient:
         logits = torch.zeros(shape, dtype=torch.float32, device=problem.device)
         history = []
         for _ in range(steps):
-            energy, gradient = self._slope(problem, logits, noise)
+            energy, gradient = relaxed_slope(problem.rollout, logits, self.tau, noise)
             logits = (logits - self.gd_lr * gradient).clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
             history.append(energy)
         actions = logits.argmax(-1)  # [B, T]
@@ -61,11 +61,12 @@ class FlatGradient:
         require_finite(energy.isfinite() | (logits != 0).flatten(1).any(1))
         return Plan(actions, energy, energy - history[-1], problem.evaluations, torch.stack(history))
 
-    def _slope(self, problem: PlanningProblem, logits: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Relaxed energy [B] at one noise, and its gradient with respect to the logits [B, T, A]."""
-        with torch.enable_grad():
-            logits = logits.detach().requires_grad_()
-            actions = torch.softmax((logits + gumbel_noise(logits, noise)) / self.tau, -1)
-            energy, slope = slopes_at(problem.rollout, actions[:, None])
-            (gradient,) = torch.autograd.grad(actions, logits, slope[:, 0])
-        return energy[:, 0], gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+def relaxed_slope(rollout: Rollout, logits: Tensor, tau: float, noise: Noise) -> tuple[Tensor, Tensor]:
+    """Energy [B] of softmax((logits + g) / tau) at one noise g, and its gradient to the logits [B, T, A]."""
+    with torch.enable_grad():
+        logits = logits.detach().requires_grad_()
+        actions = torch.softmax((logits + gumbel_noise(logits, noise)) / tau, -1)
+        energy, slope = slopes_at(rollout, actions[:, None])
+        (gradient,) = torch.autograd.grad(actions, logits, slope[:, 0])
+    return energy[:, 0], gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)

@@ -58,12 +58,12 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
     Raises:
         ValueError: a criterion requires one that does not stand before it.
     """
-    rows: list[dict[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}
     for criterion in criteria:
-        before = {row["id"]: row["passed"] for row in rows}
-        if missing := [name for name in criterion.requires if name not in before]:
+        if missing := [name for name in criterion.requires if name not in rows]:
             raise ValueError(f"{criterion.id} requires {missing[0]}, which does not stand before it")
-        verdicts = [before[name] for name in criterion.requires]
+        required = [rows[name] for name in criterion.requires]
+        verdicts = [row["passed"] for row in required]
         measured = None
         if criterion.metric:
             measured = _measure(criterion, metrics)
@@ -71,24 +71,22 @@ def evaluate(criteria: Sequence[Criterion], metrics: Mapping[str, Mapping[str, A
             verdicts.append(own)
             measured = measured if measured is not None and math.isfinite(measured) else None
         passed = False if False in verdicts else None if None in verdicts else True
-        lacking = [row["claim"] for row in rows if row["id"] in criterion.requires and not row["passed"]]
+        lacking = [row["claim"] for row in required if not row["passed"]]
         metric = criterion.metric + (f" - {criterion.minus}" if criterion.minus else "")
-        rows.append(
-            {
-                "id": criterion.id,
-                "tier": criterion.tier,
-                "claim": criterion.claim,
-                "metric": metric or " and ".join(criterion.requires),
-                "op": criterion.op,
-                "target": criterion.target,
-                "measured": measured,
-                "passed": passed,
-                "log10": criterion.log10,
-                "absent": _why_absent(criterion, metrics) if passed is None else "",
-                "lacking": lacking[0] if lacking and criterion.metric and passed is False else "",
-            }
-        )
-    return rows
+        rows[criterion.id] = {
+            "id": criterion.id,
+            "tier": criterion.tier,
+            "claim": criterion.claim,
+            "metric": metric or " and ".join(criterion.requires),
+            "op": criterion.op,
+            "target": criterion.target,
+            "measured": measured,
+            "passed": passed,
+            "log10": criterion.log10,
+            "absent": _why_absent(criterion, metrics) if passed is None else "",
+            "lacking": lacking[0] if lacking and criterion.metric and passed is False else "",
+        }
+    return list(rows.values())
 
 
 def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> float | None:
