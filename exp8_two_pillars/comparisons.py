@@ -89,7 +89,12 @@ def check_tasks(config: Exp8Config) -> None:
 
 def all_loops(config: Exp8Config) -> list[Loop]:
     """Every horizon, closed and open."""
-    return [Loop("closed", horizon) for horizon in config.closed_horizons] + blind_loops(config)
+    return closed_loops(config) + blind_loops(config)
+
+
+def closed_loops(config: Exp8Config) -> list[Loop]:
+    """Every horizon, closed."""
+    return [Loop("closed", horizon) for horizon in config.closed_horizons]
 
 
 def blind_loops(config: Exp8Config) -> list[Loop]:
@@ -250,9 +255,12 @@ def renamed(variant: str) -> str:
 
 
 def run_cause(run: Run, models: Models) -> None:
-    """Flat models whose predictions are true, or whose gradients are tamed: cause/{corner}/{source}/.."""
+    """Flat models whose predictions are true, or whose gradients are tamed: cause/{corner}/{source}/..
+
+    In every closed loop: the longer the plan, the further a flat model's gradient explodes.
+    """
     (scene,) = scenes(run.config, "cause")
-    study, loop = Study.of(run, scene, models), study_loop(run.config)
+    study = Study.of(run, scene, models)
     cases = list(itertools.product(("none", "metric"), ("model", "true_value", "clipped", "smoothed")))
     gradients = run.measure_all([study.gradients(*case) for case in cases])
     for (corner, source), measured in zip(cases, gradients, strict=True):
@@ -260,7 +268,7 @@ def run_cause(run: Run, models: Models) -> None:
     attempt_all(study, [
         Attempt(f"cause/{corner}/{source}/{planner}/{loop.name}", corner, Plans(planner, loop, source))
         for corner, source in cases
-        for planner in studied(run.config)
+        for planner, loop in study_cases(run.config, closed_loops(run.config))
     ])  # fmt: skip
 
 
