@@ -12,7 +12,6 @@ other value is told by its type and contents.
 """
 
 import ast
-import copy
 import dataclasses
 import enum
 import hashlib
@@ -70,25 +69,34 @@ class _Bare(ast.NodeTransformer):
         return node
 
 
+class Code:
+    """What a bare syntax tree says, and the names in it."""
+
+    def __init__(self, node: ast.stmt):
+        self.is_class = isinstance(node, ast.ClassDef)
+        self.text = ast.dump(node)
+        self.names = sorted({part.id for part in ast.walk(node) if isinstance(part, ast.Name)})
+
+
 class SourceFile:
     """One file of the project: its top-level definitions, and what the names it imports stand for."""
 
     def __init__(self, path: Path, text: str):
-        self.path, tree = path, ast.parse(text)
-        self.definitions: dict[str, list[ast.stmt]] = {}
+        self.path, tree = path, _Bare().visit(ast.parse(text))
+        self.definitions: dict[str, list[Code]] = {}
         self.imports: dict[str, tuple[str, str]] = {}  # name -> (dotted module, name in it; "" for itself)
-        self.others: list[ast.stmt] = []  # statements that define nothing, such as a registration
+        self.others: list[Code] = []  # statements that define nothing, such as a registration
         for node in tree.body:
             self._read(node)
 
     def _read(self, node: ast.stmt) -> None:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            self.definitions.setdefault(node.name, []).append(node)
+            self.definitions.setdefault(node.name, []).append(Code(node))
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
             for name in names:
-                self.definitions.setdefault(name, []).append(node)
+                self.definitions.setdefault(name, []).append(Code(node))
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 whole = alias.name if alias.asname else alias.name.partition(".")[0]
@@ -98,7 +106,7 @@ class SourceFile:
             for alias in node.names:
                 self.imports[alias.asname or alias.name] = (module, alias.name)
         elif not _is_guard_or_docstring(node):
-            self.others.append(node)
+            self.others.append(Code(node))
 
     def _absolute(self, node: ast.ImportFrom) -> str:
         if not node.level:
@@ -106,6 +114,11 @@ class SourceFile:
         folder = self.path.parents[node.level - 1]
         package = folder.relative_to(import_root(self.path)).parts
         return ".".join([*package, *([node.module] if node.module else [])])
+
+
+@cache
+def _parsed(path: Path, text: str) -> SourceFile:
+    return SourceFile(path, text)
 
 
 def _is_guard_or_docstring(node: ast.stmt) -> bool:
@@ -153,13 +166,14 @@ class Sources:
         if path not in self._read:
             self._read[path] = path.read_text(encoding="utf-8")
         self._texts.setdefault(path, self._read[path])
+        self._files.clear()  # among which it may have been missed
 
     def file(self, path: Path) -> SourceFile | None:
         """A file of the project; None for any other."""
-        path = path.resolve()
         if path not in self._files:
-            text = self._texts.get(path)
-            self._files[path] = None if text is None else SourceFile(path, text)
+            resolved = path.resolve()
+            text = self._texts.get(resolved)
+            self._files[path] = None if text is None else _parsed(resolved, text)
         return self._files[path]
 
     def code_hash(self, function: Callable) -> str:
@@ -188,22 +202,21 @@ class Sources:
                 continue
             if path not in files:
                 files.add(path)
-                for node in file.others:
-                    found[path, f"line {len(found)}"] = ast.dump(_Bare().visit(copy.deepcopy(node)))
-                    waiting += self._named_by(file, node)
-            bare = [_Bare().visit(copy.deepcopy(node)) for node in file.definitions[name]]
-            found[path, name] = " ".join(map(ast.dump, bare))
-            for node in bare:
-                waiting += self._named_by(file, node)
+                for code in file.others:
+                    found[path, f"line {len(found)}"] = code.text
+                    waiting += self._named_by(file, code)
+            codes = file.definitions[name]
+            found[path, name] = " ".join(code.text for code in codes)
+            for code in codes:
+                waiting += self._named_by(file, code)
         root = import_root(start[0])
         lines = sorted(f"{_place(path, root)}:{name} {text}" for (path, name), text in found.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    def _named_by(self, file: SourceFile, node: ast.AST) -> list[Definition]:
-        """The definitions of the project that a syntax tree names."""
-        names = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    def _named_by(self, file: SourceFile, code: Code) -> list[Definition]:
+        """The definitions of the project that some code names."""
         found: list[Definition] = []
-        for name in sorted(names):
+        for name in code.names:
             if name in file.definitions:
                 found.append((file.path, name))
             elif name in file.imports:
@@ -238,7 +251,7 @@ def _is_left_out(path: Path, name: str, file: SourceFile) -> bool:
     if path.is_relative_to(ROOT / "common" / "run"):
         return path.name not in COMPUTES
     if path == ROOT / "common" / "config.py":  # its dataclasses count by the values that a step reads
-        return name.endswith("_PRESETS") or isinstance(file.definitions.get(name, [None])[0], ast.ClassDef)
+        return name.endswith("_PRESETS") or any(code.is_class for code in file.definitions.get(name, ()))
     return name not in file.definitions
 
 
