@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common.run import run as run_module
 from common.run.files import ROOT
 from common.run.results import STARTS, load_arrays, load_results
 from common.run.signals import HANDLED
@@ -46,7 +48,16 @@ def same_threads():
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-def run_script(path: Path, *args: str) -> Done:
+@contextlib.contextmanager
+def unrendered():
+    """Figures are made, and their files are empty: rendering takes a third of a tiny run's time."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("save_figure", "save_animation"):
+            patched.setattr(run_module, name, lambda figure, path: path.touch())
+        yield
+
+
+def run_script(path: Path, *args: str, rendered: bool = True) -> Done:
     """A script as `python path args` would run it, in this process: seconds faster, as torch is there.
 
     What it does to the process (signals, environment, logging) is undone.
@@ -63,6 +74,7 @@ def run_script(path: Path, *args: str) -> Done:
         with (
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
+            contextlib.nullcontext() if rendered else unrendered(),
         ):
             runpy.run_path(str(path), run_name="__main__")
         code = 0
@@ -107,9 +119,9 @@ class TinyRun:
         """By the script's absolute path, from any folder."""
         return [sys.executable, str(self.folder / script), *self.arguments(output, *more)]
 
-    def __call__(self, output, *more, script="run_experiment.py", code=0):
+    def __call__(self, output, *more, script="run_experiment.py", code=0, rendered=False):
         """Run a script in this process; `code` is the exit code that it must end with."""
-        done = run_script(self.folder / script, *self.arguments(output, *more))
+        done = run_script(self.folder / script, *self.arguments(output, *more), rendered=rendered)
         assert done.returncode == code, done.stderr
         return done
 

@@ -41,7 +41,7 @@ ABLATED = (
 def finished(tmp_path_factory):
     """One complete tiny run of every part."""
     folder = tmp_path_factory.mktemp("exp8")
-    return folder, RUN(folder, *EVERY_PART)
+    return folder, RUN(folder, *EVERY_PART, rendered=True)
 
 
 def promised_metrics():

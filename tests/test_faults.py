@@ -171,7 +171,7 @@ def test_an_interrupt_while_saving_or_drawing_is_one_line(copied, monkeypatch, m
         return real(*args, **kwargs)
 
     monkeypatch.setattr(run_module, moment, interrupted)
-    done = RUN(copied, code=code)
+    done = RUN(copied, code=code, rendered=True)
     assert calls and "Traceback" not in done.stderr
     word = "interrupted" if number == signal.SIGINT else "terminated"
     assert last_line(done) == f"{word}: the same command goes on from the last checkpoint"
@@ -184,10 +184,10 @@ def test_what_an_interrupted_run_says_is_true(copied, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "save_figure", interrupted)
-    assert "the same command without --fresh goes on" in RUN(copied, "--fresh", code=130).stderr
-    assert (
-        last_line(RUN(copied, "--replot", code=130)) == "interrupted: the same command draws the figures anew"
-    )
+    begun_anew = RUN(copied, "--fresh", code=130, rendered=True)
+    assert "the same command without --fresh goes on" in begun_anew.stderr
+    replotted = RUN(copied, "--replot", code=130, rendered=True)
+    assert last_line(replotted) == "interrupted: the same command draws the figures anew"
     monkeypatch.undo()
     assert not trained(RUN(copied)), "without --fresh it goes on"
 
@@ -222,7 +222,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(finished, tmp_path, part):
     for folder in kept:
         shutil.copytree(finished / folder, tmp_path / folder)
     with full_disk(1000):
-        done = RUN(tmp_path, *(["--replot"] if part == "figure" else []), code=1)
+        done = RUN(tmp_path, *(["--replot"] if part == "figure" else []), code=1, rendered=True)
     assert_one_line(done, str(tmp_path), "File too large")
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
     assert (tmp_path / "results" / "results.json").exists() == (part == "figure")
@@ -249,7 +249,7 @@ def test_a_folder_at_a_files_path_is_one_line(finished, tmp_path, part):
     }
     in_the_way = tmp_path / names.get(part, part)
     in_the_way.mkdir(parents=True)
-    done = RUN(tmp_path, code=2 if part.startswith("results") else 1)
+    done = RUN(tmp_path, code=2 if part.startswith("results") else 1, rendered=part == "figure")
     assert_one_line(done, str(in_the_way))
     if part != "figure":  # a figure's name is known when it is drawn, after the results are saved
         assert not measured(done)
