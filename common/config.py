@@ -87,15 +87,17 @@ LAMBDA_SPECTRAL_PUBLISHED = 1e-3
 LEAST_SHARE = 3
 
 Exp1System = Literal["lorenz", "linear", "lorenz_dt033"]
-Exp1Part = Literal["cliff", "evaluations"]
+Exp1Part = Literal["cliff", "switch", "evaluations"]
 
 
 @dataclass(frozen=True)
 class Exp1Config(RunConfig):
     """Experiment 1, spectral cliff: the rollout Jacobian's norm over the horizon, flat against HELM."""
 
-    # what is measured: cliff norms, errors, gradients and planning of every variant; evaluations planning at
-    # equal model evaluations, over replans and with inexact actuators, which needs flat and helm alone
+    # what is measured: cliff norms, errors, gradients and planning of every variant; switch the cascade whose
+    # switches are chosen on unseen trajectories, which needs flat and the two levels of HELM alone;
+    # evaluations planning at equal model evaluations, over replans and with inexact actuators, which needs
+    # flat and helm alone
     parts: tuple[Exp1Part, ...] = ("cliff",)
     # systems to run: controlled Lorenz (dt 0.1), linear expansive, Lorenz at dt 0.33 (the e^30 cliff)
     systems: tuple[Exp1System, ...] = ("lorenz", "linear")

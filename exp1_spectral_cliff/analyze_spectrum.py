@@ -77,11 +77,6 @@ def hierarchy(
     return [to_float64(copy.deepcopy(models[name]), place).requires_grad_(False) for name in names]
 
 
-def levels_at(variant: str, levels: Sequence[Level], horizon: int, switch: Sequence[int]) -> Sequence[Level]:
-    """The levels a variant uses at a horizon: all of them, but for the cascade."""
-    return cascade_levels(levels, horizon, switch) if variant == "cascade" else levels
-
-
 # ----------------------------------------------------------------------------------------------
 # Jacobian norms and prediction error
 # ----------------------------------------------------------------------------------------------
@@ -116,25 +111,53 @@ def measure_spectrum(
     """
     device = measurement_device(device)
     levels, data = hierarchy(system, models, variant, device), data.to(device)
-    starts = data.states[:, :, 0]
-    if variant == "helm_blind":
-        starts = starts.roll(1, dims=1)
+    switch = config.cascade_switch if variant == "cascade" else None
+    return spectrum(
+        levels, data, config, switch=switch, blind=variant == "helm_blind", errors=variant != "true"
+    )
+
+
+def spectrum(
+    levels: Sequence[Level],
+    data: Trajectories,
+    config: Exp1Config,
+    *,
+    switch: Sequence[int] | None = None,
+    blind: bool = False,
+    norms: bool = True,
+    errors: bool = True,
+) -> dict[str, Tensor]:
+    """A hierarchy's norms and errors at every horizon, what `measure_spectrum` returns.
+
+    Args:
+        levels: finest first.
+        data: true trajectories.
+        config: its horizons and numbers of start states.
+        switch: horizons beyond which a level is added (see `cascade_levels`); none: all are always used.
+        blind: start from another trajectory's state.
+        norms: measure the norms.
+        errors: measure the errors.
+    """
+    starts = data.states[:, :, 0].roll(int(blind), dims=1)
     few, many = config.num_jacobian_states, config.num_error_states
-    norms, errors = {}, {}
-    for used, horizons in shared_passes(variant, levels, config.horizons, config.cascade_switch):
-        norms |= pass_norms(used, starts[:, :few], data.actions[:, :few], horizons)
-        if variant != "true":
+    grown, missed = {}, {}
+    for used, horizons in shared_passes(levels, config.horizons, switch):
+        if norms:
+            grown |= pass_norms(used, starts[:, :few], data.actions[:, :few], horizons)
+        if errors:
             for horizon, predicted in pass_states(used, starts[:, :many], data.actions[:, :many], horizons):
-                errors[horizon] = prediction_error(predicted, data.states[:, :many, horizon])
-    state, action = zip(*(norms[horizon] for horizon in config.horizons), strict=True)
-    measured = {"log10_jacobian_state": torch.stack(state), "log10_jacobian_action": torch.stack(action)}
+                missed[horizon] = prediction_error(predicted, data.states[:, :many, horizon])
+    measured = {}
+    if norms:
+        state, action = zip(*(grown[horizon] for horizon in config.horizons), strict=True)
+        measured |= {"log10_jacobian_state": torch.stack(state), "log10_jacobian_action": torch.stack(action)}
     if errors:
-        measured["nrmse"] = torch.stack([errors[horizon] for horizon in config.horizons])
+        measured["nrmse"] = torch.stack([missed[horizon] for horizon in config.horizons])
     return measured
 
 
 def shared_passes(
-    variant: str, levels: Sequence[Level], horizons: Sequence[int], switch: Sequence[int]
+    levels: Sequence[Level], horizons: Sequence[int], switch: Sequence[int] | None = None
 ) -> list[tuple[Sequence[Level], list[int]]]:
     """Groups of horizons that one rollout passes through, each with the levels that it uses.
 
@@ -143,7 +166,7 @@ def shared_passes(
     """
     groups: dict[object, tuple[Sequence[Level], list[int]]] = {}
     for horizon in horizons:
-        used = levels_at(variant, levels, horizon, switch)
+        used = levels if switch is None else cascade_levels(levels, horizon, switch)
         *before, (last, _) = segments(used, horizon)
         key = (*((id(level), count) for level, count in before), id(last))
         groups.setdefault(key, (used, []))[1].append(horizon)

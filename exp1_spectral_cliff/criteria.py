@@ -66,9 +66,27 @@ FLAT, PREDICTS, PUBLISHED = (_fit("lorenz", model, 20) for model in FIT_LABELS)
 FLAT_DT033, PREDICTS_DT033, _ = (_fit("lorenz_dt033", model, 8) for model in FIT_LABELS)
 RESPONDS = "lorenz/saturation/responds"
 
+
+def _validated(system: str, far: int, fits: tuple[str, ...]) -> tuple[Criterion, ...]:
+    """A cascade whose switches were chosen on unseen trajectories, not for one system."""
+    name, cascade = f"exp1/switch/{system}", f"{system}/cascade_validated"
+    parts = (
+        Criterion(f"{name}/norm", "beyond", f"validated cascade on {system}: ||ds_T/ds_0|| < 20 at every T",
+                  f"{cascade}/log10_jacobian_state/T=*", "<", _log10(20), log10=True, requires=fits),
+        *(Criterion(f"{name}/{model}/T={horizon}", "beyond",
+                    f"validated cascade on {system}: NRMSE(T={horizon}) at most 0.03 above {label}'s",
+                    f"{cascade}/nrmse/T={horizon}", "<=", 0.03, minus=f"{system}/{model}/nrmse/T={horizon}",
+                    requires=fits)
+          for model, label in (("flat", "flat"), ("helm", "HELM")) for horizon in (4, far, 50, 800)),
+    )  # fmt: skip
+    return with_whole(parts, name, f"validated cascade on {system}: bounded, and no worse than its levels")
+
+
 CRITERIA = (
     *FITS,
     *SATURATION,
+    *_validated("lorenz", 20, (*FLAT, *PREDICTS)),
+    *_validated("lorenz_dt033", 8, (*FLAT_DT033, *PREDICTS_DT033)),
     Criterion("exp1/linear/closed_form", "beyond", "linear flat within 1% of the closed form at T=50",
               "linear/flat/closed_form_error/T=50", "<", 0.01),
     Criterion("exp1/linear/ridge", "beyond", "the penalty's effect within 5% of the ridge prediction at T=50",

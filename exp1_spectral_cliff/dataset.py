@@ -199,8 +199,13 @@ EVALUATION_FIELDS = ("seeds", "horizons", "gradient_horizons", "num_jacobian_sta
 
 
 def evaluation_trajectories(system: System, config: Exp1Config) -> Trajectories:
-    """Unseen trajectories of the longest horizon, on which every model of a seed is measured; float64."""
-    draws = generators(config.seeds, f"{system.name}/evaluation")
+    """Those on which every model of a seed is measured."""
+    return unseen_trajectories(system, config, "evaluation")
+
+
+def unseen_trajectories(system: System, config: Exp1Config, purpose: str) -> Trajectories:
+    """Trajectories of the longest horizon that nothing was trained on, others for every purpose; float64."""
+    draws = generators(config.seeds, f"{system.name}/{purpose}")
     count = max(config.num_error_states, config.num_jacobian_states)
     length = max(*config.horizons, *config.gradient_horizons)
     return Trajectories(*simulate(system, count, length, draws))

@@ -4,7 +4,7 @@ Each function takes the arrays of arrays.npz and returns a Figure, or None where
 to show in it (a system left out).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ LABELS = {
     "helm": "HELM",
     "helm_refined": "HELM, then flat",
     "cascade": "HELM cascade",
+    "cascade_validated": "cascade, switches validated",
     "mollified_true": "mollified true system",
     "random": "random controls",
     "helm_n1": "stride N = 1",
@@ -42,6 +43,7 @@ COLORS = SHARED_COLORS | {
     "helm_blind": "#0072B2",
     "helm_refined": "#56B4E9",
     "cascade": "#009E73",
+    "cascade_validated": "#882255",
     "mollified_true": "#CC79A7",
 }
 
@@ -59,9 +61,11 @@ def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure
     """Every figure of a run, by file name."""
     parts, systems = results["config"]["parts"], results["config"]["systems"]
     figures = _cliff_figures(results, arrays) if "cliff" in parts else {}
-    for system in systems if "evaluations" in parts else ():
-        if system != "linear":
-            figures[f"exp1_evaluations{_suffix(system)}.png"] = draw_evaluations(system, results)
+    chaotic = [system for system in systems if system != "linear"]
+    if "switch" in parts and chaotic:
+        figures["exp1_switch.png"] = draw_switch(chaotic, results, arrays)
+    for system in chaotic if "evaluations" in parts else ():
+        figures[f"exp1_evaluations{_suffix(system)}.png"] = draw_evaluations(system, results)
     return figures
 
 
@@ -172,6 +176,37 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
         f"{_system_title(system)}: at T = {horizons[shown]} the start Jacobian's norm is "
         f"{flat:.2g} in the flat model, {helm:.2g} in HELM",
         fontweight="bold",
+    )
+    return figure
+
+
+def draw_switch(systems: Sequence[str], results: Mapping[str, Any], arrays: Arrays) -> Figure:
+    """The cascade with switches chosen on unseen trajectories, beside the fixed one and its levels."""
+    horizons = np.array(results["config"]["horizons"])
+    figure, axes = new_figure(len(systems), 2, (11.0, 0.9 + 3.6 * len(systems)))
+    for (norm, error), system in zip(axes, systems, strict=True):
+        for variant in ("flat", "helm", "cascade", "cascade_validated"):
+            _plot_variant(norm, arrays, system, variant, "log10_jacobian_state", horizons)
+            _plot_variant(error, arrays, system, variant, "nrmse", horizons)
+        _target_line(norm)
+        _norm_axis(norm, -3.2, 5.5)
+        norm.set_ylabel(r"$\Vert \partial s_T/\partial s_0 \Vert_F$, median over start states")
+        norm.set_title(_system_title(system))
+        error.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
+        error.set_ylim(0, 1.6)
+        error.set_ylabel("prediction error (NRMSE)")
+        for axis in (norm, error):
+            label_horizons(axis, horizons)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    said = [
+        f"{_system_title(system).rpartition(', ')[2]} " + " against ".join(
+            f"{10 ** arrays[f'{system}/{variant}/log10_jacobian_state'].max(0).mean():.3g}"
+            for variant in ("cascade_validated", "cascade")
+        )
+        for system in systems
+    ]  # fmt: skip
+    figure.suptitle(
+        f"Largest norm of the cascade, switches validated against fixed: {'; '.join(said)}", fontweight="bold"
     )
     return figure
 

@@ -50,6 +50,7 @@ from exp1_spectral_cliff.evaluate_planning import compare_planners
 from exp1_spectral_cliff.figures import draw_figures
 from exp1_spectral_cliff.train_flat import flat_trainings
 from exp1_spectral_cliff.train_helm import helm_trainings
+from exp1_spectral_cliff.validated_switch import compare_switches
 
 
 def compute(run: Run) -> None:
@@ -62,6 +63,8 @@ def compute(run: Run) -> None:
         models = run.train(flat_trainings(system, data, config), helm_trainings(system, data, config))
         if cliff:
             analyse(run, system, models)
+        if "switch" in config.parts and not isinstance(system, LinearSystem):
+            compare_switches(run, system, models)
         if "evaluations" in config.parts and not isinstance(system, LinearSystem):
             compare_at_equal_evaluations(run, system, models)
 

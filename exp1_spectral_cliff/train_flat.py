@@ -51,7 +51,7 @@ class FlatVariant:
 def flat_variants(system: System, config: Exp1Config) -> dict[str, FlatVariant]:
     """Flat, with the penalty, with the published penalty; on Lorenz a sweep of it and a longer training.
 
-    The part `evaluations` alone needs the first.
+    Without the part `cliff` the first is enough.
     """
     if "cliff" not in config.parts:
         return {"flat": FlatVariant(0.0, config.iterations)}

@@ -55,15 +55,14 @@ class HelmVariant:
 def helm_variants(config: Exp1Config) -> dict[str, HelmVariant]:
     """HELM, the coarser level of its cascade, and HELM with one part changed.
 
-    The part `evaluations` alone needs the first.
+    The part `evaluations` alone needs the first, the part `switch` the first two.
     """
     helm = HelmVariant(config.coarse_stride, config.macro_rollouts, config.hf_noise_sigma)
+    levels = {"helm": helm, "helm_coarse": replace(helm, stride=config.cascade_stride)}
     if "cliff" not in config.parts:
-        return {"helm": helm}
+        return levels if "switch" in config.parts else {"helm": helm}
     same_length = tuple(count * config.coarse_stride for count in config.macro_rollouts)
-    return {
-        "helm": helm,
-        "helm_coarse": replace(helm, stride=config.cascade_stride),
+    return levels | {
         "helm_n1": replace(helm, stride=1, rollouts=same_length),
         "helm_sigma0": replace(helm, sigma=0.0),
         "helm_unbounded": replace(helm, bounded=False),

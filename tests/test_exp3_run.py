@@ -118,7 +118,7 @@ def test_nobody_beats_the_shortest_path(finished):
 def test_the_controls_alone(finished, tmp_path):
     """Their metrics and figures; what the comparison measures too comes out the same; nothing is trained."""
     shutil.copytree(finished / "checkpoints", tmp_path / "checkpoints")
-    done = CONTROL_RUN(tmp_path)
+    done = CONTROL_RUN(tmp_path, rendered=True)
     assert not trained(done)
     CONTROL_RUN.assert_figures(tmp_path)
     found, whole = metrics_of(tmp_path), metrics_of(finished)

@@ -103,7 +103,7 @@ def test_the_compared_models_alone(finished, tmp_path):
 
 def test_the_controls_alone(tmp_path):
     """The penalty's sweep, the energy's shape, the two penalties reconciled, peers and small budgets."""
-    CONTROL_RUN(tmp_path)
+    CONTROL_RUN(tmp_path, rendered=True)
     CONTROL_RUN.assert_figures(tmp_path)
     metrics = metrics_of(tmp_path)
     planners = ("flat_gradient", "verified_gradient", "helm", "cem", "random_shooting")
