@@ -5,20 +5,23 @@ Shapes: E episodes, T steps, A actions, N poses.
 The true distances come from MiniGrid's own step function. No planner but the oracle sees them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from common.config import Exp7Config
 from common.minigrid.table import GridWorld, tabulate
 from common.minigrid.walks import distances_to
+from common.run.cache import reads_settings
 from common.run.random import generator
 from exp7_unseen_layouts.dataset import ACTIONS, Layout, make_layouts
 from exp7_unseen_layouts.modes import State
 
 MOVES = (0, 1, 2)  # left, right, forward: with these alone no map changes
 LARGEST_TABLE = 20_000  # states of a layout that is enumerated
+EPISODE_FIELDS = ("train_layouts", "test_layouts", "num_episodes", "mode_episodes", "start_distance")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,9 @@ class PoseTable:
     def distance(self) -> Tensor:
         """Steps from the poses: [N] float."""
         return self.steps[self.states]
+
+
+TABLE = ("poses", "states", "next_state", "steps")  # its tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +148,43 @@ def choose_episodes(layouts: Sequence[Layout], count: int, least: int, stream: s
     )
 
 
-def part_of(family: str, part: str, config) -> list[Layout]:
+@reads_settings(*EPISODE_FIELDS)
+def measure_episodes(
+    family: str, part: str, *, config: Exp7Config, device: torch.device
+) -> dict[str, Tensor]:
+    """Choose the episodes of a part, the same for every seed and planner: minutes where layouts are large.
+
+    Returns:
+        the tensors of `Episodes`, and of each enumerated layout {index}/.. those of its `PoseTable`.
+    """
+    layouts = part_of(family, part, config)
+    moving = any(set(layout.actions) > set(MOVES) for layout in layouts)
+    count = config.mode_episodes if moving else config.num_episodes
+    chosen = choose_episodes(layouts, count, config.start_distance, f"{family}/{part}")
+    found = {name: getattr(chosen, name) for name in ("layout", "pose", "shortest", "states")}
+    for index, table in enumerate(chosen.tables):
+        if table is not None:
+            found |= {f"{index}/{name}": getattr(table, name) for name in TABLE}
+            found[f"{index}/actions"] = torch.tensor(table.actions)
+    return found
+
+
+def episodes_of(family: str, part: str, found: Mapping[str, Tensor], config: Exp7Config) -> Episodes:
+    """What `measure_episodes` chose."""
+    layouts = part_of(family, part, config)
+    tables = [
+        PoseTable(
+            **{name: found[f"{index}/{name}"] for name in TABLE},
+            actions=tuple(found[f"{index}/actions"].tolist()),
+        )
+        if f"{index}/steps" in found
+        else None
+        for index in range(len(layouts))
+    ]
+    return Episodes(layouts, found["layout"], found["pose"], found["shortest"], tables, found["states"])
+
+
+def part_of(family: str, part: str, config: Exp7Config) -> list[Layout]:
     """The layouts of a part, "test" or "train", as many as are planned in.
 
     Raises:

@@ -4,7 +4,7 @@ Shapes: S seeds, R rollouts, T steps, E episodes, B plans.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,11 +19,19 @@ from common.run.random import generator
 from common.run.results import Results
 from common.statistics import spearman
 from exp7_unseen_layouts.dataset import ACTIONS, Layout, with_agent
-from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, execute, judge, part_of, success_of
-from exp7_unseen_layouts.evaluate_planners import (
+from exp7_unseen_layouts.episodes import (
     EPISODE_FIELDS,
+    Episodes,
+    Runner,
+    by_layout,
+    episodes_of,
+    execute,
+    judge,
+    part_of,
+    success_of,
+)
+from exp7_unseen_layouts.evaluate_planners import (
     GRAPH_FIELDS,
-    family_episodes,
     follow_values,
     graphs_of,
     member_of,
@@ -108,10 +116,13 @@ def _unsnapped(model: SpatialModel, true: Tensor, actions: Tensor) -> Tensor:
     return torch.stack(exact, 1)
 
 
-@reads_settings(*EPISODE_FIELDS, *GRAPH_FIELDS, "planning_horizons", "fidelity_plans", "fidelity_horizon")
+@reads_settings(
+    "seeds", *EPISODE_FIELDS, *GRAPH_FIELDS, "planning_horizons", "fidelity_plans", "fidelity_horizon"
+)
 def measure_belief(
     family: str,
     part: str,
+    drawn: Mapping[str, Tensor],
     snapped: SpatialModel,
     kernel: TransferKernel,
     *,
@@ -124,7 +135,7 @@ def measure_belief(
         [S] each: `spearman` of V and the true steps over the starts, `greedy` the share of starts solved by
         following V for the longest T, `gradient_fidelity` and `log10_jacobian_state` at random plans.
     """
-    episodes = family_episodes(family, part, config)
+    episodes = episodes_of(family, part, drawn, config)
     name = f"belief/log10_jacobian_state/T={config.fidelity_horizon}"
     found: dict[str, list] = {
         "belief/spearman": [], "belief/greedy": [], "belief/gradient_fidelity": [], name: []
@@ -179,11 +190,17 @@ def _expansion(step: Step, state: Tensor, plans: Tensor, draw: torch.Generator) 
 
 
 @reads_settings(
-    *EPISODE_FIELDS, "latent_episodes", "latent_horizon", "evaluations_per_step", "temperature",
+    "seeds", *EPISODE_FIELDS, "latent_episodes", "latent_horizon", "evaluations_per_step", "temperature",
     "fidelity_plans", "fidelity_horizon",
 )  # fmt: skip
 def measure_latent(
-    family: str, part: str, spatial: SpatialModel, *, config: Exp7Config, device: torch.device
+    family: str,
+    part: str,
+    drawn: Mapping[str, Tensor],
+    spatial: SpatialModel,
+    *,
+    config: Exp7Config,
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """The flat model planned through: its distance, its descent, its gradients, and two gradient planners.
 
@@ -191,7 +208,7 @@ def measure_latent(
         `spatial/{spearman,greedy,gradient_fidelity,log10_jacobian_state/T=..,saturated/T=..}` [S] and
         `{planner}/open/T=../{success,spl,evaluations}` [S, E]; `layout` [S, E] of these.
     """
-    episodes = family_episodes(family, part, config)
+    episodes = episodes_of(family, part, drawn, config)
     found = []
     for index, seed in enumerate(config.seeds):
         model, horizon = member_of(spatial, index), config.latent_horizon

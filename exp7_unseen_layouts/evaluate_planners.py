@@ -11,7 +11,7 @@ Shapes: S seeds, E episodes, T steps.
 import copy
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,19 +25,25 @@ from common.planners.problem import Plan, Planner
 from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
-from exp7_unseen_layouts.episodes import Episodes, Runner, by_layout, choose_episodes, execute, judge, part_of
+from exp7_unseen_layouts.episodes import (
+    EPISODE_FIELDS,
+    Episodes,
+    Runner,
+    by_layout,
+    episodes_of,
+    execute,
+    judge,
+)
 from exp7_unseen_layouts.models import SpatialModel, TransferKernel
 from exp7_unseen_layouts.modes import Simulator, State, StateGraph, belief_model, explore
 
 log = logging.getLogger(__name__)
 
-EPISODE_FIELDS = (
-    "seeds", "train_layouts", "test_layouts", "num_episodes", "mode_episodes", "start_distance",
-)  # fmt: skip
 GRAPH_FIELDS = ("kernel_floor", "value_sweeps", "max_modes", "slack")
 PLANNING_FIELDS = (
-    *EPISODE_FIELDS, *GRAPH_FIELDS, "planners", "closed_planners", "train_planners", "planning_horizons",
-    "evaluations_per_step", "budget_sweep", "time_factor", "temperature", "replan_horizon", "replan_execute",
+    "seeds", *EPISODE_FIELDS, *GRAPH_FIELDS, "planners", "closed_planners", "train_planners",
+    "planning_horizons", "evaluations_per_step", "budget_sweep", "time_factor", "temperature",
+    "replan_horizon", "replan_execute",
 )  # fmt: skip
 PLANNED_BY = {  # name of the planner that a compared one is made of, and its settings
     "belief_whole": ("belief", {}),
@@ -58,14 +64,6 @@ def member_of(module: nn.Module, index: int) -> nn.Module:
     for values in (*alone.parameters(), *alone.buffers()):
         values.data = values.data[index : index + 1].clone()
     return alone
-
-
-def family_episodes(family: str, part: str, config: Exp7Config) -> Episodes:
-    """The episodes of a family, the same for every seed and planner."""
-    layouts = part_of(family, part, config)
-    moving = any(set(layout.actions) > {0, 1, 2} for layout in layouts)
-    count = config.mode_episodes if moving else config.num_episodes
-    return choose_episodes(layouts, count, config.start_distance, f"{family}/{part}")
 
 
 def graphs_of(simulator: Simulator, episodes: Episodes, config: Exp7Config) -> list[tuple[StateGraph, int]]:
@@ -175,6 +173,7 @@ def true_model(episodes: Episodes) -> tuple[BeliefModel, Tensor] | None:
 def measure_planning(
     family: str,
     part: str,
+    drawn: Mapping[str, Tensor],
     snapped: SpatialModel,
     kernel: TransferKernel,
     *,
@@ -183,12 +182,21 @@ def measure_planning(
 ) -> dict[str, Tensor]:
     """Every planner of the configuration, open and closed loop, in the layouts of a part.
 
+    Args:
+        family: of environments.
+        part: "test" or "train".
+        drawn: its episodes, what `measure_episodes` found.
+        snapped: the latent models, an ensemble of S.
+        kernel: their transfer kernels.
+        config: the fields named above.
+        device: not used: graphs are searched on the cpu.
+
     Returns:
         `{planner}/{mode}/T={T}/{success,spl,evaluations}` [S, E] and `milliseconds` a plan, the same by
         `{planner}/budgets/{evaluations a step}` at the longest T; `value`, `shortest`, `modes`, `states`,
         `searched` [S, E] of the searches, and `search_milliseconds`; `layout` [S, E] of the episodes.
     """
-    episodes = family_episodes(family, part, config)
+    episodes = episodes_of(family, part, drawn, config)
     found = []
     for index, seed in enumerate(config.seeds):
         simulator = Simulator(member_of(snapped, index), member_of(kernel, index), config.kernel_floor)

@@ -3,6 +3,8 @@
 Shapes: L layouts, H, X of a map, T steps.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -12,11 +14,10 @@ from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
 from exp7_unseen_layouts.dataset import AGENTS, COLOURS, STATES
-from exp7_unseen_layouts.episodes import execute
+from exp7_unseen_layouts.episodes import episodes_of, execute
 from exp7_unseen_layouts.evaluate_planners import (
     PLANNING_FIELDS,
     Compared,
-    family_episodes,
     graphs_of,
     member_of,
 )
@@ -30,6 +31,7 @@ BLUR = 0.5  # share of uniformly random actions in the plan whose belief is show
 @reads_settings(*PLANNING_FIELDS)
 def measure_pictures(
     family: str,
+    drawn: Mapping[str, Tensor],
     snapped: SpatialModel,
     kernel: TransferKernel,
     *,
@@ -44,7 +46,7 @@ def measure_pictures(
         plan blurred by random actions; `path` [L, T + 1, 2] (column, row) as executed, after its end its
         last cell again; `success` [L].
     """
-    episodes = family_episodes(family, "test", config)
+    episodes = episodes_of(family, "test", drawn, config)
     simulator = Simulator(member_of(snapped, 0), member_of(kernel, 0), config.kernel_floor)
     where = graphs_of(simulator, episodes, config)
     first = [int((episodes.layout == layout).nonzero()[0]) for layout in episodes.layout.unique()[:SHOWN]]

@@ -8,6 +8,7 @@ writes results/results.json, results/arrays.npz and plots/*.png; --help lists ev
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,10 +18,12 @@ from common.run.command_line import parse_command_line
 
 CONFIG = parse_command_line(EXP7_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
+from common.run.fingerprint import Measured
 from common.run.run import Experiment, Run, main
 from exp7_unseen_layouts.batches import collect_data
 from exp7_unseen_layouts.criteria import CRITERIA
 from exp7_unseen_layouts.dataset import make_layouts, require_disjoint
+from exp7_unseen_layouts.episodes import measure_episodes
 from exp7_unseen_layouts.evaluate_models import (
     measure_accuracy,
     measure_belief,
@@ -58,15 +61,24 @@ def compute(run: Run) -> None:
     for part in PARTS:
         measure_part(run, part, spatial, snapped, kernel)
     shown = run.config.families[0]
-    record_pictures(
-        run.results, shown, run.measure(measure_pictures, f"{shown}/pictures", shown, snapped, kernel)
-    )
+    (drawn,) = draw_episodes(run, "test", [shown])
+    pictures = run.measure(measure_pictures, f"{shown}/pictures", shown, drawn, snapped, kernel)
+    record_pictures(run.results, shown, pictures)
+
+
+def draw_episodes(run: Run, part: str, families: Sequence[str]) -> list[Measured]:
+    """The episodes of a part, family by family, found once for everything that is measured on them."""
+    return run.measure_all([(measure_episodes, f"{env}/{part}/episodes", env, part) for env in families])
 
 
 def measure_part(run: Run, part: str, spatial, snapped, kernel) -> None:
     """Everything that is measured in the layouts of a part, family by family."""
     families = [env for env in run.config.families if part == "test" or env in run.config.train_families]
-    steps = [(measure_planning, f"{env}/{part}/planning", env, part, snapped, kernel) for env in families]
+    drawn = dict(zip(families, draw_episodes(run, part, families), strict=True))
+    steps = [
+        (measure_planning, f"{env}/{part}/planning", env, part, drawn[env], snapped, kernel)
+        for env in families
+    ]
     for env, measured in zip(families, run.measure_all(steps), strict=True):
         record_planning(run.results, env, part, measured)
     knowledge = [
@@ -74,8 +86,8 @@ def measure_part(run: Run, part: str, spatial, snapped, kernel) -> None:
         for env in families
         for step, label, models in (
             (measure_accuracy, "accuracy", (spatial, snapped)),
-            (measure_belief, "belief", (snapped, kernel)),
-            (measure_latent, "latent", (spatial,)),
+            (measure_belief, "belief", (drawn[env], snapped, kernel)),
+            (measure_latent, "latent", (drawn[env], spatial)),
         )
         if step is not measure_latent or (part == "test" and env in run.config.latent_families)
     ]

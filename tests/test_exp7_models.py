@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.config import EXP7_PRESETS
+from exp7_unseen_layouts import episodes as episodes_module
 from exp7_unseen_layouts.batches import (
     LayoutData,
     MoveSampler,
@@ -15,7 +16,7 @@ from exp7_unseen_layouts.batches import (
     join_moves,
 )
 from exp7_unseen_layouts.dataset import AGENTS, Layout, cut_patches, walk_layouts, with_agent
-from exp7_unseen_layouts.episodes import choose_episodes, true_distances
+from exp7_unseen_layouts.episodes import choose_episodes, episodes_of, measure_episodes, true_distances
 from exp7_unseen_layouts.evaluate_planners import Compared, follow_values, member_of
 from exp7_unseen_layouts.latent_planning import LARGEST, LatentProblems
 from exp7_unseen_layouts.models import (
@@ -234,6 +235,29 @@ def test_the_belief_planner_arrives_from_everywhere(searched):
     for episode, actions in enumerate(plan.actions.tolist()):
         episodes.start(episode)
         assert any(layout.step(layout.actions[action])[0] for action in actions)
+
+
+@pytest.mark.parametrize("largest", [20_000, 10])
+def test_episodes_that_were_measured_are_those_that_were_chosen(monkeypatch, largest):
+    """Tables and all; where a layout has more states than can be enumerated, without."""
+    monkeypatch.setattr(episodes_module, "LARGEST_TABLE", largest)
+    config = dataclasses.replace(CONFIG, train_layouts=3, test_layouts=2, mode_episodes=4)
+    found = measure_episodes("DoorKey-5x5", "test", config=config, device=CPU)
+    monkeypatch.setattr(episodes_module, "true_distances", None)  # it is not asked again
+    episodes = episodes_of("DoorKey-5x5", "test", found, config)
+    monkeypatch.undo()
+    monkeypatch.setattr(episodes_module, "LARGEST_TABLE", largest)
+    layouts = episodes_module.part_of("DoorKey-5x5", "test", config)
+    chosen = choose_episodes(layouts, 4, config.start_distance, "DoorKey-5x5/test")
+    for name in ("layout", "pose", "shortest", "states"):
+        torch.testing.assert_close(
+            getattr(episodes, name), getattr(chosen, name), rtol=0, atol=0, equal_nan=True
+        )
+    for own, wanted in zip(episodes.tables, chosen.tables, strict=True):
+        assert (own is None) == (wanted is None) == (largest == 10)
+        for name in episodes_module.TABLE if own is not None else ():
+            assert torch.equal(getattr(own, name), getattr(wanted, name))
+        assert own is None or own.actions == wanted.actions
 
 
 def test_a_door_and_its_key_make_modes():

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from exp7_unseen_layouts import episodes
 from tests.experiment_runs import TinyRun, assert_promised, measured, metrics_of, trained
 
 WALLS, DOORS = "SimpleCrossingS9N1", "DoorKey-5x5"
@@ -78,6 +79,13 @@ def test_every_figure_exists_and_shows_something(finished):
 
 def test_every_interval_has_its_starts(finished):
     RUN.assert_starts(finished)
+
+
+def test_episodes_are_found_once_for_all_that_is_measured_on_them(tmp_path, monkeypatch, one_thread):
+    asked, real = [], episodes.true_distances
+    monkeypatch.setattr(episodes, "true_distances", lambda layout: asked.append(layout.name) or real(layout))
+    RUN(tmp_path)
+    assert sorted(asked) == sorted(2 * 2 * [WALLS, DOORS]), "two layouts of each family in either part"
 
 
 def test_replot_draws_the_same_figures_from_saved_results(finished):
