@@ -771,7 +771,7 @@ LEAST = {
 @pytest.mark.parametrize("experiment", LEAST)
 def test_one_of_everything_runs_to_the_end(tmp_path, experiment):
     flags = (*LEAST[experiment].split(), "--seeds", LARGEST_SEED, "--device", "cpu")
-    TinyRun(experiment, flags, frozenset())(tmp_path)
+    TinyRun(experiment, flags, frozenset())(tmp_path, rendered=True)
     assert load_results(tmp_path / "results")["seeds"] == [2**63 - 1] and list((tmp_path / "plots").iterdir())
 
 
