@@ -561,7 +561,7 @@ EXP3_PRESETS = {
 }
 
 
-Exp4Part = Literal["comparison", "peers", "budgets", "penalty", "shape", "reconcile"]
+Exp4Part = Literal["comparison", "peers", "tuned", "budgets", "penalty", "shape", "reconcile"]
 
 
 @dataclass(frozen=True)
@@ -569,9 +569,10 @@ class Exp4Config(MiniGridConfig):
     """Experiment 4, the contrastive fix: latents whose distance knows the steps, and the two pillars."""
 
     # what is measured: comparison every objective, every planner, the two pillars; peers other searches, and
-    # the verified gradient with its gradient zeroed and shuffled; budgets few evaluations a step; penalty the
-    # spectral penalty on quasimetric RL; shape the energy's shape apart from its metric; reconcile the
-    # penalty on reconstruction at two weights of the dynamics, in the first environment
+    # the verified gradient with its gradient zeroed and shuffled; tuned planners with settings chosen at
+    # equal tuning, blind plans alone; budgets few evaluations a step; penalty the spectral penalty on
+    # quasimetric RL; shape the energy's shape apart from its metric; reconcile the penalty on reconstruction
+    # at two weights of the dynamics, in the first environment
     parts: tuple[Exp4Part, ...] = ("comparison", "budgets")
 
     # --- objectives -------------------------------------------------------------------------

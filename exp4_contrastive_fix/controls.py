@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.latent.comparison import MODES, Outcomes, plan_through
 from common.latent.controls import compare_peers, sweep_small_budgets
+from common.latent.tuned import compare_tuned
 from common.minigrid.task import Task
 from common.run.results import Results
 from common.run.run import Run
@@ -27,6 +28,8 @@ def measure_controls(run: Run, task: Task, models: Models) -> None:
     parts, planned = run.config.parts, {"unified": models["unified"], "oracle": None}
     if "peers" in parts:
         compare_peers(run, task, planned)
+    if "tuned" in parts:
+        compare_tuned(run, task, planned)
     if "budgets" in parts:
         sweep_small_budgets(run, task, planned)
     if "penalty" in parts:

@@ -29,7 +29,7 @@ FIGURES = {
     "exp4_episode.gif", "exp4_training.png",
 }  # fmt: skip
 CONTROLS = (
-    *TINY, "--parts", "peers", "budgets", "penalty", "shape", "reconcile", "--planning-horizons",
+    *TINY, "--parts", "peers", "tuned", "budgets", "penalty", "shape", "reconcile", "--planning-horizons",
     str(HORIZON), "--pillar-horizons", str(HORIZON), "--small-budgets", "8", "--penalty-sweep", "0", "0.1",
     "--dynamics-sweep", "2", "4",
 )  # fmt: skip
@@ -91,7 +91,7 @@ def test_every_promised_metric_exists_and_is_finite(finished):
 
 def test_the_compared_models_alone(finished, tmp_path):
     """No objective and no 2x2: the same numbers, faster, and the figures that need neither."""
-    RUN(tmp_path, "--objective-environments", "0", "--pillar-environments", "0")
+    RUN(tmp_path, "--objective-environments", "0", "--pillar-environments", "0", rendered=True)
     needed = {name for name in FIGURES if "pillars" not in name} - {"exp4_metric_alignment.png"}
     TinyRun(RUN.experiment, RUN.flags, frozenset(needed)).assert_figures(tmp_path)
     whole, part = metrics_of(finished), metrics_of(tmp_path)

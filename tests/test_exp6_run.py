@@ -61,7 +61,7 @@ def run(tasks):
 def finished(run, tmp_path_factory):
     """One complete tiny run of every job with two seeds."""
     folder = tmp_path_factory.mktemp("exp6")
-    run(folder)
+    run(folder, rendered=True)
     return folder
 
 

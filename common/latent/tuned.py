@@ -1,0 +1,86 @@
+"""Planners with settings chosen at equal tuning, beside their own.
+
+benchmarks/tune_planners.py gave every planner as many trials, on grids and training seeds that no table
+reports; what it found best is TUNED, and benchmarks/tune_planners.json the record.
+
+Shapes: S seeds, E episodes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from common.config import MiniGridConfig
+from common.latent.comparison import PLANNING_FIELDS, configured_planner, problems_of
+from common.latent.model import LatentModel
+from common.latent.planner_evaluation import Trial, evaluate_planner
+from common.minigrid.task import Task
+from common.run.cache import reads_settings
+from common.run.random import generators
+from common.run.run import Run
+
+Settings = tuple[tuple[str, object], ...]  # (name, value) of the hyperparameters that are not the usual ones
+
+TUNED: dict[str, Settings] = {}
+JUDGED = ("verified_gradient", "helm")  # each compared with every other
+UNTUNED = ("random_shooting",)  # there is nothing to tune
+
+
+@reads_settings(*PLANNING_FIELDS)
+def measure_settings(
+    task: Task,
+    model: LatentModel | None,
+    planner: str,
+    settings: Settings,
+    horizons: Sequence[int],
+    *,
+    config: MiniGridConfig,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """`T=../success` of blind plans at every horizon, [S, E], by a planner with some settings changed.
+
+    The noise is that of `measure_planner`: without changes, so is the result.
+    """
+    trial = Trial(
+        task,
+        problems_of(task, model, config.coarse_stride, device),
+        replace(configured_planner(planner, config), **dict(settings)),
+        config,
+        noise=lambda horizon: generators(config.seeds, f"{task.name}/{planner}/open/T={horizon}"),
+    )
+    found = evaluate_planner(trial, "open", horizons)
+    return {f"T={horizon}/success": values["success"] for horizon, values in found.items()}
+
+
+def compare_tuned(run: Run, task: Task, models: Mapping[str, LatentModel | None]) -> None:
+    """`tuned/{env}/{model}/{planner}/open/T={T}/success`, differences to each other and to untuned ones.
+
+    The differences are `.._minus_{other}` of JUDGED, and `.._minus_default`: what tuning gained.
+    """
+    horizons = run.config.planning_horizons
+    for label, model in models.items():
+        wanted = [(planner, TUNED[planner]) for planner in TUNED]
+        wanted += [(planner, ()) for planner in (*TUNED, *UNTUNED)]
+        steps = [
+            (
+                measure_settings, f"{task.name}/{'tuned' if settings else 'default'}/{label}/{planner}",
+                task, model, planner, settings, horizons,
+            )
+            for planner, settings in wanted
+        ]  # fmt: skip
+        found = dict(zip(wanted, run.measure_all(steps), strict=True))
+        tuned = {planner: found[planner, TUNED.get(planner, ())] for planner in (*TUNED, *UNTUNED)}
+        for where in (f"T={horizon}/success" for horizon in horizons):
+            for planner, measured in tuned.items():
+                prefix = f"tuned/{task.name}/{label}/{planner}"
+                run.results.add_rate(f"{prefix}/open/{where}", measured[where], task.all_starts)
+                others = {other: tuned[other] for other in tuned if planner in JUDGED and other != planner}
+                if planner in TUNED:
+                    others["default"] = found[planner, ()]
+                for other, compared in others.items():
+                    difference = measured[where] - compared[where]
+                    run.results.add_difference(
+                        f"{prefix}_minus_{other}/open/{where}", difference, task.all_starts
+                    )
