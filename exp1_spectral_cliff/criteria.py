@@ -79,7 +79,8 @@ def _validated(system: str, far: int, fits: tuple[str, ...]) -> tuple[Criterion,
                     requires=fits)
           for model, label in (("flat", "flat"), ("helm", "HELM")) for horizon in (4, far, 50, 800)),
     )  # fmt: skip
-    return with_whole(parts, name, f"validated cascade on {system}: bounded, and no worse than its levels")
+    said = f"validated cascade on {system}: start norm bounded, errors within 0.03 of flat's and HELM's"
+    return with_whole(parts, name, said)
 
 
 CRITERIA = (

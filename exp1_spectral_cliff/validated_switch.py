@@ -32,7 +32,8 @@ COMPARED = ("flat", "helm", "cascade")  # what stands beside it where the part i
 def choose_levels(errors: Tensor) -> Tensor:
     """How many levels beyond the finest to use at each horizon, never fewer at a longer one.
 
-    Of all such choices the one whose errors have the least sum over the horizons.
+    Of all such choices the one whose errors have the least sum over the horizons, and of equal ones the one
+    with fewer levels: below its stride a level changes nothing.
 
     Args:
         errors: of the hierarchies of 1, 2, .. L levels, [L, H, S].
@@ -43,7 +44,7 @@ def choose_levels(errors: Tensor) -> Tensor:
     errors = errors.nan_to_num(nan=torch.inf)  # of a rollout that left every bound
     total, came = errors[:, 0], []  # total: of the best choice so far that ends with so many levels, [L, S]
     for error in errors[:, 1:].unbind(1):
-        least, origin = total.cummin(0)
+        least, origin = _running_least(total)
         came.append(origin)
         total = least + error
     level = total.argmin(0)
@@ -52,6 +53,14 @@ def choose_levels(errors: Tensor) -> Tensor:
         level = origin.gather(0, level[None])[0]
         chosen.append(level)
     return torch.stack(chosen[::-1])
+
+
+def _running_least(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The least of the values so far, and the first index where it stands: [L, S] -> two [L, S]."""
+    least = values.cummin(0).values
+    index = torch.arange(len(values), device=values.device)[:, None].expand_as(values)
+    falls = torch.cat([torch.ones_like(index[:1], dtype=torch.bool), values[1:] < least[:-1]])
+    return least, index.where(falls, 0).cummax(0).values
 
 
 @reads_settings(*EVALUATION_FIELDS)

@@ -29,7 +29,7 @@ def measure_controls(run: Run, task: Task, models: Models) -> None:
     if "peers" in parts:
         compare_peers(run, task, planned)
     if "tuned" in parts:
-        compare_tuned(run, task, planned)
+        compare_tuned(run, task, {"unified": models["unified"]})
     if "budgets" in parts:
         sweep_small_budgets(run, task, planned)
     if "penalty" in parts:

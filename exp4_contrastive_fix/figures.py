@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from common.latent.control_figures import draw_budgets, draw_peers
+from common.latent.control_figures import draw_budgets, draw_peers, draw_tuned
 from common.latent.figures import (
     MODE_LABELS,
     PLANNER_COLORS,
@@ -94,6 +94,8 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
     planned, shown = {"unified": MODELS["unified"], "oracle": "true dynamics"}, [shown_environment(names)]
     if "peers" in parts:
         figures["exp4_peers.png"] = draw_peers(results, shown, planned, horizon)
+    if "tuned" in parts:
+        figures["exp4_tuned.png"] = draw_tuned(results, shown, planned, horizon)
     if "budgets" in parts:
         figures["exp4_budgets.png"] = draw_budgets(results, shown, planned, horizon)
     if "penalty" in parts:

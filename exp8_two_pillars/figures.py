@@ -44,6 +44,10 @@ CAUSES = {
     "smoothed": ("own predictions, energy smoothed", "#999999"),
 }
 SHOWN_PATHS = 12
+VARIANTS = {  # what a part's variants are
+    "ablation": "Parts of the first pillar, metrics of the second",
+    "long": "Flat models trained longer, and wider",
+}
 
 
 def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterable[Figure]]:
@@ -60,8 +64,9 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterabl
         figures["exp8_scenes.png"] = draw_scenes(results)
     if "cause" in parts:
         figures["exp8_cause.png"] = draw_cause(results, arrays)
-    if "ablation" in parts:
-        figures["exp8_ablation.png"] = draw_ablation(results)
+    for part in ("ablation", "long"):
+        if part in parts:
+            figures[f"exp8_{part}.png"] = draw_variants(results, part)
     if "phase" in parts and len(config["phase_winds"]) > 1 and len(config["phase_walls"]) > 1:
         figures["exp8_phase_diagram.png"] = draw_phase_diagram(results)
     return figures
@@ -342,8 +347,8 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
     return figure
 
 
-def draw_ablation(results: Results) -> Figure:
-    """Every variant's success, and success over position error with one dot a model."""
+def draw_variants(results: Results, part: str) -> Figure:
+    """Success of the corners and of a part's variants, and success over position error, one dot a model."""
     loop, metrics = study_loop(results), results["metrics"]
     horizon = results["config"]["horizons"][len(results["config"]["horizons"]) // 2]
     suffix = f"/{SEARCH}/{loop}/success"
@@ -351,7 +356,7 @@ def draw_ablation(results: Results) -> Figure:
     variants = [
         name.removesuffix(suffix)
         for name in metrics
-        if name.endswith(suffix) and name.startswith(("ablation/", "long/", *first))
+        if name.endswith(suffix) and name.startswith((f"{part}/", *first))
     ]
     figure, axes = new_figure(1, 2, (13.5, 1.6 + 0.24 * len(variants)), width_ratios=(1.35, 1))
     rows = np.arange(len(variants))[::-1]
@@ -369,12 +374,12 @@ def draw_ablation(results: Results) -> Figure:
             axes[0, 1].plot(errors, values, marker, color=color, ms=4, alpha=0.6)
     axes[0, 0].set_yticks(
         rows,
-        [variant.removeprefix("ablation/").removeprefix(f"{base_name(results)}/") for variant in variants],
+        [variant.removeprefix(f"{part}/").removeprefix(f"{base_name(results)}/") for variant in variants],
         fontsize=8,
     )
     axes[0, 0].set_xlabel(f"tasks whose goal is reached, {loop}; small: seeds")
-    axes[0, 0].set_title("Parts of the first pillar, metrics of the second")
-    axes[0, 0].legend()
+    axes[0, 0].set_title(VARIANTS[part])
+    axes[0, 0].legend(loc="lower right")
     axes[0, 0].set_xlim(-0.03, 1.03)
     axes[0, 1].set_ylim(-0.03, 1.03)
     axes[0, 1].set_xscale("log")
@@ -382,6 +387,18 @@ def draw_ablation(results: Results) -> Figure:
     axes[0, 1].set_xlabel(f"position error after {horizon} steps [length]")
     axes[0, 1].set_ylabel("tasks whose goal is reached")
     axes[0, 1].set_title("Is it the prediction? One dot a model")
+    corners = (f"{base_name(results)}/{corner}" for corner in ("metric", "both"))
+    best = max(
+        (variant for variant in variants if variant.startswith(f"{part}/")),
+        key=lambda variant: mean_of(results, variant + suffix),
+    )
+    said = "; ".join(
+        f"{name.removeprefix(f'{part}/').rpartition(f'{base_name(results)}/')[2]} "
+        f"{mean_of(results, name + suffix):.2f} "
+        f"(position error {mean_of(results, f'{name}/position_error/T={horizon}'):.2f})"
+        for name in (*corners, best)
+    )
+    figure.suptitle(f"Tasks reached by {in_line(SEARCH)}: {said}\n{_in_words(loop)}", fontweight="bold")
     return figure
 
 

@@ -189,7 +189,7 @@ def test_a_changed_evaluation_field_measures_anew_as_a_fresh_run_would(tmp_path)
     ],
 )
 def test_unusual_settings_run_to_the_end(tmp_path, flags):
-    RUN(tmp_path, "--systems", "lorenz", "--iterations", "10", *flags)
+    RUN(tmp_path, "--systems", "lorenz", "--iterations", "10", *flags, rendered=True)
     assert (tmp_path / "plots" / "exp1_spectral_cliff.png").exists()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from common.config import Exp1Config
 from common.run.random import generator
-from exp1_spectral_cliff.analyze_spectrum import measure_spectrum
+from exp1_spectral_cliff.analyze_spectrum import hierarchy, measure_spectrum, spectrum
 from exp1_spectral_cliff.criteria import CRITERIA
 from exp1_spectral_cliff.dataset import evaluation_trajectories, make_system, unseen_trajectories
 from exp1_spectral_cliff.models import HelmModel
@@ -40,6 +40,12 @@ def test_the_chosen_levels_are_the_best_of_all_that_never_fall(levels):
     assert list(map(tuple, choose_levels(errors).T.tolist())) == expected
     alone = torch.cat([choose_levels(errors[..., [seed]]) for seed in range(20)], 1)
     assert torch.equal(choose_levels(errors), alone), "a seed's choice is its own"
+
+
+def test_a_level_that_changes_nothing_is_not_used():
+    """Below the coarsest stride the hierarchies of two and of three levels are one."""
+    errors = torch.tensor([[0.1, 0.5, 0.9, 1.4], [0.2, 0.3, 0.5, 0.9], [0.2, 0.3, 0.45, 0.8]])[..., None]
+    assert choose_levels(errors).flatten().tolist() == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf])
@@ -80,14 +86,15 @@ def test_what_is_measured_is_each_horizons_chosen_hierarchy(models):
     assert not torch.equal(data.states, validation.states)
     places = {"config": CONFIG, "device": CPU}
     found = measure_validated_cascade(SYSTEM, models, validation, data, **places)
-    flat, helm = (measure_spectrum(SYSTEM, models, name, data, **places) for name in ("flat", "helm"))
+    nested = [measure_spectrum(SYSTEM, models, name, data, **places) for name in ("flat", "helm")]
+    nested.append(spectrum(hierarchy(SYSTEM, models, "cascade", CPU), data, CONFIG))
     assert (found["levels"][0] == 0).all() and (found["levels"][-1] > 0).all(), "the test can fail"
     for (index, seed), level in zip(
         itertools.product(range(4), range(2)), found["levels"].flatten().tolist(), strict=True
     ):
-        if level < 2:
-            for name, values in (flat, helm)[level].items():
-                torch.testing.assert_close(found[name][index, seed], values[index, seed])
+        for name, values in nested[level].items():
+            torch.testing.assert_close(found[name][index, seed], values[index, seed])
+    assert set(found["levels"].flatten().tolist()) == {0, 1, 2}, "each is looked at"
 
 
 def test_the_part_alone_trains_three_models_a_system_and_measures_four_variants(tmp_path):

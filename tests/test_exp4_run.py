@@ -35,7 +35,7 @@ CONTROLS = (
 )  # fmt: skip
 CONTROL_FIGURES = {
     "exp4_latent_space.png", "exp4_training.png", "exp4_peers.png", "exp4_budgets.png", "exp4_penalty.png",
-    "exp4_shape.png",
+    "exp4_shape.png", "exp4_tuned.png",
 }  # fmt: skip
 
 

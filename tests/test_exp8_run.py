@@ -21,7 +21,7 @@ FIRST_FIGURES = {
     "exp8_training.png",
 }  # fmt: skip
 FIGURES = FIRST_FIGURES | {
-    "exp8_ablation.png", "exp8_phase_diagram.png", "exp8_scenes.png", "exp8_cause.png"
+    "exp8_ablation.png", "exp8_long.png", "exp8_phase_diagram.png", "exp8_scenes.png", "exp8_cause.png"
 }  # fmt: skip
 RUN = TinyRun("exp8_two_pillars", tuple(TINY), frozenset(FIGURES))
 CORNERS = ("none", "spectral", "metric", "both")
@@ -138,7 +138,7 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, w
     ],
 )
 def test_unusual_settings_run_to_the_end(tmp_path, flags):
-    RUN(tmp_path, *flags)
+    RUN(tmp_path, *flags, rendered=True)
     assert {path.name for path in (tmp_path / "plots").iterdir()} == FIRST_FIGURES
 
 

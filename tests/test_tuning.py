@@ -6,13 +6,14 @@ import json
 import pytest
 import torch
 
-from benchmarks.tune_planners import GRIDS, PRESETS, RECORD, SPACES, best_trial, draw_trials
-from common.config import EXP4_PRESETS
+from benchmarks.tune_planners import GRID, LAYOUT, PRESETS, RECORD, SPACES, best_trial, draw_trials
+from common.config import EXP3_PRESETS, EXP4_PRESETS
 from common.latent.comparison import configured_planner, measure_planner
 from common.latent.tuned import TUNED, measure_settings
 from common.minigrid.task import make_task
 from common.run.files import ROOT
-from tests.experiment_runs import run_script
+from exp7_unseen_layouts.dataset import HELD_OUT
+from tests.experiment_runs import metrics_of, run_script
 
 CONFIG = dataclasses.replace(
     EXP4_PRESETS["quick"], environments=("Empty-5x5",), num_walks=40, walk_length=20, num_episodes=4
@@ -21,13 +22,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("planner", SPACES)
-def test_every_trial_is_a_planner_and_more_trials_begin_as_fewer_do(planner):
-    trials = draw_trials(planner, 16)
-    assert trials[0] == () and len(set(trials)) > 10 and draw_trials(planner, 4) == trials[:4]
+def test_every_trial_is_another_planner_and_more_trials_begin_as_fewer_do(planner):
+    trials = draw_trials(planner, 12)
+    assert len(set(trials)) == 12 and draw_trials(planner, 4) == trials[:4]
     usual = configured_planner(planner, CONFIG)
-    for settings in trials[1:]:
-        assert dataclasses.replace(usual, **dict(settings)) is not usual
+    for settings in trials:
         assert dict(settings).keys() == SPACES[planner].keys()
+        made = dataclasses.replace(usual, **dict(settings))
+        assert all(getattr(made, name) == value for name, value in settings)
 
 
 @pytest.mark.parametrize("planner", ["verified_gradient", "icem", "random_shooting"])
@@ -40,25 +42,34 @@ def test_without_changes_a_planner_does_what_it_always_does(planner):
 
 
 def test_the_best_of_equal_trials_is_the_first():
-    trials = [{"success": {"a": 0.5, "b": 0.2}}, {"success": {"a": 0.2, "b": 0.5}}, {"success": {"a": 0.0}}]
-    assert best_trial(trials) is trials[0]
+    trials = [{"success": 0.2}, {"success": 0.7}, {"success": 0.7}]
+    assert best_trial(trials) is trials[1]
 
 
-def test_no_table_reports_where_planners_are_tuned():
+def test_no_experiment_reports_where_planners_are_tuned():
     full = PRESETS["full"]
-    assert full.environments == GRIDS and not set(GRIDS) & set(EXP4_PRESETS["full"].environments)
-    assert min(full.seeds) >= 100
+    presets = [preset for own in (EXP3_PRESETS, EXP4_PRESETS) for preset in own.values()]
+    assert full.layout_seed not in {preset.layout_seed for preset in presets}
+    assert full.layout_seed > HELD_OUT + 10**6, "experiment 7's layouts"
+    assert (
+        not set(full.seeds) & {seed for preset in presets for seed in preset.seeds} and min(full.seeds) >= 100
+    )
 
 
 def test_what_is_frozen_is_the_records_best():
-    record = json.loads((ROOT / "benchmarks" / RECORD).read_text())
+    content = json.loads((ROOT / "benchmarks" / RECORD).read_text())
+    assert content["layout"] == f"{GRID}, layout seed {LAYOUT}"
+    assert content["seeds"] == list(PRESETS["full"].seeds)
+    record = content["trials"]
     assert record.keys() == SPACES.keys() == TUNED.keys()
     for planner, trials in record.items():
-        assert [trial["settings"] for trial in trials] == json.loads(
-            json.dumps([dict(settings) for settings in draw_trials(planner, len(trials))])
-        )
-        assert len(trials) == PRESETS["full"].trials
-        assert json.loads(json.dumps(dict(TUNED[planner]))) == best_trial(trials)["settings"]
+        drawn = draw_trials(planner, PRESETS["full"].trials)
+        assert [trial["settings"] for trial in trials] == as_json([dict(settings) for settings in drawn])
+        assert as_json(dict(TUNED[planner])) == best_trial(trials)["settings"]
+
+
+def as_json(value):
+    return json.loads(json.dumps(value))
 
 
 def test_the_script_runs_and_writes_its_record(tmp_path):
@@ -66,13 +77,20 @@ def test_the_script_runs_and_writes_its_record(tmp_path):
         "--environments", "Empty-5x5", "--num-walks", "40", "--walk-length", "20", "--d-latent", "8",
         "--hidden-dim", "16", "--iterations", "12", "--batch-size", "16", "--num-episodes", "4",
         "--evaluations-per-step", "24", "--planning-horizons", "6", "--pillar-horizons", "6",
-        "--device", "cpu",
+        "--gd-steps", "3", "--device", "cpu",
     )  # fmt: skip
     places = ("--output-dir", tmp_path, "--cache-dir", tmp_path / "cache")
     done = run_script(ROOT / "benchmarks" / "tune_planners.py", *sizes, *places)
     assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / RECORD).read_text())
-    assert all(len(trials) == 2 for trials in record.values()) and record.keys() == SPACES.keys()
+    content = json.loads((tmp_path / "results" / RECORD).read_text())
+    assert content["trials"].keys() == SPACES.keys()
+    assert all(len(trials) == 2 for trials in content["trials"].values())
+    metrics = metrics_of(tmp_path)
+    for planner, trials in content["trials"].items():
+        for index, trial in enumerate(trials):
+            expected = metrics[f"{planner}/trial={index}/success"]["mean"]
+            assert trial["success"] == pytest.approx(expected, abs=1e-4)
+        assert metrics[f"{planner}/best_minus_next/success"]["mean"] >= 0
     again = run_script(ROOT / "benchmarks" / "tune_planners.py", *sizes, *places)
     assert again.returncode == 0 and "measured in" not in again.stderr
     refused = run_script(ROOT / "benchmarks" / "tune_planners.py", "--trials", "0", *places)

@@ -14,6 +14,7 @@ from common.latent.figures import (
     draw_points,
     mean_of,
 )
+from common.latent.tuned import TUNED, UNTUNED
 from common.viz_utils import new_figure
 
 PEER_LABELS = {
@@ -61,6 +62,39 @@ def draw_peers(results: Results, names: Sequence[str], models: Mapping[str, str]
         line[0].set_yticks(positions, [LABELS[planner] for planner in ROWS], fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(f"success rate, T = {horizon}")
+    return figure
+
+
+def draw_tuned(results: Results, names: Sequence[str], models: Mapping[str, str], horizon: int) -> Figure:
+    """Success of blind plans with settings chosen at equal tuning, hollow with the usual ones.
+
+    A row of panels for each environment, a column for each model; arguments as of `draw_peers`.
+    """
+    size = (2.0 + 3.2 * len(models), 1.4 + 3.0 * len(names))
+    figure, axes = new_figure(len(names), len(models), size, sharex=True, sharey=True)
+    rows = [planner for planner in ROWS if planner in (*TUNED, *UNTUNED)]
+    positions = np.arange(len(rows))[::-1]
+    for line, name in zip(axes, names, strict=True):
+        for axis, (model, title) in zip(line, models.items(), strict=True):
+            for position, planner in zip(positions, rows, strict=True):
+                prefix, success = f"tuned/{name}/{model}/{planner}", f"open/T={horizon}/success"
+                color = COLORS[planner]
+                draw_points(axis, results, [f"{prefix}/{success}"], [position], color, planner, lying=True)
+                if planner in TUNED:
+                    usual = mean_of(results, f"{prefix}_default/{success}")
+                    axis.plot(usual, position, "o", color=color, markersize=11, markerfacecolor="none")
+            axis.set_title(f"{name}, {title}", fontsize=8.5)
+            axis.set_xlim(-0.05, 1.05)
+        line[0].set_yticks(positions, [LABELS[planner] for planner in rows], fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel(f"success of blind plans, T = {horizon}")
+    model, success = next(iter(models)), f"open/T={horizon}/success"
+    said = ", ".join(
+        f"{LABELS[planner]} {mean_of(results, f'tuned/{names[0]}/{model}/{planner}/{success}'):.2f}"
+        for planner in ("verified_gradient", "icem")
+        if planner in TUNED
+    )
+    figure.suptitle(f"At equal tuning: {said}\nhollow: with the usual settings", fontweight="bold")
     return figure
 
 

@@ -1,7 +1,7 @@
 """Planners with settings chosen at equal tuning, beside their own.
 
-benchmarks/tune_planners.py gave every planner as many trials, on grids and training seeds that no table
-reports; what it found best is TUNED, and benchmarks/tune_planners.json the record.
+benchmarks/tune_planners.py gave every planner as many trials, in a layout and with training seeds that no
+table reports, in a learned model; what it found best is TUNED, and benchmarks/tune_planners.json the record.
 
 Shapes: S seeds, E episodes.
 """
@@ -55,7 +55,7 @@ def measure_settings(
 
 
 def compare_tuned(run: Run, task: Task, models: Mapping[str, LatentModel | None]) -> None:
-    """`tuned/{env}/{model}/{planner}/open/T={T}/success`, differences to each other and to untuned ones.
+    """`tuned/{env}/{model}/{planner}/open/T={T}/success`, beside `{planner}_default`, and differences.
 
     The differences are `.._minus_{other}` of JUDGED, and `.._minus_default`: what tuning gained.
     """
@@ -78,7 +78,8 @@ def compare_tuned(run: Run, task: Task, models: Mapping[str, LatentModel | None]
                 run.results.add_rate(f"{prefix}/open/{where}", measured[where], task.all_starts)
                 others = {other: tuned[other] for other in tuned if planner in JUDGED and other != planner}
                 if planner in TUNED:
-                    others["default"] = found[planner, ()]
+                    others["default"] = usual = found[planner, ()]
+                    run.results.add_rate(f"{prefix}_default/open/{where}", usual[where], task.all_starts)
                 for other, compared in others.items():
                     difference = measured[where] - compared[where]
                     run.results.add_difference(
