@@ -210,7 +210,7 @@ class Exp1Config(RunConfig):
 
 
 EXP1_PRESETS = {
-    "quick": Exp1Config(),
+    "quick": Exp1Config(parts=get_args(Exp1Part), evaluation_sweep=(15.0, 60.0), replan_sweep=(1, 4)),
     "full": Exp1Config(
         preset="full",
         parts=get_args(Exp1Part),
@@ -1332,7 +1332,7 @@ class Exp8Config(RunConfig):
     simulators: tuple[Exp8Simulator, ...] = get_args(Exp8Simulator)
     # horizons of closed loops, replanned after half of each [steps]; each a multiple of coarse_stride
     closed_horizons: tuple[int, ...] = bounded((20,), low=2, rising=True)
-    # the one of them that every part but the first is measured at [steps]
+    # the one of them that every part is measured at; corners and cause at all of them [steps]
     study_horizon: int = bounded(20, low=2)
     # horizons of blind plans [steps]; each a multiple of coarse_stride
     open_horizons: tuple[int, ...] = bounded((50,), low=1, rising=True)

@@ -103,7 +103,7 @@ def blind_loops(config: Exp8Config) -> list[Loop]:
 
 
 def study_loop(config: Exp8Config) -> Loop:
-    """The one that every part but the first is measured in."""
+    """The one that every part is measured in; the first, and `cause`, in every closed loop."""
     return Loop("closed", config.study_horizon)
 
 

@@ -86,7 +86,7 @@ def place(results: Results) -> str:
 
 
 def study_loop(results: Results) -> str:
-    """The loop that every part is measured in."""
+    """The loop that every part is measured in, some in others too."""
     return f"closed/T={results['config']['study_horizon']}"
 
 
@@ -320,28 +320,35 @@ def draw_scenes(results: Results) -> Figure:
 
 def draw_cause(results: Results, arrays: Arrays) -> Figure:
     """The flat model with metric, with true predictions, with tamed gradients: success, gradient norms."""
-    loop, planners, horizons = study_loop(results), studied(results), results["config"]["horizons"]
-    figure, axes = new_figure(1, 2, (12.0, 4.6), width_ratios=(1.6, 1))
+    planners, horizons = studied(results), results["config"]["horizons"]
+    loops = [f"closed/T={horizon}" for horizon in results["config"]["closed_horizons"]]
+    figure, axes = new_figure(1, len(loops) + 1, (4.5 + 4.8 * len(loops), 4.8))
+    *bars, norm = axes[0]
     for index, (source, (label, color)) in enumerate(CAUSES.items()):
-        names = [f"cause/metric/{source}/{planner}/{loop}/success" for planner in planners]
         where = np.arange(len(planners)) + 0.2 * (index - 1.5)
-        draw_bars(axes[0, 0], results, names, where, 0.18, color=color, label=label)
+        for axis, loop in zip(bars, loops, strict=True):
+            names = [f"cause/metric/{source}/{planner}/{loop}/success" for planner in planners]
+            draw_bars(axis, results, names, where, 0.18, color=color, label=label)
         norms = arrays[f"cause/metric/{source}/log10_gradient"]
-        plot_band(axes[0, 1], np.array(horizons), norms, label, color)
-    axes[0, 0].set_xticks(range(len(planners)), [in_line(name) for name in planners])
-    axes[0, 0].set_ylim(0, 1.05)
-    axes[0, 0].set_ylabel("tasks whose goal is reached")
-    label_horizons(axes[0, 1], horizons)
-    axes[0, 1].set_ylabel(r"$\log_{10}$ norm / energy at the start")
-    axes[0, 1].set_title("Gradient of the energy")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        plot_band(norm, np.array(horizons), norms, label, color)
+    for axis, loop in zip(bars, loops, strict=True):
+        axis.set_xticks(range(len(planners)), [in_line(name) for name in planners], fontsize=8.5)
+        axis.set_ylim(0, 1.05)
+        axis.set_title(f"Plans of {loop.rpartition('=')[2]} steps")
+    bars[0].set_ylabel("tasks whose goal is reached")
+    label_horizons(norm, horizons)
+    norm.set_ylabel(r"$\log_{10}$ norm / energy at the start")
+    norm.set_title("Gradient of the energy")
+    figure.legend(*bars[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     own, true = (
-        mean_of(results, f"cause/metric/{source}/{planners[0]}/{loop}/success")
+        ", ".join(
+            f"{mean_of(results, f'cause/metric/{source}/{planners[0]}/{loop}/success'):.2f}" for loop in loops
+        )
         for source in ("model", "true_value")
     )
     figure.suptitle(
-        f"A flat model with the metric reaches {own:.2f}; with true predictions and the same gradient "
-        f"{true:.2f}\n{place(results)}, {_in_words(loop)}, {in_line(planners[0])}",
+        f"A flat model with the metric reaches {own}; with true predictions and the same gradient {true}\n"
+        f"{place(results)}, replanned after half of each plan, {in_line(planners[0])}",
         fontweight="bold",
     )
     return figure
@@ -387,16 +394,15 @@ def draw_variants(results: Results, part: str) -> Figure:
     axes[0, 1].set_xlabel(f"position error after {horizon} steps [length]")
     axes[0, 1].set_ylabel("tasks whose goal is reached")
     axes[0, 1].set_title("Is it the prediction? One dot a model")
-    corners = (f"{base_name(results)}/{corner}" for corner in ("metric", "both"))
-    best = max(
-        (variant for variant in variants if variant.startswith(f"{part}/")),
-        key=lambda variant: mean_of(results, variant + suffix),
-    )
+    corners = [f"{base_name(results)}/{corner}" for corner in ("metric", "both")]
+    others = [variant for variant in variants if variant.startswith(f"{part}/")]
+    best = max(others, key=lambda variant: mean_of(results, variant + suffix))
+    named = {name: name.rpartition("/")[2] for name in corners if name in variants}
+    named[best] = f"best of the {len(others)} others, {best.removeprefix(f'{part}/')},"
     said = "; ".join(
-        f"{name.removeprefix(f'{part}/').rpartition(f'{base_name(results)}/')[2]} "
-        f"{mean_of(results, name + suffix):.2f} "
+        f"{words} {mean_of(results, name + suffix):.2f} "
         f"(position error {mean_of(results, f'{name}/position_error/T={horizon}'):.2f})"
-        for name in (*corners, best)
+        for name, words in named.items()
     )
     figure.suptitle(f"Tasks reached by {in_line(SEARCH)}: {said}\n{_in_words(loop)}", fontweight="bold")
     return figure

@@ -15,6 +15,7 @@ from common.run.results import load_results
 from tests.experiment_runs import Done, TinyRun, assert_same_results, kill_at, start_interruptible
 
 TINY = [
+    "--parts", "cliff",
     "--horizons", "4", "5", "20", "50", "100", "--hidden-dim", "16", "--d-latent", "8", "--iterations", "60",
     "--num-trajectories", "8", "--num-jacobian-states", "4", "--num-error-states", "8",
     "--mollified-samples", "16", "--gradient-horizons", "5", "20", "--planning-horizons", "8", "20",

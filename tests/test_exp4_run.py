@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from common.latent.tuned import TUNED
 from exp4_contrastive_fix.evaluate_planners import corners
 from tests.experiment_runs import (
     TinyRun,
@@ -123,6 +124,17 @@ def test_the_controls_alone(tmp_path):
             assert f"reconcile/{ENV}/interaction/{where}/lambda=0.01" in metrics
             qrl = metrics[f"{ENV}/qrl_penalty=0/{where}/success"]["values"]
             assert qrl == metrics[f"two_pillars_qrl/{ENV}/{where}/lambda=0"]["values"], "one model, two parts"
+    for planner in TUNED:
+        success = {
+            name: metrics[f"tuned/{ENV}/unified/{name}/open/T={HORIZON}/success"]["mean"]
+            for name in (planner, f"{planner}_default", "icem")
+        }
+        for other in ("default", "icem") if planner in ("verified_gradient", "helm") else ("default",):
+            apart = metrics[f"tuned/{ENV}/unified/{planner}_minus_{other}/open/T={HORIZON}/success"]["mean"]
+            compared = success[f"{planner}_default" if other == "default" else other]
+            assert apart == pytest.approx(success[planner] - compared)
+    usual = metrics[f"tuned/{ENV}/unified/helm_default/open/T={HORIZON}/success"]["values"]
+    assert usual == metrics[f"{ENV}/unified/helm/open/T={HORIZON}/success"]["values"], "the peers' own"
     assert_promised(metrics, names)
     assert f"{ENV}/baseline/cem/open/T={HORIZON}/success" not in metrics
 

@@ -21,6 +21,7 @@ TINY = {
         coarse_stride=2,
         cascade_stride=4, macro_rollouts=(1, 2), mollified_samples=8, gradient_horizons=(5,),
         planning_horizons=(6,), num_problems=2, gd_steps=2, replans=2,
+        evaluation_sweep=(6.0, 12.0), replan_sweep=(1, 2),
     ),
     "exp2_funnel_heatmap": replace(
         EXP2_PRESETS["quick"], seeds=(0,), iterations=6, random_iterations=6, function_iterations=6,

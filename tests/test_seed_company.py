@@ -11,8 +11,9 @@ from exp2_funnel_heatmap.run_experiment import execute as execute_exp2
 from exp3_planning_efficiency.run_experiment import execute as execute_exp3
 
 TINY_EXP1 = replace(
-    EXP1_PRESETS["quick"], systems=("lorenz", "linear"), horizons=(4, 8), num_trajectories=4,
-    trajectory_length=60, num_jacobian_states=3, num_error_states=3, iterations=20, hidden_dim=8, d_latent=4,
+    EXP1_PRESETS["quick"], parts=("cliff",), systems=("lorenz", "linear"), horizons=(4, 8),
+    num_trajectories=4, trajectory_length=60, num_jacobian_states=3, num_error_states=3, iterations=20,
+    hidden_dim=8, d_latent=4,
     batch_size=8, coarse_stride=2, cascade_stride=4, macro_rollouts=(1, 2), mollified_samples=8,
     gradient_horizons=(5,), planning_horizons=(6,), num_problems=2, gd_steps=2, replans=2,
 )  # fmt: skip

@@ -21,8 +21,9 @@ from exp1_spectral_cliff.run_experiment import execute
 CPU = torch.device("cpu")
 linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere threads it is")
 TINY = replace(
-    EXP1_PRESETS["quick"], systems=("lorenz",), horizons=(4, 8), num_trajectories=4, trajectory_length=60,
-    num_jacobian_states=3, num_error_states=3, iterations=20, hidden_dim=8, d_latent=4, batch_size=8,
+    EXP1_PRESETS["quick"], parts=("cliff",), systems=("lorenz",), horizons=(4, 8), num_trajectories=4,
+    trajectory_length=60, num_jacobian_states=3, num_error_states=3, iterations=20, hidden_dim=8,
+    d_latent=4, batch_size=8,
     coarse_stride=2, cascade_stride=4, macro_rollouts=(1, 2), mollified_samples=8, gradient_horizons=(5,),
     planning_horizons=(6,), num_problems=2, gd_steps=2, replans=2,
 )  # fmt: skip

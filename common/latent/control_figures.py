@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.latent.controls import BUDGETED, ENOUGH
+from common.latent.controls import BUDGETED, ENOUGH, JUDGED
 from common.latent.figures import (
     MODE_LABELS,
     PLANNER_COLORS,
     PLANNER_LABELS,
     Results,
     draw_points,
+    interval_of,
     mean_of,
 )
 from common.latent.tuned import TUNED, UNTUNED
@@ -88,14 +89,24 @@ def draw_tuned(results: Results, names: Sequence[str], models: Mapping[str, str]
         line[0].set_yticks(positions, [LABELS[planner] for planner in rows], fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(f"success of blind plans, T = {horizon}")
-    model, success = next(iter(models)), f"open/T={horizon}/success"
-    said = ", ".join(
-        f"{LABELS[planner]} {mean_of(results, f'tuned/{names[0]}/{model}/{planner}/{success}'):.2f}"
-        for planner in ("verified_gradient", "icem")
-        if planner in TUNED
+    name, (model, title), success = names[0], next(iter(models.items())), f"open/T={horizon}/success"
+    judged = next(iter(JUDGED))
+    others = [planner for planner in rows if planner not in JUDGED]
+    strongest = max(others, key=lambda planner: mean_of(results, f"tuned/{name}/{model}/{planner}/{success}"))
+    gap = f"tuned/{name}/{model}/{judged}_minus_{strongest}/{success}"
+    figure.suptitle(
+        f"{name}, {title}, at equal tuning: {LABELS[judged]} minus {LABELS[strongest]} "
+        f"{_in_words(results, gap)}\nhollow: with the usual settings",
+        fontweight="bold",
     )
-    figure.suptitle(f"At equal tuning: {said}\nhollow: with the usual settings", fontweight="bold")
     return figure
+
+
+def _in_words(results: Results, name: str) -> str:
+    """A difference with its 95% interval."""
+    entry = results["metrics"][name]
+    low, high = interval_of(entry)
+    return f"{entry['mean']:+.2f} [{low:.2f}, {high:.2f}]"
 
 
 def draw_budgets(results: Results, names: Sequence[str], models: Mapping[str, str], horizon: int) -> Figure:

@@ -140,11 +140,11 @@ def draw_bars(
 def _with_intervals(results: Results, metrics: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Means of metrics and the ends of their 95% intervals."""
     entries = [results["metrics"][metric] for metric in metrics]
-    low, high = zip(*(_interval(entry) for entry in entries), strict=True)
+    low, high = zip(*(interval_of(entry) for entry in entries), strict=True)
     return np.array([entry["mean"] for entry in entries]), np.array(low), np.array(high)
 
 
-def _interval(entry: Mapping[str, Any]) -> list[float]:
+def interval_of(entry: Mapping[str, Any]) -> list[float]:
     """Over seeds and starts; of one seed over starts alone; the mean where there is neither."""
     return entry.get("interval95") or entry.get("starts95") or [entry["mean"]] * 2
 

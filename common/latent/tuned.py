@@ -14,6 +14,7 @@ from torch import Tensor
 
 from common.config import MiniGridConfig
 from common.latent.comparison import PLANNING_FIELDS, configured_planner, problems_of
+from common.latent.controls import JUDGED
 from common.latent.model import LatentModel
 from common.latent.planner_evaluation import Trial, evaluate_planner
 from common.minigrid.task import Task
@@ -24,7 +25,6 @@ from common.run.run import Run
 Settings = tuple[tuple[str, object], ...]  # (name, value) of the hyperparameters that are not the usual ones
 
 TUNED: dict[str, Settings] = {}
-JUDGED = ("verified_gradient", "helm")  # each compared with every other
 UNTUNED = ("random_shooting",)  # there is nothing to tune
 
 
