@@ -4,10 +4,11 @@
     python benchmarks/tune_planners.py --preset full      what common/latent/tuned.py holds
 
 A trial is a planner with settings drawn from SPACES. All plan blindly through the recommended model of
-experiment 4, in a layout and with training seeds that no table reports; the planner's best trial by success,
-over seeds and starts, is chosen. Its usual settings stand beside and are no candidate: they were chosen where
-tables report. results/tune_planners.json is the record, of which that of the full preset is kept beside this
-script. Trials are cached steps, so a run goes on where it was.
+experiment 4, in layouts and with training seeds that no table reports: one in which few plans arrive, one in
+which most do. The planner's best trial by success, over layouts, seeds and starts, is chosen. Its usual
+settings stand beside and are no candidate: they were chosen where tables report. results/tune_planners.json
+is the record, of which that of the full preset is kept beside this script. Trials are cached steps, so a run
+goes on where it was.
 """
 
 import sys
@@ -28,8 +29,9 @@ class TuningConfig(Exp4Config):
     trials: int = bounded(2, low=1)
 
 
-GRID, LAYOUT = "FourRooms", 2_000_000  # its seed; those of all experiments are far below
-OWN = {"environments": (GRID,), "layout_seed": LAYOUT, "parts": ("tuned",),
+GRIDS = ("FourRooms", "SimpleCrossingS11N5")
+LAYOUT = 2_000_000  # seed of their layouts; those of all experiments are far below
+OWN = {"environments": GRIDS, "layout_seed": LAYOUT, "parts": ("tuned",),
        "planning_horizons": (50,), "pillar_horizons": (50,)}  # fmt: skip
 
 
@@ -48,6 +50,7 @@ import json
 import math
 
 import torch
+from torch import Tensor
 
 from common.latent.tuned import Settings, measure_settings
 from common.minigrid.task import check_environments, make_task
@@ -98,36 +101,43 @@ def _draw(space: list | tuple[float, float], draw: torch.Generator) -> object:
 
 
 def compute(run: Run) -> None:
-    """Metrics {planner}/{usual,trial={i}}/success and {planner}/best_minus_next/success; the record."""
+    """Metrics {planner}/{usual,trial={i},best_minus_next}/{env}/success, and the record."""
     config = run.config
-    task = make_task(config.environments[0], config)
-    model = run.train(helm_trainings(task, config, 0))["unified"]
     trials = {planner: draw_trials(planner, config.trials) for planner in SPACES}
     cells = [(planner, index) for planner in SPACES for index in range(-1, config.trials)]  # -1: the usual
-    steps = [
-        (
-            measure_settings, f"{planner}/{_label(index)}", task, model, planner,
-            trials[planner][index] if index >= 0 else (), config.planning_horizons,
-        )
-        for planner, index in cells
-    ]  # fmt: skip
-    name = f"T={config.planning_horizons[0]}/success"
-    found = {cell: own[name] for cell, own in zip(cells, run.measure_all(steps), strict=True)}
-    for (planner, index), success in found.items():
-        run.results.add_rate(f"{planner}/{_label(index)}/success", success, task.all_starts)
-    record = {}
-    for planner, own in trials.items():
-        success = [found[planner, index] for index in range(config.trials)]
-        order = sorted(range(config.trials), key=lambda index: -float(success[index].mean()))  # stable
-        if config.trials > 1:
-            gap = success[order[0]] - success[order[1]]
-            run.results.add_difference(f"{planner}/best_minus_next/success", gap, task.all_starts)
-        record[planner] = [
-            {"settings": dict(settings), "success": round(float(rate.mean()), 4)}
-            for settings, rate in zip(own, success, strict=True)
+    tasks = [make_task(name, config) for name in config.environments]
+    found: dict[str, dict[tuple[str, int], Tensor]] = {}
+    for position, task in enumerate(tasks):
+        model = run.train(helm_trainings(task, config, position))["unified"]
+        steps = [
+            (
+                measure_settings, f"{task.name}/{planner}/{_label(index)}", task, model, planner,
+                trials[planner][index] if index >= 0 else (), config.planning_horizons,
+            )
+            for planner, index in cells
+        ]  # fmt: skip
+        success = [own[f"T={config.planning_horizons[0]}/success"] for own in run.measure_all(steps)]
+        found[task.name] = dict(zip(cells, success, strict=True))
+        for (planner, index), rate in found[task.name].items():
+            name = f"{planner}/{_label(index)}/{task.name}/success"
+            run.results.add_rate(name, rate, task.all_starts)
+    record = {
+        planner: [
+            {
+                "settings": dict(settings),
+                "success": {name: round(float(own[planner, index].mean()), 4) for name, own in found.items()},
+            }
+            for index, settings in enumerate(settings_of)
         ]
-    content = {"layout": f"{task.name}, layout seed {config.layout_seed}", "seeds": list(config.seeds),
-               "trials": record}  # fmt: skip
+        for planner, settings_of in trials.items()
+    }
+    for planner, own in record.items():
+        best, *others = sorted(range(len(own)), key=lambda index: -mean_success(own[index]))  # stable
+        for task in tasks if others else ():
+            gap = found[task.name][planner, best] - found[task.name][planner, others[0]]
+            name = f"{planner}/best_minus_next/{task.name}/success"
+            run.results.add_difference(name, gap, task.all_starts)
+    content = {"layout_seed": config.layout_seed, "seeds": list(config.seeds), "trials": record}
     path = run.folders.results / RECORD
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
@@ -137,9 +147,14 @@ def _label(index: int) -> str:
     return "usual" if index < 0 else f"trial={index}"
 
 
+def mean_success(trial: dict) -> float:
+    """Over layouts, of a trial in the record."""
+    return sum(trial["success"].values()) / len(trial["success"])
+
+
 def best_trial(trials: list[dict]) -> dict:
-    """The trial of greatest success; of equal ones the first."""
-    return max(trials, key=lambda trial: trial["success"])
+    """The trial of greatest mean success over layouts; of equal ones the first."""
+    return max(trials, key=mean_success)
 
 
 EXPERIMENT = Experiment("tune_planners", Path(__file__).parent, PRESETS, compute, check=check_environments)

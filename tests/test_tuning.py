@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks.tune_planners import GRID, LAYOUT, PRESETS, RECORD, SPACES, best_trial, draw_trials
+from benchmarks.tune_planners import GRIDS, LAYOUT, PRESETS, RECORD, SPACES, best_trial, draw_trials
 from common.config import EXP3_PRESETS, EXP4_PRESETS
 from common.latent.comparison import configured_planner, measure_planner
 from common.latent.tuned import TUNED, measure_settings
@@ -42,7 +42,11 @@ def test_without_changes_a_planner_does_what_it_always_does(planner):
 
 
 def test_the_best_of_equal_trials_is_the_first():
-    trials = [{"success": 0.2}, {"success": 0.7}, {"success": 0.7}]
+    trials = [
+        {"success": {"a": 0.5, "b": 0.1}},
+        {"success": {"a": 0.2, "b": 0.5}},
+        {"success": {"a": 0.35, "b": 0.35}},
+    ]
     assert best_trial(trials) is trials[1]
 
 
@@ -58,14 +62,14 @@ def test_no_experiment_reports_where_planners_are_tuned():
 
 def test_what_is_frozen_is_the_records_best():
     content = json.loads((ROOT / "benchmarks" / RECORD).read_text())
-    assert content["layout"] == f"{GRID}, layout seed {LAYOUT}"
-    assert content["seeds"] == list(PRESETS["full"].seeds)
+    assert content["layout_seed"] == LAYOUT and content["seeds"] == list(PRESETS["full"].seeds)
     record = content["trials"]
     assert record.keys() == SPACES.keys() == TUNED.keys()
     for planner, trials in record.items():
+        assert all(trial["success"].keys() == set(GRIDS) for trial in trials)
         drawn = draw_trials(planner, PRESETS["full"].trials)
         assert [trial["settings"] for trial in trials] == as_json([dict(settings) for settings in drawn])
-        assert as_json(dict(TUNED[planner])) == best_trial(trials)["settings"]
+        assert as_json(TUNED[planner]) == best_trial(trials)["settings"]
 
 
 def as_json(value):
@@ -74,7 +78,8 @@ def as_json(value):
 
 def test_the_script_runs_and_writes_its_record(tmp_path):
     sizes = (
-        "--environments", "Empty-5x5", "--num-walks", "40", "--walk-length", "20", "--d-latent", "8",
+        "--environments", "Empty-5x5", "Empty-6x6", "--num-walks", "40", "--walk-length", "20",
+        "--d-latent", "8",
         "--hidden-dim", "16", "--iterations", "12", "--batch-size", "16", "--num-episodes", "4",
         "--evaluations-per-step", "24", "--planning-horizons", "6", "--pillar-horizons", "6",
         "--gd-steps", "3", "--device", "cpu",
@@ -88,9 +93,11 @@ def test_the_script_runs_and_writes_its_record(tmp_path):
     metrics = metrics_of(tmp_path)
     for planner, trials in content["trials"].items():
         for index, trial in enumerate(trials):
-            expected = metrics[f"{planner}/trial={index}/success"]["mean"]
-            assert trial["success"] == pytest.approx(expected, abs=1e-4)
-        assert metrics[f"{planner}/best_minus_next/success"]["mean"] >= 0
+            for name, success in trial["success"].items():
+                expected = metrics[f"{planner}/trial={index}/{name}/success"]["mean"]
+                assert success == pytest.approx(expected, abs=1e-4)
+        gaps = [metrics[f"{planner}/best_minus_next/{name}/success"]["mean"] for name in trial["success"]]
+        assert len(gaps) == 2 and sum(gaps) >= 0
     again = run_script(ROOT / "benchmarks" / "tune_planners.py", *sizes, *places)
     assert again.returncode == 0 and "measured in" not in again.stderr
     refused = run_script(ROOT / "benchmarks" / "tune_planners.py", "--trials", "0", *places)

@@ -24,7 +24,42 @@ from common.run.run import Run
 
 Settings = tuple[tuple[str, object], ...]  # (name, value) of the hyperparameters that are not the usual ones
 
-TUNED: dict[str, Settings] = {}
+TUNED: dict[str, dict[str, object]] = {
+    "flat_gradient": {"gd_steps": 50, "gd_lr": 0.116, "tau": 0.104},
+    "verified_gradient": {
+        "travel": 14.1,
+        "betas": (0.0, 0.9),
+        "tau": 2.19,
+        "init_sigma": 1.0,
+        "gradient_samples": 4,
+        "hard_samples": 4,
+        "pull_back": "gumbel",
+    },
+    "helm": {
+        "travel": 11.5,
+        "betas": (0.5, 0.9),
+        "tau": 1.2,
+        "init_sigma": 0.3,
+        "gradient_samples": 2,
+        "hard_samples": 2,
+        "pull_back": "gumbel",
+        "coarse_share": 0.2,
+        "carry": 1.0,
+    },
+    "cem": {"population": 32, "elites": 4, "momentum": 0.3, "smoothing": 0.1},
+    "coarse_cem": {"population": 32, "elites": 4, "momentum": 0.0, "smoothing": 0.1, "coarse_share": 0.2},
+    "icem": {
+        "rounds": 10,
+        "decay": 1.25,
+        "elites": 2,
+        "kept": 0.3,
+        "exponent": 1.0,
+        "momentum": 0.0,
+        "smoothing": 0.1,
+    },
+    "mppi": {"rounds": 15, "temperature": 0.0545, "momentum": 0.5, "smoothing": 0.02},
+    "hill_climbing": {"swaps": 8, "patience": 1},
+}
 UNTUNED = ("random_shooting",)  # there is nothing to tune
 
 
@@ -61,8 +96,8 @@ def compare_tuned(run: Run, task: Task, models: Mapping[str, LatentModel | None]
     """
     horizons = run.config.planning_horizons
     for label, model in models.items():
-        wanted = [(planner, TUNED[planner]) for planner in TUNED]
-        wanted += [(planner, ()) for planner in (*TUNED, *UNTUNED)]
+        chosen: dict[str, Settings] = {planner: tuple(own.items()) for planner, own in TUNED.items()}
+        wanted = [*chosen.items(), *((planner, ()) for planner in (*TUNED, *UNTUNED))]
         steps = [
             (
                 measure_settings, f"{task.name}/{'tuned' if settings else 'default'}/{label}/{planner}",
@@ -71,7 +106,7 @@ def compare_tuned(run: Run, task: Task, models: Mapping[str, LatentModel | None]
             for planner, settings in wanted
         ]  # fmt: skip
         found = dict(zip(wanted, run.measure_all(steps), strict=True))
-        tuned = {planner: found[planner, TUNED.get(planner, ())] for planner in (*TUNED, *UNTUNED)}
+        tuned = {planner: found[planner, chosen.get(planner, ())] for planner in (*TUNED, *UNTUNED)}
         for where in (f"T={horizon}/success" for horizon in horizons):
             for planner, measured in tuned.items():
                 prefix = f"tuned/{task.name}/{label}/{planner}"
