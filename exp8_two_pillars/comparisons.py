@@ -257,19 +257,30 @@ def renamed(variant: str) -> str:
 def run_cause(run: Run, models: Models) -> None:
     """Flat models whose predictions are true, or whose gradients are tamed: cause/{corner}/{source}/..
 
-    In every closed loop: the longer the plan, the further a flat model's gradient explodes.
+    Beside them true predictions with the gradient of `both`, which is tame. In every closed loop: the longer
+    the plan, the further a flat model's gradient explodes. With the differences
+    cause/{corner}/{source}/icem_minus_{planner}/{loop}/success.
     """
     (scene,) = scenes(run.config, "cause")
     study = Study.of(run, scene, models)
-    cases = list(itertools.product(("none", "metric"), ("model", "true_value", "clipped", "smoothed")))
+    exchanged = ("model", "true_value", "clipped", "smoothed")
+    cases = [*itertools.product(("none", "metric"), exchanged), ("both", "true_value")]
     gradients = run.measure_all([study.gradients(*case) for case in cases])
     for (corner, source), measured in zip(cases, gradients, strict=True):
         record_model(run.results, f"cause/{corner}/{source}", measured, run.config.horizons)
-    attempt_all(study, [
+    planned = study_cases(run.config, closed_loops(run.config))
+    found = attempt_all(study, [
         Attempt(f"cause/{corner}/{source}/{planner}/{loop.name}", corner, Plans(planner, loop, source))
         for corner, source in cases
-        for planner, loop in study_cases(run.config, closed_loops(run.config))
+        for planner, loop in planned
     ])  # fmt: skip
+    for corner, source in cases:
+        prefix = f"cause/{corner}/{source}"
+        for planner, loop in planned:
+            if planner != SEARCH:
+                pair = (found[f"{prefix}/{name}/{loop.name}"] for name in (SEARCH, planner))
+                name = f"{prefix}/{SEARCH}_minus_{planner}/{loop.name}/success"
+                record_difference(run.results, name, *pair)
 
 
 def run_phase(run: Run, models: Models) -> None:

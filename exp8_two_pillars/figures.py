@@ -37,11 +37,12 @@ SCENES = {  # in which a pillar should not matter, and on which nothing was chos
     "spiral/lorenz": "spiral", "s/roessler": "Roessler wind", "s/lorenz96": "Lorenz-96 wind",
     "s/lorenz_picture1": "another picture",
 }  # fmt: skip
-CAUSES = {
-    "model": ("its own predictions and gradient", "#56B4E9"),
-    "true_value": ("true predictions, its own gradient", "#0072B2"),
-    "clipped": ("own predictions, gradient clipped", "#E69F00"),
-    "smoothed": ("own predictions, energy smoothed", "#999999"),
+CAUSES = {  # corner and source
+    "metric/model": ("its own predictions and gradient", "#56B4E9"),
+    "metric/true_value": ("true predictions, its own gradient", "#0072B2"),
+    "both/true_value": ("true predictions, gradient of both", "#009E73"),
+    "metric/clipped": ("own predictions, gradient clipped", "#E69F00"),
+    "metric/smoothed": ("own predictions, energy smoothed", "#999999"),
 }
 SHOWN_PATHS = 12
 VARIANTS = {  # what a part's variants are
@@ -325,11 +326,11 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
     figure, axes = new_figure(1, len(loops) + 1, (4.5 + 4.8 * len(loops), 4.8))
     *bars, norm = axes[0]
     for index, (source, (label, color)) in enumerate(CAUSES.items()):
-        where = np.arange(len(planners)) + 0.2 * (index - 1.5)
+        where = np.arange(len(planners)) + 0.16 * (index - 2)
         for axis, loop in zip(bars, loops, strict=True):
-            names = [f"cause/metric/{source}/{planner}/{loop}/success" for planner in planners]
-            draw_bars(axis, results, names, where, 0.18, color=color, label=label)
-        norms = arrays[f"cause/metric/{source}/log10_gradient"]
+            names = [f"cause/{source}/{planner}/{loop}/success" for planner in planners]
+            draw_bars(axis, results, names, where, 0.15, color=color, label=label)
+        norms = arrays[f"cause/{source}/log10_gradient"]
         plot_band(norm, np.array(horizons), norms, label, color)
     for axis, loop in zip(bars, loops, strict=True):
         axis.set_xticks(range(len(planners)), [in_line(name) for name in planners], fontsize=8.5)
@@ -339,15 +340,14 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
     label_horizons(norm, horizons)
     norm.set_ylabel(r"$\log_{10}$ norm / energy at the start")
     norm.set_title("Gradient of the energy")
-    figure.legend(*bars[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    own, true = (
-        ", ".join(
-            f"{mean_of(results, f'cause/metric/{source}/{planners[0]}/{loop}/success'):.2f}" for loop in loops
-        )
-        for source in ("model", "true_value")
+    figure.legend(*bars[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    own, true, tamed = (
+        ", ".join(f"{mean_of(results, f'cause/{source}/{planners[0]}/{loop}/success'):.2f}" for loop in loops)
+        for source in ("metric/model", "metric/true_value", "both/true_value")
     )
     figure.suptitle(
-        f"A flat model with the metric reaches {own}; with true predictions and the same gradient {true}\n"
+        f"A flat model with the metric reaches {own}; with true predictions and its gradient {true}, "
+        f"with that of both {tamed}\n"
         f"{place(results)}, replanned after half of each plan, {in_line(planners[0])}",
         fontweight="bold",
     )

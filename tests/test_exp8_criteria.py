@@ -97,16 +97,22 @@ def test_held_out_scenes_are_claimed_as_the_first_one():
 
 
 def test_a_gradient_is_the_cause_only_where_search_succeeds():
-    def with_true_values(search, gradient):
-        prefix = "cause/metric/true_value"
-        return verdicts({
-            f"{prefix}/{SEARCH}/{LOOP}/success": entry(search, 0.05),
-            f"{prefix}/{GRADIENT}/{LOOP}/success": entry(gradient, 0.05),
-        })["exp8/gradient/is_the_cause"]  # fmt: skip
+    def with_true_values(search, gradient, tamed):
+        metrics = {}
+        for corner, reached in (("metric", gradient), ("both", tamed)):
+            prefix = f"cause/{corner}/true_value"
+            metrics |= {
+                f"{prefix}/{SEARCH}/{LOOP}/success": entry(search, 0.05),
+                f"{prefix}/{GRADIENT}/{LOOP}/success": entry(reached, 0.05),
+                f"{prefix}/{SEARCH}_minus_{GRADIENT}/{LOOP}/success": entry(search - reached, 0.05),
+            }
+        return verdicts(metrics)["exp8/gradient/T=20/is_the_cause"]
 
-    assert with_true_values(0.8, 0.2) is True
-    assert with_true_values(0.1, 0.1) is False  # worse predictions, or distances, explain it
-    assert with_true_values(0.8, 0.8) is False
+    assert with_true_values(0.8, 0.2, 0.8) is True
+    assert with_true_values(0.1, 0.1, 0.1) is False  # worse predictions, or distances, explain it
+    assert with_true_values(0.8, 0.8, 0.8) is False
+    assert with_true_values(0.8, 0.2, 0.2) is False  # the first pillar's gradient is no better
+    assert with_true_values(0.8, 0.77, 0.8) is False  # too little, though beyond doubt
 
 
 def test_ids_are_distinct():

@@ -73,6 +73,8 @@ def promised_metrics():
         names |= {f"long/{corner}/{how}/icem/{LOOP}/success", f"long/{corner}/{how}/position_error/T=10"}
     for corner, source in itertools.product(("none", "metric"), ("true_value", "clipped", "smoothed")):
         names.add(f"cause/{corner}/{source}/normalised_gradient/{LOOP}/success")
+        names.add(f"cause/{corner}/{source}/icem_minus_normalised_gradient/{LOOP}/success")
+    names.add(f"cause/both/true_value/normalised_gradient/{LOOP}/success")
     return names
 
 
