@@ -5,7 +5,7 @@
 
 A trial is a planner with settings drawn from SPACES. All plan blindly through the recommended model of
 experiment 4, in layouts and with training seeds that no table reports: one in which few plans arrive, one in
-which most do. The planner's best trial by success, over layouts, seeds and starts, is chosen. Its usual
+which half do. The planner's best trial by success, over layouts, seeds and starts, is chosen. Its usual
 settings stand beside and are no candidate: they were chosen where tables report. results/tune_planners.json
 is the record, of which that of the full preset is kept beside this script. Trials are cached steps, so a run
 goes on where it was.

@@ -401,10 +401,10 @@ def draw_variants(results: Results, part: str) -> Figure:
     named[best] = f"best of the {len(others)} others, {best.removeprefix(f'{part}/')},"
     said = "; ".join(
         f"{words} {mean_of(results, name + suffix):.2f} "
-        f"(position error {mean_of(results, f'{name}/position_error/T={horizon}'):.2f})"
+        f"(error {mean_of(results, f'{name}/position_error/T={horizon}'):.2f})"
         for name, words in named.items()
     )
-    figure.suptitle(f"Tasks reached by {in_line(SEARCH)}: {said}\n{_in_words(loop)}", fontweight="bold")
+    figure.suptitle(f"{said}\nTasks reached by {in_line(SEARCH)}, {_in_words(loop)}", fontweight="bold")
     return figure
 
 

@@ -46,7 +46,7 @@ TUNED: dict[str, dict[str, object]] = {
         "coarse_share": 0.2,
         "carry": 1.0,
     },
-    "cem": {"population": 32, "elites": 4, "momentum": 0.3, "smoothing": 0.1},
+    "cem": {"population": 16, "elites": 4, "momentum": 0.3, "smoothing": 0.02},
     "coarse_cem": {"population": 32, "elites": 4, "momentum": 0.0, "smoothing": 0.1, "coarse_share": 0.2},
     "icem": {
         "rounds": 10,
@@ -58,7 +58,7 @@ TUNED: dict[str, dict[str, object]] = {
         "smoothing": 0.1,
     },
     "mppi": {"rounds": 15, "temperature": 0.0545, "momentum": 0.5, "smoothing": 0.02},
-    "hill_climbing": {"swaps": 8, "patience": 1},
+    "hill_climbing": {"swaps": 32, "patience": 2},
 }
 UNTUNED = ("random_shooting",)  # there is nothing to tune
 
