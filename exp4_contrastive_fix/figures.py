@@ -95,7 +95,8 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterato
     if "peers" in parts:
         figures["exp4_peers.png"] = draw_peers(results, shown, planned, horizon)
     if "tuned" in parts:
-        figures["exp4_tuned.png"] = draw_tuned(results, shown, planned, horizon)
+        learned = {"unified": MODELS["unified"]}  # settings were chosen in a learned model
+        figures["exp4_tuned.png"] = draw_tuned(results, shown, learned, horizon)
     if "budgets" in parts:
         figures["exp4_budgets.png"] = draw_budgets(results, shown, planned, horizon)
     if "penalty" in parts:

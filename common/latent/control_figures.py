@@ -71,7 +71,7 @@ def draw_tuned(results: Results, names: Sequence[str], models: Mapping[str, str]
 
     A row of panels for each environment, a column for each model; arguments as of `draw_peers`.
     """
-    size = (2.0 + 3.2 * len(models), 1.4 + 3.0 * len(names))
+    size = (3.4 + 4.6 * len(models), 1.4 + 3.0 * len(names))
     figure, axes = new_figure(len(names), len(models), size, sharex=True, sharey=True)
     rows = [planner for planner in ROWS if planner in (*TUNED, *UNTUNED)]
     positions = np.arange(len(rows))[::-1]
@@ -95,8 +95,8 @@ def draw_tuned(results: Results, names: Sequence[str], models: Mapping[str, str]
     strongest = max(others, key=lambda planner: mean_of(results, f"tuned/{name}/{model}/{planner}/{success}"))
     gap = f"tuned/{name}/{model}/{judged}_minus_{strongest}/{success}"
     figure.suptitle(
-        f"{name}, {title}, at equal tuning: {LABELS[judged]} minus {LABELS[strongest]} "
-        f"{_in_words(results, gap)}\nhollow: with the usual settings",
+        f"At equal tuning, {LABELS[judged]} minus {LABELS[strongest]}: {_in_words(results, gap)}\n"
+        f"{name}, {title}; hollow: with the usual settings",
         fontweight="bold",
     )
     return figure
