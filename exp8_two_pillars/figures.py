@@ -346,8 +346,8 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
         for source in ("metric/model", "metric/true_value", "both/true_value")
     )
     figure.suptitle(
-        f"A flat model with the metric reaches {own}; with true predictions and its gradient {true}, "
-        f"with that of both {tamed}\n"
+        f"A flat model with the metric reaches {own};\n"
+        f"with true predictions and its gradient {true}, with that of both {tamed}\n"
         f"{place(results)}, replanned after half of each plan, {in_line(planners[0])}",
         fontweight="bold",
     )
@@ -394,18 +394,23 @@ def draw_variants(results: Results, part: str) -> Figure:
     axes[0, 1].set_xlabel(f"position error after {horizon} steps [length]")
     axes[0, 1].set_ylabel("tasks whose goal is reached")
     axes[0, 1].set_title("Is it the prediction? One dot a model")
-    corners = [f"{base_name(results)}/{corner}" for corner in ("metric", "both")]
+    said = _best_of(results, part, variants, horizon)
+    figure.suptitle(f"{said}\nTasks reached by {in_line(SEARCH)}, {_in_words(loop)}", fontweight="bold")
+    return figure
+
+
+def _best_of(results: Results, part: str, variants: Sequence[str], horizon: int) -> str:
+    """Success and position error of the corners with metric, and of a part's most successful variant."""
+    base, suffix = base_name(results), f"/{SEARCH}/{study_loop(results)}/success"
     others = [variant for variant in variants if variant.startswith(f"{part}/")]
     best = max(others, key=lambda variant: mean_of(results, variant + suffix))
-    named = {name: name.rpartition("/")[2] for name in corners if name in variants}
+    named = {f"{base}/{corner}": corner for corner in ("metric", "both") if f"{base}/{corner}" in variants}
     named[best] = f"best of the {len(others)} others, {best.removeprefix(f'{part}/')},"
-    said = "; ".join(
+    return "; ".join(
         f"{words} {mean_of(results, name + suffix):.2f} "
         f"(error {mean_of(results, f'{name}/position_error/T={horizon}'):.2f})"
         for name, words in named.items()
     )
-    figure.suptitle(f"{said}\nTasks reached by {in_line(SEARCH)}, {_in_words(loop)}", fontweight="bold")
-    return figure
 
 
 def draw_phase_diagram(results: Results) -> Figure:

@@ -151,7 +151,7 @@ def test_what_is_executed(problems):
 
 def test_the_part_alone(tmp_path):
     run = TinyRun("exp1_spectral_cliff", TINY, frozenset({"exp1_evaluations.png"}))
-    run(tmp_path)
+    run(tmp_path, rendered=True)
     run.assert_figures(tmp_path)
     metrics = load_results(Path(tmp_path) / "results")["metrics"]
     labels = ["evaluations=6/T=8", "evaluations=12/T=8"]

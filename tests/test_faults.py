@@ -743,7 +743,8 @@ LEAST = {
         "--systems linear lorenz --horizons 1 --num-trajectories 1 --trajectory-length 40 "
         "--num-jacobian-states 1 --num-error-states 2 --iterations 1 --hidden-dim 1 --d-latent 1 "
         "--batch-size 1 --coarse-stride 1 --cascade-stride 1 --macro-rollouts 1 --mollified-samples 4 "
-        "--gradient-horizons 1 --planning-horizons 1 --num-problems 1 --gd-steps 1 --replans 1"
+        "--gradient-horizons 1 --planning-horizons 1 --num-problems 1 --gd-steps 1 --replans 1 "
+        "--evaluation-sweep 6 --replan-sweep 1"
     ),
     "exp2_funnel_heatmap": (
         "--iterations 1 --random-iterations 1 --function-iterations 1 --hidden-dim 2 --batch-size 1 "

@@ -103,6 +103,7 @@ def test_a_default_of_a_planner_changes_every_step_that_plans():
     )
     assert {name.rpartition(".")[2] for name in changed_steps(sources)} == {
         "measure_planner",
+        "measure_settings",
         "measure_at_budget",
         "measure_rung",
         "measure_sweep",
