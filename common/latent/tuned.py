@@ -1,6 +1,6 @@
 """Planners with settings chosen at equal tuning, beside their own.
 
-benchmarks/tune_planners.py gave every planner as many trials, in a layout and with training seeds that no
+benchmarks/tune_planners.py gave every planner as many trials, in two layouts and with training seeds that no
 table reports, in a learned model; what it found best is TUNED, and benchmarks/tune_planners.json the record.
 
 Shapes: S seeds, E episodes.
