@@ -23,7 +23,7 @@ from common.run.command_line import parse_command_line
 
 @dataclass(frozen=True)
 class TuningConfig(Exp4Config):
-    """Equal tuning of planners: as many trials of each, in layouts and with training seeds that no table reports."""
+    """Equal tuning of planners: as many trials of each, where no table reports."""
 
     # trials of each planner, beside its usual settings
     trials: int = bounded(2, low=1)
