@@ -85,8 +85,8 @@ def _cliff_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figu
             figures["exp1_linear_cliff.png"] = draw_linear_cliff(results, arrays, horizons)
             continue
         figures[f"exp1_spectral_cliff{suffix}.png"] = draw_cliff(system, results, arrays, horizons)
-        figures[f"exp1_gradient_agreement{suffix}.png"] = draw_gradient_agreement(system, results, arrays)
         if system == chaotic[0]:
+            figures[f"exp1_gradient_agreement{suffix}.png"] = draw_gradient_agreement(system, results, arrays)
             figures[f"exp1_ablation{suffix}.png"] = draw_ablation(system, arrays, horizons)
             figures[f"exp1_rollouts{suffix}.png"] = draw_rollouts(system, arrays)
             figures[f"exp1_convergence_rate{suffix}.png"] = draw_convergence(system, results, arrays)
