@@ -132,7 +132,7 @@ def compute(run: Run) -> None:
         for planner, settings_of in trials.items()
     }
     for planner, own in record.items():
-        best, *others = sorted(range(len(own)), key=lambda index: -mean_success(own[index]))  # stable
+        best, *others = ranked(own)
         for task in tasks if others else ():
             gap = found[task.name][planner, best] - found[task.name][planner, others[0]]
             name = f"{planner}/best_minus_next/{task.name}/success"
@@ -147,14 +147,14 @@ def _label(index: int) -> str:
     return "usual" if index < 0 else f"trial={index}"
 
 
-def mean_success(trial: dict) -> float:
-    """Over layouts, of a trial in the record."""
-    return sum(trial["success"].values()) / len(trial["success"])
+def ranked(trials: list[dict]) -> list[int]:
+    """Positions of a planner's trials in the record by mean success over layouts; of equal ones the first."""
+    return sorted(range(len(trials)), key=lambda index: -sum(trials[index]["success"].values()))
 
 
 def best_trial(trials: list[dict]) -> dict:
-    """The trial of greatest mean success over layouts; of equal ones the first."""
-    return max(trials, key=mean_success)
+    """The one that is chosen."""
+    return trials[ranked(trials)[0]]
 
 
 EXPERIMENT = Experiment("tune_planners", Path(__file__).parent, PRESETS, compute, check=check_environments)

@@ -18,6 +18,8 @@ Arrays = Mapping[str, np.ndarray]
 
 TARGET = 20.0  # the documents' bound on ||J||_F
 CLIFF_TOP = {"lorenz": 8.5, "lorenz_dt033": 20.5}  # log10 of the largest norm shown; what leaves is annotated
+JACOBIANS = {"state": r"\partial s_T/\partial s_0", "action": r"\partial s_T/\partial a"}
+SWITCHED = ("flat", "helm", "cascade", "cascade_validated")  # variants in the figure of the switch
 LABELS = {
     "true": "true system",
     "flat": "flat",
@@ -59,14 +61,19 @@ ABLATION_COLORS = {
 
 def draw_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figure]:
     """Every figure of a run, by file name."""
-    parts, systems = results["config"]["parts"], results["config"]["systems"]
+    parts = results["config"]["parts"]
     figures = _cliff_figures(results, arrays) if "cliff" in parts else {}
-    chaotic = [system for system in systems if system != "linear"]
+    chaotic = _chaotic(results)
     if "switch" in parts and chaotic:
         figures["exp1_switch.png"] = draw_switch(chaotic, results, arrays)
     for system in chaotic if "evaluations" in parts else ():
         figures[f"exp1_evaluations{_suffix(system)}.png"] = draw_evaluations(system, results)
     return figures
+
+
+def _chaotic(results: Mapping[str, Any]) -> list[str]:
+    """The systems but the linear one, whose figures are its own."""
+    return [system for system in results["config"]["systems"] if system != "linear"]
 
 
 def _suffix(system: str) -> str:
@@ -78,7 +85,7 @@ def _cliff_figures(results: Mapping[str, Any], arrays: Arrays) -> dict[str, Figu
     """Those of the part `cliff`."""
     horizons = np.array(results["config"]["horizons"])
     figures = {"exp1_training.png": draw_training(results, arrays)}
-    chaotic = [system for system in results["config"]["systems"] if system != "linear"]
+    chaotic = _chaotic(results)
     for system in results["config"]["systems"]:
         suffix = _suffix(system)
         if system == "linear":
@@ -130,8 +137,26 @@ def _norm_axis(axis: Axes, low: float, high: float) -> None:
     axis.set_yticks(ticks, [f"$10^{{{int(tick)}}}$" for tick in ticks])
 
 
-def _error_panel(axis: Axes, arrays: Arrays, system: str, variants: tuple[str, ...], x: np.ndarray) -> None:
-    for variant in (*variants, "flat_long", "helm_blind"):
+def _norm_panel(
+    axis: Axes, arrays: Arrays, system: str, variants: Sequence[str], name: str, horizons: np.ndarray
+) -> None:
+    """Norms of a Jacobian over the horizon; flat ends far above the panel, which says where."""
+    quantity = f"log10_jacobian_{name}"
+    for variant in variants:
+        _plot_variant(axis, arrays, system, variant, quantity, horizons)
+    _target_line(axis)
+    _norm_axis(axis, -3.2, CLIFF_TOP[system])
+    axis.set_ylabel(rf"$\Vert {JACOBIANS[name]} \Vert_F$, median over start states")
+    longest = arrays[f"{system}/flat/{quantity}"][-1].mean()
+    axis.annotate(
+        f"flat: $10^{{{longest:.0f}}}$ at T = {horizons[-1]}", (0.985, 0.75), xycoords="axes fraction",
+        ha="right", va="top", color=COLORS["flat"], fontsize=9,
+    )  # fmt: skip
+    label_horizons(axis, horizons)
+
+
+def _error_panel(axis: Axes, arrays: Arrays, system: str, variants: Sequence[str], x: np.ndarray) -> None:
+    for variant in variants:
         if f"{system}/{variant}/nrmse" in arrays:
             _plot_variant(axis, arrays, system, variant, "nrmse", x)
     axis.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
@@ -141,6 +166,7 @@ def _error_panel(axis: Axes, arrays: Arrays, system: str, variants: tuple[str, .
     )  # fmt: skip
     axis.set_ylim(0, 1.6)
     axis.set_ylabel("prediction error (NRMSE)")
+    label_horizons(axis, x)
 
 
 def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons: np.ndarray) -> Figure:
@@ -148,19 +174,10 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
     variants = ("flat", "spectral_published", "spectral", "helm", "cascade")
     figure = Figure(figsize=(11.5, 8.2), layout="constrained")
     axes = figure.subplot_mosaic([["state", "action"], ["error", "error"]], height_ratios=(1.6, 1))
-    quantities = {"state": r"\partial s_T/\partial s_0", "action": r"\partial s_T/\partial a"}
-    for name, symbol in quantities.items():
-        axis, quantity = axes[name], f"log10_jacobian_{name}"
-        for variant in ("true", *variants):
-            _plot_variant(axis, arrays, system, variant, quantity, horizons)
-        _plot_mollified(axis, arrays, system, quantity, horizons)
-        _target_line(axis)
-        _norm_axis(axis, -3.2, CLIFF_TOP[system])
-        axis.set_ylabel(rf"$\Vert {symbol} \Vert_F$, median over start states")
-        _note_flat(axis, arrays, system, quantity, horizons)
-        label_horizons(axis, horizons)
-    _error_panel(axes["error"], arrays, system, variants, horizons)
-    label_horizons(axes["error"], horizons)
+    for name in JACOBIANS:
+        _norm_panel(axes[name], arrays, system, ("true", *variants), name, horizons)
+        _plot_mollified(axes[name], arrays, system, f"log10_jacobian_{name}", horizons)
+    _error_panel(axes["error"], arrays, system, (*variants, "flat_long", "helm_blind"), horizons)
     axes["state"].set_title("Start Jacobian (small: the start is forgotten)")
     axes["action"].set_title("Action Jacobian (what planning descends through)")
     axes["error"].set_title("A norm means nothing without the error beside it")
@@ -178,33 +195,14 @@ def draw_cliff(system: str, results: Mapping[str, Any], arrays: Arrays, horizons
     return figure
 
 
-def _note_flat(axis: Axes, arrays: Arrays, system: str, quantity: str, horizons: np.ndarray) -> None:
-    """Where flat ends, which is far above the panel."""
-    longest = arrays[f"{system}/flat/{quantity}"][-1].mean()
-    axis.annotate(
-        f"flat: $10^{{{longest:.0f}}}$ at T = {horizons[-1]}", (0.985, 0.75), xycoords="axes fraction",
-        ha="right", va="top", color=COLORS["flat"], fontsize=9,
-    )  # fmt: skip
-
-
 def draw_switch(systems: Sequence[str], results: Mapping[str, Any], arrays: Arrays) -> Figure:
     """The cascade with switches chosen on unseen trajectories, beside the fixed one and its levels."""
     horizons = np.array(results["config"]["horizons"])
     figure, axes = new_figure(len(systems), 2, (11.0, 0.9 + 3.6 * len(systems)))
     for (norm, error), system in zip(axes, systems, strict=True):
-        for variant in ("flat", "helm", "cascade", "cascade_validated"):
-            _plot_variant(norm, arrays, system, variant, "log10_jacobian_state", horizons)
-            _plot_variant(error, arrays, system, variant, "nrmse", horizons)
-        _target_line(norm)
-        _norm_axis(norm, -3.2, CLIFF_TOP[system])
-        _note_flat(norm, arrays, system, "log10_jacobian_state", horizons)
-        norm.set_ylabel(r"$\Vert \partial s_T/\partial s_0 \Vert_F$, median over start states")
+        _norm_panel(norm, arrays, system, SWITCHED, "state", horizons)
+        _error_panel(error, arrays, system, SWITCHED, horizons)
         norm.set_title(_system_title(system))
-        error.axhline(1.0, color=COLORS["target"], linestyle=":", linewidth=1.2)
-        error.set_ylim(0, 1.6)
-        error.set_ylabel("prediction error (NRMSE)")
-        for axis in (norm, error):
-            label_horizons(axis, horizons)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     said = [
         f"{_system_title(system).rpartition(', ')[2]}: " + " against ".join(

@@ -63,9 +63,11 @@ def compute(run: Run) -> None:
         models = run.train(flat_trainings(system, data, config), helm_trainings(system, data, config))
         if cliff:
             analyse(run, system, models)
-        if "switch" in config.parts and not isinstance(system, LinearSystem):
+        if isinstance(system, LinearSystem):
+            continue
+        if "switch" in config.parts:
             compare_switches(run, system, models)
-        if "evaluations" in config.parts and not isinstance(system, LinearSystem):
+        if "evaluations" in config.parts:
             compare_at_equal_evaluations(run, system, models)
 
 

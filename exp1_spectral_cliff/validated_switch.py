@@ -7,7 +7,7 @@ variants tell what that gives.
 Shapes: L levels, H horizons, S seeds, B start states.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ from exp1_spectral_cliff.dataset import (
 )
 
 VARIANT = "cascade_validated"
-COMPARED = ("flat", "helm", "cascade")  # what stands beside it where the part is run alone
+FINER = ("flat", "helm")  # variants that are its hierarchies but for the last
+COMPARED = (*FINER, "cascade")  # what stands beside it where the part is run alone
 
 
 def choose_levels(errors: Tensor) -> Tensor:
@@ -69,11 +70,21 @@ def measure_validated_cascade(
     models: Mapping[str, nn.Module],
     validation: Trajectories,
     data: Trajectories,
+    finer: Sequence[Mapping[str, Tensor]],
     *,
     config: Exp1Config,
     device: torch.device,
 ) -> dict[str, Tensor]:
     """The cascade's norms and errors, each seed's switches chosen on the validation trajectories.
+
+    Args:
+        system: the true one.
+        models: the cascade's levels among them.
+        validation: trajectories to choose by.
+        data: trajectories to measure on.
+        finer: what `measure_spectrum` found on them for FINER.
+        config: the fields named above.
+        device: where trainings are done.
 
     Returns:
         what `measure_spectrum` does, on `data`, and levels [H, S] (see `choose_levels`).
@@ -83,9 +94,10 @@ def measure_validated_cascade(
     nested = [levels[: 1 + count] for count in range(len(levels))]
     seen = [spectrum(used, validation.to(device), config, norms=False)["nrmse"] for used in nested]
     chosen = choose_levels(torch.stack(seen))
-    found = [spectrum(used, data.to(device), config) for used in nested]
+    found = [*finer, spectrum(levels, data.to(device), config)]
     return {"levels": chosen} | {
-        name: _of_levels(torch.stack([measured[name] for measured in found]), chosen) for name in found[0]
+        name: _of_levels(torch.stack([measured[name].to(chosen.device) for measured in found]), chosen)
+        for name in finer[0]
     }
 
 
@@ -103,15 +115,17 @@ def compare_switches(run: Run, system: System, models: Mapping[str, nn.Module]) 
     """
     data = evaluation_trajectories(system, run.config)
     validation = unseen_trajectories(system, run.config, "validation")
-    name = f"{system.name}/spectrum/{VARIANT}"
-    found = run.measure(measure_validated_cascade, name, system, models, validation, data)
+    steps = [
+        (measure_spectrum, f"{system.name}/spectrum/{variant}", system, models, variant, data)
+        for variant in COMPARED
+    ]
+    spectra = dict(zip(COMPARED, run.measure_all(steps), strict=True))
+    name, finer = f"{system.name}/spectrum/{VARIANT}", [spectra[variant] for variant in FINER]
+    found = run.measure(measure_validated_cascade, name, system, models, validation, data, finer)
     record_spectrum(run.results, system, VARIANT, found, run.config.horizons)
     horizons = torch.tensor(run.config.horizons)[:, None]
     for level in (1, 2):
         without = torch.where(found["levels"] < level, horizons, 0).amax(0)
         run.results.add(f"{system.name}/{VARIANT}/switch_{level}", without.double(), "steps")
-    if "cliff" in run.config.parts:  # which measures them anyway
-        return
-    for variant in COMPARED:
-        step = (measure_spectrum, f"{system.name}/spectrum/{variant}", system, models, variant, data)
-        record_spectrum(run.results, system, variant, run.measure(*step), run.config.horizons)
+    for variant, measured in spectra.items() if "cliff" not in run.config.parts else ():  # which records them
+        record_spectrum(run.results, system, variant, measured, run.config.horizons)

@@ -10,26 +10,11 @@ from common.run.criteria import evaluate
 from common.run.results import Results, summarise
 from exp1_spectral_cliff.analyze_spectrum import measure_spectrum, record_spectrum
 from exp1_spectral_cliff.criteria import SATURATION
-from exp1_spectral_cliff.dataset import evaluation_trajectories, make_system
+from exp1_spectral_cliff.dataset import evaluation_trajectories
+from tests.exact_model import SYSTEM, ExactModel
 
 CONFIG = Exp1Config(num_jacobian_states=16, num_error_states=256)
-SYSTEM = make_system("lorenz")
 CPU = torch.device("cpu")
-
-
-class ExactModel(torch.nn.Module):
-    """The true step with a small error: what a well-trained flat model is."""
-
-    stride = 1
-
-    def encode(self, states):
-        return states
-
-    def decode(self, latents):
-        return latents
-
-    def step(self, latents, blocks):
-        return SYSTEM.step(latents, blocks) + 1e-3
 
 
 class ConstantModel(ExactModel):

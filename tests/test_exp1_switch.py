@@ -10,12 +10,12 @@ from common.config import Exp1Config
 from common.run.random import generator
 from exp1_spectral_cliff.analyze_spectrum import hierarchy, measure_spectrum, spectrum
 from exp1_spectral_cliff.criteria import CRITERIA
-from exp1_spectral_cliff.dataset import evaluation_trajectories, make_system, unseen_trajectories
+from exp1_spectral_cliff.dataset import evaluation_trajectories, unseen_trajectories
 from exp1_spectral_cliff.models import HelmModel
 from exp1_spectral_cliff.validated_switch import choose_levels, measure_validated_cascade
+from tests.exact_model import SYSTEM, ExactModel
 from tests.experiment_runs import TinyRun, measured, metrics_of
 
-SYSTEM = make_system("lorenz")
 CPU = torch.device("cpu")
 CONFIG = Exp1Config(seeds=(0, 1), horizons=(4, 8, 64, 128), num_jacobian_states=3, num_error_states=16)
 TINY = (
@@ -54,29 +54,19 @@ def test_a_level_whose_rollout_is_lost_is_left(lost):
     assert choose_levels(errors).flatten().tolist() == [0, 0, 1]
 
 
-class AlmostTrue(torch.nn.Module):
-    """The true step with an error, which chaos soon has grown."""
+class AlmostTrue(ExactModel):
+    """Of an error that chaos soon has grown."""
 
-    stride = 1
-
-    def encode(self, states):
-        return states
-
-    def decode(self, latents):
-        return latents
-
-    def step(self, latents, blocks):
-        return SYSTEM.step(latents, blocks) + 0.02
+    error = 0.02
 
 
 @pytest.fixture(scope="module")
 def models():
     sizes = SYSTEM.d_state, SYSTEM.d_action
-    coarse = HelmModel(CONFIG.seeds, *sizes, 8, 16, 16, True, "coarse")
     return {
         "flat": AlmostTrue(),
         "helm": HelmModel(CONFIG.seeds, *sizes, 8, 16, 4, True, "helm"),
-        "helm_coarse": coarse,
+        "helm_coarse": HelmModel(CONFIG.seeds, *sizes, 8, 16, 16, True, "coarse"),
     }
 
 
@@ -85,9 +75,9 @@ def test_what_is_measured_is_each_horizons_chosen_hierarchy(models):
     assert torch.equal(data.states, evaluation_trajectories(SYSTEM, CONFIG).states)
     assert not torch.equal(data.states, validation.states)
     places = {"config": CONFIG, "device": CPU}
-    found = measure_validated_cascade(SYSTEM, models, validation, data, **places)
-    nested = [measure_spectrum(SYSTEM, models, name, data, **places) for name in ("flat", "helm")]
-    nested.append(spectrum(hierarchy(SYSTEM, models, "cascade", CPU), data, CONFIG))
+    finer = [measure_spectrum(SYSTEM, models, name, data, **places) for name in ("flat", "helm")]
+    found = measure_validated_cascade(SYSTEM, models, validation, data, finer, **places)
+    nested = [*finer, spectrum(hierarchy(SYSTEM, models, "cascade", CPU), data, CONFIG)]
     assert (found["levels"][0] == 0).all() and (found["levels"][-1] > 0).all(), "the test can fail"
     for (index, seed), level in zip(
         itertools.product(range(4), range(2)), found["levels"].flatten().tolist(), strict=True

@@ -6,7 +6,7 @@ Shapes: S seeds, E episodes, T horizon.
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -66,6 +66,25 @@ def problems_of(task: Task, model: LatentModel | None, stride: int, device: torc
     return LatentProblems(model, task, stride, device)
 
 
+def planning_trial(
+    task: Task,
+    model: LatentModel | None,
+    planner: str,
+    mode: str,
+    config: MiniGridConfig,
+    device: torch.device,
+    settings: Mapping[str, object] | None = None,
+) -> Trial:
+    """A planner by name, with the configuration's settings but for these, and with noise of its own."""
+    return Trial(
+        task,
+        problems_of(task, model, config.coarse_stride, device),
+        replace(configured_planner(planner, config), **settings or {}),
+        config,
+        noise=lambda horizon: generators(config.seeds, f"{task.name}/{planner}/{mode}/T={horizon}"),
+    )
+
+
 @reads_settings(*PLANNING_FIELDS)
 def measure_planner(
     task: Task,
@@ -79,14 +98,7 @@ def measure_planner(
 ) -> dict[str, Tensor]:
     """`T=../success` and its like at every horizon, each [S, E] (see evaluate_planner)."""
     began = time.monotonic()
-    trial = Trial(
-        task,
-        problems_of(task, model, config.coarse_stride, device),
-        configured_planner(planner, config),
-        config,
-        noise=lambda horizon: generators(config.seeds, f"{task.name}/{planner}/{mode}/T={horizon}"),
-    )
-    found = evaluate_planner(trial, mode, horizons)
+    found = evaluate_planner(planning_trial(task, model, planner, mode, config, device), mode, horizons)
     success = " ".join(f"{horizon}:{value['success'].mean():.2f}" for horizon, value in found.items())
     spent = time.monotonic() - began
     log.info("%s/%s/%s/%s: success by T %s (%.0f s)", task.name, planner, mode, success, spent)

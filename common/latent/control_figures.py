@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.latent.controls import BUDGETED, ENOUGH, JUDGED
@@ -52,18 +53,24 @@ def draw_peers(results: Results, names: Sequence[str], models: Mapping[str, str]
     columns = [(name, mode) for name in names for mode in MODE_LABELS]
     size = (1.6 + 2.1 * len(columns), 0.9 + 3.0 * len(models))
     figure, axes = new_figure(len(models), len(columns), size, sharex=True, sharey=True)
-    positions = np.arange(len(ROWS))[::-1]
     for line, (model, title) in zip(axes, models.items(), strict=True):
         for axis, (name, mode) in zip(line, columns, strict=True):
-            for position, planner in zip(positions, ROWS, strict=True):
-                metric = f"{name}/{model}/{planner}/{mode}/T={horizon}/success"
-                draw_points(axis, results, [metric], [position], COLORS[planner], planner, lying=True)
+            success = f"{name}/{model}/{{}}/{mode}/T={horizon}/success"
+            _draw_rows(axis, results, ROWS, success)
             axis.set_title(f"{name}\n{MODE_LABELS[mode]}, {title}", fontsize=8.5)
-            axis.set_xlim(-0.05, 1.05)
-        line[0].set_yticks(positions, [LABELS[planner] for planner in ROWS], fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(f"success rate, T = {horizon}")
     return figure
+
+
+def _draw_rows(axis: Axes, results: Results, rows: Sequence[str], metric: str) -> dict[str, float]:
+    """A point for each planner, from the top; `metric` has {} for its name. Returns where each stands."""
+    where = dict(zip(rows, np.arange(len(rows))[::-1].tolist(), strict=True))
+    for planner, position in where.items():
+        draw_points(axis, results, [metric.format(planner)], [position], COLORS[planner], planner, lying=True)
+    axis.set_xlim(-0.05, 1.05)
+    axis.set_yticks(list(where.values()), [LABELS[planner] for planner in rows], fontsize=8)
+    return where
 
 
 def draw_tuned(results: Results, names: Sequence[str], models: Mapping[str, str], horizon: int) -> Figure:
@@ -74,26 +81,22 @@ def draw_tuned(results: Results, names: Sequence[str], models: Mapping[str, str]
     size = (3.4 + 4.6 * len(models), 1.4 + 3.0 * len(names))
     figure, axes = new_figure(len(names), len(models), size, sharex=True, sharey=True)
     rows = [planner for planner in ROWS if planner in (*TUNED, *UNTUNED)]
-    positions = np.arange(len(rows))[::-1]
     for line, name in zip(axes, names, strict=True):
         for axis, (model, title) in zip(line, models.items(), strict=True):
-            for position, planner in zip(positions, rows, strict=True):
-                prefix, success = f"tuned/{name}/{model}/{planner}", f"open/T={horizon}/success"
-                color = COLORS[planner]
-                draw_points(axis, results, [f"{prefix}/{success}"], [position], color, planner, lying=True)
+            success = f"tuned/{name}/{model}/{{}}/open/T={horizon}/success"
+            for planner, position in _draw_rows(axis, results, rows, success).items():
                 if planner in TUNED:
-                    usual = mean_of(results, f"{prefix}_default/{success}")
-                    axis.plot(usual, position, "o", color=color, markersize=11, markerfacecolor="none")
+                    usual = mean_of(results, success.format(f"{planner}_default"))
+                    axis.plot(usual, position, "o", color=COLORS[planner], ms=11, markerfacecolor="none")
             axis.set_title(f"{name}, {title}", fontsize=8.5)
-            axis.set_xlim(-0.05, 1.05)
-        line[0].set_yticks(positions, [LABELS[planner] for planner in rows], fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel(f"success of blind plans, T = {horizon}")
-    name, (model, title), success = names[0], next(iter(models.items())), f"open/T={horizon}/success"
+    name, (model, title) = names[0], next(iter(models.items()))
+    success = f"tuned/{name}/{model}/{{}}/open/T={horizon}/success"
     judged = next(iter(JUDGED))
     others = [planner for planner in rows if planner not in JUDGED]
-    strongest = max(others, key=lambda planner: mean_of(results, f"tuned/{name}/{model}/{planner}/{success}"))
-    gap = f"tuned/{name}/{model}/{judged}_minus_{strongest}/{success}"
+    strongest = max(others, key=lambda planner: mean_of(results, success.format(planner)))
+    gap = success.format(f"{judged}_minus_{strongest}")
     figure.suptitle(
         f"At equal tuning, {LABELS[judged]} minus {LABELS[strongest]}: {_in_words(results, gap)}\n"
         f"{name}, {title}; hollow: with the usual settings",

@@ -7,19 +7,17 @@ Shapes: S seeds, E episodes.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from common.config import MiniGridConfig
-from common.latent.comparison import PLANNING_FIELDS, configured_planner, problems_of
+from common.latent.comparison import PLANNING_FIELDS, planning_trial
 from common.latent.controls import JUDGED
 from common.latent.model import LatentModel
-from common.latent.planner_evaluation import Trial, evaluate_planner
+from common.latent.planner_evaluation import evaluate_planner
 from common.minigrid.task import Task
 from common.run.cache import reads_settings
-from common.run.random import generators
 from common.run.run import Run
 
 Settings = tuple[tuple[str, object], ...]  # (name, value) of the hyperparameters that are not the usual ones
@@ -78,13 +76,7 @@ def measure_settings(
 
     The noise is that of `measure_planner`: without changes, so is the result.
     """
-    trial = Trial(
-        task,
-        problems_of(task, model, config.coarse_stride, device),
-        replace(configured_planner(planner, config), **dict(settings)),
-        config,
-        noise=lambda horizon: generators(config.seeds, f"{task.name}/{planner}/open/T={horizon}"),
-    )
+    trial = planning_trial(task, model, planner, "open", config, device, dict(settings))
     found = evaluate_planner(trial, "open", horizons)
     return {f"T={horizon}/success": values["success"] for horizon, values in found.items()}
 

@@ -95,8 +95,9 @@ class SourceFile:
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            code = Code(node)
             for name in names:
-                self.definitions.setdefault(name, []).append(Code(node))
+                self.definitions.setdefault(name, []).append(code)
         elif isinstance(node, ast.Import):
             for alias in node.names:
                 whole = alias.name if alias.asname else alias.name.partition(".")[0]
