@@ -5,8 +5,8 @@
     cd .. && python pool_seeds.py exp4_contrastive_fix more --output pooled.json --only 'two_pillars/*'
 
 writes the metrics that all runs have, over all seeds, with intervals over the same starts computed as one
-run's of all seeds would be (experiments 3 and 4). Runs may differ in their seeds and in which parts of the
-experiment they ran, in no other setting.
+run's of all seeds would be, and the criteria that these metrics decide. Runs may differ in their seeds and
+in which parts of the experiment they ran, in no other setting.
 """
 
 import argparse
@@ -36,15 +36,16 @@ def main() -> None:
     from common.report.pooling import pool
     from common.run.files import write_atomically
     from common.run.results import load_arrays, load_results, to_json
+    from common.sweeps.trial import find_experiment
 
     folders, output = [run.expanduser() / "results" for run in given.runs], given.output.expanduser()
     try:
         loaded = [(folder, load_results(folder)) for folder in folders]
         runs = [(results, load_arrays(folder, results)) for folder, results in loaded]
-        content = pool(runs, given.only)
+        content = pool(runs, given.only, find_experiment(loaded[0][1]["experiment"]).criteria)
         text = to_json(content)
         write_atomically(output, lambda file: file.write(text.encode()))
-    except (ValueError, OSError) as error:
+    except (ImportError, ValueError, OSError) as error:
         exit_with_error(str(error))
     code = {str(run["provenance"].get("git_commit")) for run in content["runs"]}
     if len(code) > 1:

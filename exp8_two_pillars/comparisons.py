@@ -235,16 +235,22 @@ def run_scenes(run: Run, models: Models, part: str) -> None:
 
 
 def run_variants(run: Run, models: Models, part: str) -> None:
-    """Each of a part's variants by itself: {part}/{variant}/.."""
+    """Each of a part's variants: {part}/{variant}/.., and how far it is {planner}/{loop}/below_both."""
     (scene,) = scenes(run.config, part)
     study, loop = Study.of(run, scene, models), study_loop(run.config)
+    planners = studied(run.config)
     names = {variant: f"{part}/{renamed(variant)}" for variant in variants(run.config, part)}
     measure_models(study, names)
-    attempt_all(study, [
+    found = attempt_all(study, [
         Attempt(f"{name}/{planner}/{loop.name}", variant, Plans(planner, loop))
         for variant, name in names.items()
-        for planner in studied(run.config)
+        for planner in planners
     ])  # fmt: skip
+    boths = run.measure_all([study.planning("both", Plans(planner, loop)) for planner in planners])
+    for planner, both in zip(planners, boths, strict=True):
+        for name in names.values():
+            case = f"{name}/{planner}/{loop.name}"
+            record_difference(run.results, f"{case}/below_both", both, found[case])
 
 
 def renamed(variant: str) -> str:

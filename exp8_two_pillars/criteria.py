@@ -70,6 +70,19 @@ def vanishing(scene: str, effect: str, planner: str) -> tuple[Criterion, ...]:
     return with_whole(parts, begin, f"{scene}, {planner}: {effect} vanishes")
 
 
+def suffices(variant: str, planner: str, without: str) -> tuple[Criterion, ...]:
+    """A variant reaches what `both` must, and well above the corner that lacks what it has."""
+    label, target = PLANNERS[planner]
+    begin, success = f"exp8/ablation/{variant}/{planner}", f"ablation/{variant}/{planner}/{LOOP}/success"
+    said = f"{variant} instead of both, {label}"
+    parts = (
+        Criterion(f"{begin}/reaches", TIER, f"{said}: it reaches {target:g}", success, ">=", target),
+        Criterion(f"{begin}/above", TIER, f"{said}: at least .3 above {without} alone", success, ">=", 0.3,
+                  minus=f"s/lorenz/{without}/{planner}/{LOOP}/success"),
+    )  # fmt: skip
+    return with_whole(parts, f"{begin}/suffices", f"{said}: it suffices")
+
+
 def untamed_gradient(horizon: int) -> tuple[Criterion, ...]:
     """Plans of so many steps fail by a flat model's gradient, and by nothing else.
 
@@ -92,6 +105,11 @@ def untamed_gradient(horizon: int) -> tuple[Criterion, ...]:
     return with_whole(parts, f"{begin}/is_the_cause", f"{said}: a flat model fails by its gradient")
 
 
+PARTS = ("macro", "multi_step", "noise", "bound")  # of the first pillar
+PARTS_ALONE = ("macro_alone", "multi_step_alone", "noise_alone")  # beside the bound
+PENALTIES = ("penalty_0.001", "penalty_0.01", "penalty_0.1", "penalty_1")  # the founding documents'
+METRICS = ("infonce_published", "qrl_symmetric", "qrl")
+
 CRITERIA = (
     *pillar_claims("s/lorenz", "s_lorenz"),
     *(claim for scene in HELD_OUT for claim in pillar_claims(scene, f"held_out/{scene.replace('/', '_')}")),
@@ -106,6 +124,14 @@ CRITERIA = (
                 f"long/metric/times={times}/{planner}/{LOOP}/success", "<=", ALONE)
       for planner, (label, _) in PLANNERS.items() for times in (4, 16)),
     *(claim for horizon in (20, 50) for claim in untamed_gradient(horizon)),
+    *(Criterion(f"exp8/ablation/without_{part}/{planner}/needed", TIER,
+                f"{label}: without {part} less is reached than by both (interval)",
+                f"ablation/without_{part}+metric/{planner}/{LOOP}/below_both", ">", 0.0, bound="low")
+      for part in PARTS for planner, (label, _) in PLANNERS.items()),
+    *(claim for part in (*PARTS_ALONE, *PENALTIES) for planner in PLANNERS
+      for claim in suffices(f"{part}+metric", planner, without="metric")),
+    *(claim for metric in METRICS for planner in PLANNERS
+      for claim in suffices(f"spectral+{metric}", planner, without="spectral")),
     Criterion("exp8/wind_goal/forgetting_costs", TIER,
               "where the goal includes the wind, iCEM: what the spectral pillar adds is below 0 (interval)",
               f"wind_goal/{SEARCH}/{LOOP}/main_spectral", "<", 0.0, bound="high"),

@@ -85,13 +85,19 @@ def variants(config: Exp8Config, part: str) -> tuple[str, ...]:
     return CORNERS
 
 
+def trained(config: Exp8Config, part: str) -> tuple[str, ...]:
+    """The variants that a part needs: those that it compares, and what it compares variants with."""
+    with_both = ("both",) if part in ("ablation", "long") else ()
+    return (*variants(config, part), *with_both)
+
+
 def trainings_of(config: Exp8Config) -> dict[Scene, tuple[str, ...]]:
     """What is trained for the configuration's parts: for each world one scene, with all its variants."""
     found: dict[World, tuple[Scene, dict[str, None]]] = {}
     for part in config.parts:
         for scene in scenes(config, part):
             _, names = found.setdefault(scene.world, (scene, {}))
-            names |= dict.fromkeys(variants(config, part))
+            names |= dict.fromkeys(trained(config, part))
     return {scene: tuple(names) for scene, names in found.values()}
 
 

@@ -115,6 +115,28 @@ def test_a_gradient_is_the_cause_only_where_search_succeeds():
     assert with_true_values(0.8, 0.77, 0.8) is False  # too little, though beyond doubt
 
 
+def test_a_part_suffices_only_where_its_pillar_was_wanting():
+    def with_part(alone, part):
+        variant, case = "multi_step_alone+metric", f"{SEARCH}/{LOOP}/success"
+        metrics = {
+            f"{SCENE}/metric/{case}": entry(alone, 0.05), f"ablation/{variant}/{case}": entry(part, 0.05)
+        }  # fmt: skip
+        return verdicts(metrics)[f"exp8/ablation/{variant}/{SEARCH}/suffices"]
+
+    assert with_part(0.2, 0.9) is True
+    assert with_part(0.2, 0.7) is False and with_part(0.0, 0.0) is False
+    assert with_part(0.9, 0.95) is False  # everything is solved, with the part and without
+
+
+def test_a_part_is_needed_only_beyond_doubt():
+    def without(below, width):
+        metric = f"ablation/without_noise+metric/{SEARCH}/{LOOP}/below_both"
+        return verdicts({metric: entry(below, width)})[f"exp8/ablation/without_noise/{SEARCH}/needed"]
+
+    assert without(0.3, 0.1) is True
+    assert without(0.0, 0.0) is False and without(0.1, 0.2) is False
+
+
 def test_ids_are_distinct():
     ids = [criterion.id for criterion in CRITERIA]
     assert len(set(ids)) == len(ids)

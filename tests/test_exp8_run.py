@@ -67,10 +67,12 @@ def promised_metrics():
         names.add(f"phase/wind={wind}/detour={wall}/{corner}/success")
     for part in ABLATED:
         names |= {f"ablation/{part}{metric}/icem/{LOOP}/success" for metric in ("", "+metric")}
+        names.add(f"ablation/{part}+metric/icem/{LOOP}/below_both")
     for metric in ("infonce_published", "qrl", "qrl_symmetric"):
         names |= {f"ablation/{base}+{metric}/icem/{LOOP}/success" for base in ("none", "spectral")}
     for corner, how in itertools.product(("none", "metric"), ("times=2", "width=2")):
-        names |= {f"long/{corner}/{how}/icem/{LOOP}/success", f"long/{corner}/{how}/position_error/T=10"}
+        quantities = (f"icem/{LOOP}/success", f"icem/{LOOP}/below_both", "position_error/T=10")
+        names |= {f"long/{corner}/{how}/{quantity}" for quantity in quantities}
     for corner, source in itertools.product(("none", "metric"), ("true_value", "clipped", "smoothed")):
         names.add(f"cause/{corner}/{source}/normalised_gradient/{LOOP}/success")
         names.add(f"cause/{corner}/{source}/icem_minus_normalised_gradient/{LOOP}/success")

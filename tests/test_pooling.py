@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.report.pooling import pool
+from common.run.criteria import Criterion
 from common.run.files import ROOT
 from common.run.results import SCHEMA, Results, save_results
 from tests.experiment_runs import run_script
@@ -40,6 +41,17 @@ def test_the_pool_is_what_one_run_of_all_seeds_records():
     assert pooled["metrics"] == whole["metrics"] and pooled["seeds"] == [0, 1, 2, 3, 4]
     assert "interval95" in pooled["metrics"]["env/difference"] and "ci95" in pooled["metrics"]["env/success"]
     assert [run["provenance"]["git_commit"] for run in pooled["runs"]] == ["[0, 1]", "[2, 3, 4]"]
+
+
+def test_criteria_are_judged_over_all_seeds_where_they_were_measured():
+    criteria = (
+        Criterion("low", "beyond", "some of it", "env/success", ">=", 0.3),
+        Criterion("high", "beyond", "nearly all", "env/success", ">=", 0.9),
+        Criterion("other", "beyond", "another", "env/elsewhere", ">=", 0.9),
+    )
+    pooled = pool([run_of([0, 1]), run_of([2, 3, 4])], criteria=criteria)
+    assert {row["id"]: row["passed"] for row in pooled["criteria"]} == {"low": True, "high": False}
+    assert pooled["criteria"][0]["measured"] == pytest.approx(SUCCESS.double().mean().item())
 
 
 def test_patterns_choose():

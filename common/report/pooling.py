@@ -27,16 +27,19 @@ NEEDED = ("seeds", "preset", "changed", "config", "provenance")  # of a run's re
 SavedRun = tuple[Mapping[str, Any], Mapping[str, np.ndarray]]  # results.json and arrays.npz
 
 
-def pool(runs: Sequence[SavedRun], patterns: Sequence[str] = ("*",)) -> dict[str, Any]:
+def pool(
+    runs: Sequence[SavedRun], patterns: Sequence[str] = ("*",), criteria: Sequence[Criterion] = ()
+) -> dict[str, Any]:
     """The metrics that all runs have, over the seeds of all.
 
     Args:
         runs: two or more.
         patterns: of metrics to pool, as in a shell.
+        criteria: judged over all seeds, where their metrics are among the pooled.
 
     Returns:
-        schema, experiment, seeds and metrics as in results.json, values in the order of the runs, intervals
-        where all runs kept their starts; `runs`, what each of them says of itself.
+        schema, experiment, seeds, metrics and criteria as in results.json, values in the order of the runs,
+        intervals where all runs kept their starts; `runs`, what each of them says of itself.
 
     Raises:
         ValueError: runs of different experiments, settings, models or numbers of starts, of a seed twice, or
@@ -60,6 +63,7 @@ def pool(runs: Sequence[SavedRun], patterns: Sequence[str] = ("*",)) -> dict[str
         "seeds": seeds,
         "runs": [{key: content[key] for key in NEEDED} for content in contents],
         "metrics": results.metrics,
+        "criteria": [row for row in evaluate(criteria, results.metrics) if row["passed"] is not None],
     }
 
 
