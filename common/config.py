@@ -1112,6 +1112,14 @@ class Exp7Config(RunConfig):
     nce_temperature: float = bounded(0.05, above=0.0)
     # weight of the latents' squared error beside that InfoNCE
     lambda_dynamics: float = bounded(0.1, above=0.0)
+    # optimiser steps of the quasimetric head, of those latent_families whose maps never change; 0: no head
+    head_iterations: int = bounded(300, low=0)
+    # channels of the head's recurrent convolution
+    head_width: int = bounded(32, low=1)
+    # repetitions of that convolution, each of which sees one cell further
+    head_depth: int = bounded(24, low=1)
+    # peak learning rate of Adam for the head, with the same rise and fall
+    head_learning_rate: float = bounded(3e-3, above=0.0)
 
     # --- the belief ---------------------------------------------------------------------------
 
@@ -1221,6 +1229,7 @@ EXP7_PRESETS = {
         num_walks=30,
         iterations=2400,
         kernel_iterations=2400,
+        head_iterations=1500,
         num_episodes=120,
         mode_episodes=48,
         latent_families=("FourRooms", "SimpleCrossingS9N3"),

@@ -15,7 +15,9 @@ from common.config import Exp7Config
 from common.minigrid.table import GridWorld, tabulate
 from common.minigrid.walks import distances_to
 from common.run.cache import reads_settings
+from common.run.fingerprint import Measured
 from common.run.random import generator
+from common.run.run import Run
 from exp7_unseen_layouts.dataset import ACTIONS, Layout, make_layouts
 from exp7_unseen_layouts.modes import State
 
@@ -167,6 +169,11 @@ def measure_episodes(
             found |= {f"{index}/{name}": getattr(table, name) for name in TABLE}
             found[f"{index}/actions"] = torch.tensor(table.actions)
     return found
+
+
+def draw_episodes(run: Run, part: str, families: Sequence[str]) -> list[Measured]:
+    """The episodes of a part, family by family, found once for everything that is measured on them."""
+    return run.measure_all([(measure_episodes, f"{env}/{part}/episodes", env, part) for env in families])
 
 
 def episodes_of(family: str, part: str, found: Mapping[str, Tensor], config: Exp7Config) -> Episodes:

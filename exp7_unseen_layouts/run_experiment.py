@@ -8,7 +8,6 @@ writes results/results.json, results/arrays.npz and plots/*.png; --help lists ev
 """
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,12 +17,11 @@ from common.run.command_line import parse_command_line
 
 CONFIG = parse_command_line(EXP7_PRESETS) if __name__ == "__main__" else None  # before torch is imported
 
-from common.run.fingerprint import Measured
 from common.run.run import Experiment, Run, main
 from exp7_unseen_layouts.batches import collect_data
 from exp7_unseen_layouts.criteria import CRITERIA
 from exp7_unseen_layouts.dataset import make_layouts, require_disjoint
-from exp7_unseen_layouts.episodes import measure_episodes
+from exp7_unseen_layouts.episodes import draw_episodes
 from exp7_unseen_layouts.evaluate_models import (
     measure_accuracy,
     measure_belief,
@@ -34,6 +32,7 @@ from exp7_unseen_layouts.evaluate_planners import measure_planning, record_plann
 from exp7_unseen_layouts.figures import draw_figures
 from exp7_unseen_layouts.latent_planning import goal_grids
 from exp7_unseen_layouts.pictures import measure_pictures, record_pictures
+from exp7_unseen_layouts.quasimetric import compare_distances
 from exp7_unseen_layouts.train_flat import flat_trainings
 from exp7_unseen_layouts.train_helm import helm_trainings, kernel_trainings
 
@@ -60,15 +59,12 @@ def compute(run: Run) -> None:
     spatial, snapped, kernel = (models[name] for name in ("spatial", "snapped", "kernel"))
     for part in PARTS:
         measure_part(run, part, spatial, snapped, kernel)
+    if run.config.head_iterations:
+        compare_distances(run, snapped, PARTS)
     shown = run.config.families[0]
     (drawn,) = draw_episodes(run, "test", [shown])
     pictures = run.measure(measure_pictures, f"{shown}/pictures", shown, drawn, snapped, kernel)
     record_pictures(run.results, shown, pictures)
-
-
-def draw_episodes(run: Run, part: str, families: Sequence[str]) -> list[Measured]:
-    """The episodes of a part, family by family, found once for everything that is measured on them."""
-    return run.measure_all([(measure_episodes, f"{env}/{part}/episodes", env, part) for env in families])
 
 
 def measure_part(run: Run, part: str, spatial, snapped, kernel) -> None:

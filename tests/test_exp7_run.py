@@ -13,7 +13,8 @@ TINY = [
     "--families", WALLS, DOORS, "--latent-families", WALLS,
     "--train-families", WALLS, DOORS, "--train-layouts", "3", "--test-layouts", "2",
     "--num-walks", "3", "--walk-length", "20", "--d-latent", "6", "--hidden-dim", "8", "--kernel-width", "8",
-    "--batch-size", "16", "--iterations", "4", "--kernel-iterations", "4", "--value-sweeps", "20",
+    "--batch-size", "16", "--iterations", "4", "--kernel-iterations", "4",
+    "--head-iterations", "4", "--head-width", "8", "--head-depth", "3", "--value-sweeps", "20",
     "--max-modes", "4", "--planning-horizons", "4", "6", "--evaluations-per-step", "24", "--time-factor", "2",
     "--budget-sweep", "16", "24",
     "--num-episodes", "4", "--mode-episodes", "4", "--start-distance", "2", "--latent-episodes", "2",
@@ -51,6 +52,8 @@ def promised_metrics():
         names |= {f"{prefix}{env}/{model}/accuracy_{steps}" for env in (WALLS, DOORS)}
     known = ("gradient_fidelity", "greedy", "log10_jacobian_state/T=3")
     names |= {f"{WALLS}/spatial/{name}" for name in (*known, "spearman")}
+    head = ("quasimetric/spearman", "quasimetric/greedy")
+    names |= {f"{prefix}{WALLS}/{name}" for prefix in ("", "train_layouts/") for name in head}
     names |= {f"{env}/belief/{name}" for env, name in itertools.product((WALLS, DOORS), known)}
     swept = ("belief", "cem", "cem_growing", "random_shooting")
     for env, planner, budget in itertools.product((WALLS, DOORS), swept, (16, 24)):
