@@ -32,10 +32,13 @@ PLANNERS = {
 }  # fmt: skip
 MAZES = {"none": "no walls", "one_wall": "one wall", "s": "S-maze", "spiral": "spiral"}
 WINDS = {"lorenz": "Lorenz", "roessler": "Roessler", "lorenz96": "Lorenz-96", "off": "no"}
-SCENES = {  # in which a pillar should not matter, and on which nothing was chosen
-    "s/off": "no wind", "none/lorenz": "no walls", "none/off": "neither", "s/lorenz_near": "near goals",
-    "spiral/lorenz": "spiral", "s/roessler": "Roessler wind", "s/lorenz96": "Lorenz-96 wind",
-    "s/lorenz_picture1": "another picture",
+VANISHING = {  # scenes in which a pillar should not matter, by maze and wind
+    "{maze}/off": "no wind", "none/{wind}": "no walls", "none/off": "neither",
+    "{maze}/{wind}_near": "near goals",
+}  # fmt: skip
+HELD_OUT = {  # scenes on which nothing was chosen
+    "spiral/{wind}": "spiral", "{maze}/roessler": "Roessler wind", "{maze}/lorenz96": "Lorenz-96 wind",
+    "{maze}/{wind}_picture1": "another picture",
 }  # fmt: skip
 CAUSES = {  # corner and source
     "metric/model": ("its own predictions and gradient", "#56B4E9"),
@@ -61,8 +64,10 @@ def draw_figures(results: Results, arrays: Arrays) -> dict[str, Figure | Iterabl
         figures["exp8_simulator.png"] = draw_simulator(results, arrays)
         figures["exp8_energy.png"] = draw_energy(results, arrays)
         figures["exp8_episode.gif"] = draw_episode(results, arrays)
-    if {"vanish", "held_out"} & set(parts):
-        figures["exp8_scenes.png"] = draw_scenes(results)
+    if "vanish" in parts:
+        figures["exp8_scenes.png"] = draw_vanishing(results)
+    if "held_out" in parts and measured_scenes(results, HELD_OUT):
+        figures["exp8_held_out.png"] = draw_held_out(results)
     if "cause" in parts:
         figures["exp8_cause.png"] = draw_cause(results, arrays)
     for part in ("ablation", "long"):
@@ -84,6 +89,14 @@ def place(results: Results) -> str:
     """`base_name` in words."""
     maze, wind = base_name(results).split("/")
     return f"{MAZES[maze]}, {WINDS[wind]} wind"
+
+
+def measured_scenes(results: Results, scenes: Mapping[str, str]) -> dict[str, str]:
+    """Those of VANISHING or HELD_OUT that the run measured, by name, in words."""
+    maze, wind = base_name(results).split("/")
+    named = {name.format(maze=maze, wind=wind): words for name, words in scenes.items()}
+    suffix = f"both/{SEARCH}/{study_loop(results)}/success"
+    return {name: words for name, words in named.items() if f"{name}/{suffix}" in results["metrics"]}
 
 
 def study_loop(results: Results) -> str:
@@ -296,12 +309,42 @@ def draw_simulator(results: Results, arrays: Arrays) -> Figure:
     return figure
 
 
-def draw_scenes(results: Results) -> Figure:
-    """Success of the corners where a pillar should not matter, and in systems that nothing was chosen on."""
-    loop, metrics, base = study_loop(results), results["metrics"], base_name(results)
-    words = {base: place(results), **SCENES}
-    scenes = [name for name in words if f"{name}/both/{SEARCH}/{loop}/success" in metrics]
-    planners = studied(results)
+def draw_vanishing(results: Results) -> Figure:
+    """Success of the corners where a pillar should not matter."""
+    loop, base = study_loop(results), base_name(results)
+    scenes = {base: place(results)} if "corners" in results["config"]["parts"] else {}
+    scenes |= measured_scenes(results, VANISHING)
+    figure = _draw_scenes(results, scenes)
+    still = base.partition("/")[0] + "/off"
+    effects = {name: f"{name}/{SEARCH}/{loop}/main_spectral" for name in (base, still) if name in scenes}
+    said = "; ".join(f"{scenes[name]} {mean_of(results, effect):+.2f}" for name, effect in effects.items())
+    figure.suptitle(
+        f"What the spectral pillar adds by {in_line(SEARCH)}: {said}\n{_in_words(loop)}", fontweight="bold"
+    )
+    return figure
+
+
+def draw_held_out(results: Results) -> Figure:
+    """Success of the corners in systems that nothing was chosen on."""
+    loop = study_loop(results)
+    scenes = measured_scenes(results, HELD_OUT)
+    figure = _draw_scenes(results, scenes)
+    rates = {
+        corner: [mean_of(results, f"{name}/{corner}/{SEARCH}/{loop}/success") for name in scenes]
+        for corner in CORNERS
+    }
+    alone = max(rates["spectral"] + rates["metric"])
+    figure.suptitle(
+        f"{len(scenes)} worlds that nothing was chosen on: both pillars reach {min(rates['both']):.2f} to "
+        f"{max(rates['both']):.2f}, one at most {alone:.2f}\n{in_line(SEARCH)}, {_in_words(loop)}",
+        fontweight="bold",
+    )
+    return figure
+
+
+def _draw_scenes(results: Results, scenes: Mapping[str, str]) -> Figure:
+    """A row of panels a planner, a group of bars a scene; by name, in words."""
+    loop, planners = study_loop(results), studied(results)
     figure, axes = new_figure(
         len(planners), 1, (2.4 + 1.9 * len(scenes), 1.2 + 2.5 * len(planners)), sharex=True
     )
@@ -309,13 +352,8 @@ def draw_scenes(results: Results) -> Figure:
         _corner_bars(axis, results, [f"{name}/{{}}/{planner}/{loop}/success" for name in scenes])
         axis.set_title(in_line(planner))
         axis.set_ylabel("tasks reached")
-    axes[-1, 0].set_xticks(range(len(scenes)), [words[name] for name in scenes])
+    axes[-1, 0].set_xticks(range(len(scenes)), list(scenes.values()))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    effects = {name: f"{name}/{SEARCH}/{loop}/main_spectral" for name in (base, "s/off") if name in scenes}
-    said = "; ".join(f"{words[name]} {mean_of(results, effect):+.2f}" for name, effect in effects.items())
-    figure.suptitle(
-        f"What the spectral pillar adds by {in_line(SEARCH)}: {said}\n{_in_words(loop)}", fontweight="bold"
-    )
     return figure
 
 

@@ -21,7 +21,8 @@ FIRST_FIGURES = {
     "exp8_training.png",
 }  # fmt: skip
 FIGURES = FIRST_FIGURES | {
-    "exp8_ablation.png", "exp8_long.png", "exp8_phase_diagram.png", "exp8_scenes.png", "exp8_cause.png"
+    "exp8_ablation.png", "exp8_long.png", "exp8_phase_diagram.png", "exp8_scenes.png", "exp8_cause.png",
+    "exp8_held_out.png",
 }  # fmt: skip
 RUN = TinyRun("exp8_two_pillars", tuple(TINY), frozenset(FIGURES))
 CORNERS = ("none", "spectral", "metric", "both")
