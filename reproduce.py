@@ -201,7 +201,8 @@ def update_reference(finished: list["Finished"]) -> None:
         for old in (*target.glob("*.png"), *target.glob("*.gif")):
             old.unlink()
         for figure in experiment.figures:
-            shutil.copyfile(figure, target / figure.name)
+            if not figure.name.endswith("_training.png"):  # large, and any run draws them
+                shutil.copyfile(figure, target / figure.name)
         shutil.copyfile(results, target / "results.json")
     size = sum(path.stat().st_size for path in (ROOT / "reference").rglob("*") if path.is_file()) / 2**20
     log.info("reference/ holds %.1f MB (at most %.0f)", size, REFERENCE_LIMIT_MB)

@@ -1112,7 +1112,8 @@ class Exp7Config(RunConfig):
     nce_temperature: float = bounded(0.05, above=0.0)
     # weight of the latents' squared error beside that InfoNCE
     lambda_dynamics: float = bounded(0.1, above=0.0)
-    # optimiser steps of the quasimetric head, of those latent_families whose maps never change; 0: no head
+    # optimiser steps of the quasimetric head, of those latent_families whose maps stay and whose episodes end
+    # at the goal alone; 0: no head
     head_iterations: int = bounded(300, low=0)
     # channels of the head's recurrent convolution
     head_width: int = bounded(32, low=1)
@@ -1168,7 +1169,8 @@ class Exp7Config(RunConfig):
     mode_episodes: int = bounded(24, low=2)
     # fewest true steps from an episode's start to the goal; where a layout has no such start, its farthest
     start_distance: int = bounded(10, low=1)
-    # families in which the flat model is planned through as well; it predicts whole maps, which takes long
+    # families in which the flat model is planned through as well, which takes long: it predicts whole maps; a
+    # quasimetric head is trained in these, too
     latent_families: tuple[str, ...] = ("SimpleCrossingS9N3",)
     # episodes of the plans through the flat model
     latent_episodes: int = bounded(6, low=2)

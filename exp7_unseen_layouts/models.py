@@ -1,4 +1,4 @@
-"""Models of experiment 7: a spatial latent world model, and the transfer kernel that moves a belief.
+"""Models of experiment 7: a spatial latent world model, the kernel that moves a belief, a quasimetric head.
 
 Shapes
     S  members (training seeds)
@@ -8,6 +8,7 @@ Shapes
     d  channels of a cell's latent
     A  actions
     O  outcomes of an action: 9 cells around the agent x 4 directions
+    M, Q, w, h  maps, poses of a map, channels of the head, its metric
 
 Every cell has a latent of its own, from a 1x1 encoder. One step changes a cell by what stands in the 3x3
 cells around it, so what is learned in one layout holds in all. Snapping puts each predicted cell onto the
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config import Exp7Config
+from common.objectives import METRIC_GROUP_SIZE
 from common.run.random import generators
 from common.training.ensembles import EnsembleLinear, EnsembleMLP
 from exp7_unseen_layouts.dataset import ACTIONS, AGENTS, COLOURS, OBJECTS, PLANES, Patches, planes_of
@@ -30,6 +32,10 @@ HEADS = OUTCOMES + 2  # and whether the map changes, and whether the goal is rea
 FEATURES = sum(PLANES)  # of a cell, one-hot
 GAIN = 2.0  # size of the kernel's inputs; at a size of 1/4 it learns walls in ten times the steps
 FAR = 1e4  # distance of a code that a member does not have; exp(-FAR) is 0 in float32
+
+METRIC_GROUPS = 8  # of METRIC_GROUP_SIZE dimensions each, in the quasimetric
+LOG_WEIGHT_LIMIT = 6.0  # quasimetric RL's weight stays below e^6
+DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the head
 
 MODEL_FIELDS = ("seeds", "d_latent", "hidden_dim")
 
@@ -167,6 +173,12 @@ def prediction_losses(
     return squared, (entropy.view_as(true) * weight).sum(1)
 
 
+def sizes(codes: Tensor, present: Tensor) -> Tensor:
+    """Root mean square of each member's codes: [S, J, d], [S, J] bool -> [S]; one by one, to the bit."""
+    own = [some[there] for some, there in zip(codes, present, strict=True)]
+    return torch.stack([values.square().mean().sqrt() for values in own])
+
+
 # ----------------------------------------------------------------------------------------------
 # The transfer kernel
 # ----------------------------------------------------------------------------------------------
@@ -183,8 +195,7 @@ class TransferKernel(nn.Module):
     def __init__(self, seeds: Sequence[int], codes: Tensor, present: Tensor, width: int):
         """`codes` [S, J, d] of the spatial model, `present` [S, J] bool: their size is the inputs' unit."""
         super().__init__()
-        squared = codes.square().mean(-1).where(present, 0.0).sum(1) / present.sum(1)
-        self.register_buffer("unit", squared.sqrt()[:, None, None] / GAIN)
+        self.register_buffer("unit", sizes(codes, present)[:, None, None] / GAIN)
         inputs = 9 * codes.shape[-1] + OBJECTS + COLOURS
         self.net = EnsembleMLP(seeds, (inputs, width, width, 4 * len(ACTIONS) * HEADS), "kernel")
 
@@ -252,3 +263,50 @@ def kernel_of_maps(
     logits = logits.view(len(maps), cells * 4, len(ACTIONS), HEADS)
     odds = logits[..., OUTCOMES:].sigmoid()
     return logits[..., :OUTCOMES].softmax(-1), odds[..., 0], odds[..., 1]
+
+
+# ----------------------------------------------------------------------------------------------
+# The quasimetric head
+# ----------------------------------------------------------------------------------------------
+
+
+class QuasimetricHead(nn.Module):
+    """psi(map, pose): a recurrent 3x3 convolution spreads what stands where, then the pose is read off it.
+
+        c_0 = 0, c_{k+1} = rms(c_k + silu(W p(c_k) + U p(z))),  psi = MLP(c_K at the agent, its direction)
+
+    p: the 3x3 cells around. K times 1 cell is how far a wall is seen.
+    """
+
+    def __init__(self, seeds: Sequence[int], codes: Tensor, present: Tensor, width: int, depth: int):
+        """`codes` [S, J, d] of the spatial model, `present` [S, J] bool: their size is the inputs' unit."""
+        super().__init__()
+        self.register_buffer("unit", sizes(codes, present).view(-1, 1, 1, 1, 1))
+        self.depth = depth
+        draws = generators(seeds, "quasimetric")
+        self.given = EnsembleLinear(9 * codes.shape[-1], width, draws)
+        self.spread = EnsembleLinear(9 * width, width, draws)
+        self.read = EnsembleMLP(
+            seeds, (width + 4, 2 * width, METRIC_GROUPS * METRIC_GROUP_SIZE), "quasimetric/read"
+        )
+        self.dual = nn.Parameter(torch.zeros(len(seeds), 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """What is known at every cell of maps without their agent: [S, M, H, X, d] -> [S, M, H, X, w]."""
+        given = self.given(neighbourhoods(latents / self.unit))
+        cells = torch.zeros_like(given)
+        for _ in range(self.depth):
+            cells = cells + F.silu(self.spread(neighbourhoods(cells)) + given)
+            cells = F.rms_norm(cells, cells.shape[-1:])
+        return cells
+
+    def embed(self, cells: Tensor, poses: Tensor) -> Tensor:
+        """Points of poses (column, row, direction): [S, M, H, X, w], [S, M, Q, 3] -> [S, M, Q, h]."""
+        column, row, direction = poses.unbind(-1)
+        place = (row * cells.shape[3] + column)[..., None].expand(-1, -1, -1, cells.shape[-1])
+        here = cells.flatten(2, 3).gather(2, place)
+        return self.read(torch.cat([here, F.one_hot(direction, 4).to(here)], -1))
+
+    def log_weight(self) -> Tensor:
+        """Of the constraint that a step is at most 1: [S]."""
+        return LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * self.dual[:, 0])

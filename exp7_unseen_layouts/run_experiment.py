@@ -22,6 +22,7 @@ from exp7_unseen_layouts.batches import collect_data
 from exp7_unseen_layouts.criteria import CRITERIA
 from exp7_unseen_layouts.dataset import make_layouts, require_disjoint
 from exp7_unseen_layouts.episodes import draw_episodes
+from exp7_unseen_layouts.evaluate_distance import compare_distances
 from exp7_unseen_layouts.evaluate_models import (
     measure_accuracy,
     measure_belief,
@@ -32,7 +33,6 @@ from exp7_unseen_layouts.evaluate_planners import measure_planning, record_plann
 from exp7_unseen_layouts.figures import draw_figures
 from exp7_unseen_layouts.latent_planning import goal_grids
 from exp7_unseen_layouts.pictures import measure_pictures, record_pictures
-from exp7_unseen_layouts.quasimetric import compare_distances
 from exp7_unseen_layouts.train_flat import flat_trainings
 from exp7_unseen_layouts.train_helm import helm_trainings, kernel_trainings
 
@@ -59,8 +59,7 @@ def compute(run: Run) -> None:
     spatial, snapped, kernel = (models[name] for name in ("spatial", "snapped", "kernel"))
     for part in PARTS:
         measure_part(run, part, spatial, snapped, kernel)
-    if run.config.head_iterations:
-        compare_distances(run, snapped, PARTS)
+    compare_distances(run, snapped, PARTS)
     shown = run.config.families[0]
     (drawn,) = draw_episodes(run, "test", [shown])
     pictures = run.measure(measure_pictures, f"{shown}/pictures", shown, drawn, snapped, kernel)

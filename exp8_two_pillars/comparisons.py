@@ -80,8 +80,17 @@ def attempt_all(study: Study, attempts: Sequence[Attempt]) -> dict[str, Found]:
     return found
 
 
+COMPARED = ("corners", "vanish", "held_out")  # parts with a 2x2 in scenes of their own
+
+
 def check_tasks(config: Exp8Config) -> None:
-    """Raise ValueError for a configuration some of whose parts have no tasks."""
+    """Raise ValueError for a configuration some of whose parts have no tasks, or are the same."""
+    compared = [scene.name for part in COMPARED if part in config.parts for scene in scenes(config, part)]
+    if twice := [name for name in compared if compared.count(name) > 1]:
+        raise ValueError(
+            f"parts (--parts): {' '.join(config.parts)} measure {twice[0]} twice with --maze {config.maze} "
+            f"--wind {config.wind}; allowed: one of these parts, or another maze or wind"
+        )
     asked = {(scene.judged_in, scene.steps) for part in config.parts for scene in scenes(config, part)}
     for world, steps in asked:
         require_tasks(world, steps)
@@ -235,7 +244,7 @@ def run_scenes(run: Run, models: Models, part: str) -> None:
 
 
 def run_variants(run: Run, models: Models, part: str) -> None:
-    """Each of a part's variants: {part}/{variant}/.., and how far it is {planner}/{loop}/below_both."""
+    """Each of a part's variants, {part}/{variant}/.., and what it lacks: {planner}/{loop}/below_both."""
     (scene,) = scenes(run.config, part)
     study, loop = Study.of(run, scene, models), study_loop(run.config)
     planners = studied(run.config)

@@ -8,18 +8,12 @@ import torch
 from common.config import EXP7_PRESETS
 from common.objectives import quasimetric
 from common.statistics import spearman
-from exp7_unseen_layouts.dataset import Layout, walk_layouts
-from exp7_unseen_layouts.episodes import true_distances
+from exp7_unseen_layouts.dataset import Layout, walk_layouts, with_agent, without_agent
+from exp7_unseen_layouts.episodes import choose_episodes, true_distances
+from exp7_unseen_layouts.evaluate_distance import _descend, _Distances
 from exp7_unseen_layouts.evaluate_planners import member_of
-from exp7_unseen_layouts.models import SpatialModel
-from exp7_unseen_layouts.quasimetric import (
-    MAPS,
-    POSES,
-    QuasimetricHead,
-    _Steps,
-    still_families,
-    train_quasimetric,
-)
+from exp7_unseen_layouts.models import QuasimetricHead, SpatialModel
+from exp7_unseen_layouts.train_quasimetric import MAPS, POSES, _Steps, suits, train_quasimetric
 
 CPU = torch.device("cpu")
 CONFIG = dataclasses.replace(
@@ -34,10 +28,12 @@ def walked():
     return layout, walk_layouts([layout], 40, 30, seed=0)
 
 
-def untrained(walks, seeds=(0,)):
+def untrained(walks, seeds=(0,), more=()):
     """A spatial model whose codes are the walks' contents: the head needs latents, not predictions."""
-    contents = walks.maps.unique()
-    return SpatialModel([contents] * len(seeds), seeds, CONFIG.d_latent, CONFIG.hidden_dim)
+    contents = [walks.maps.unique()] * len(seeds)
+    if more:
+        contents[0] = torch.cat([contents[0], torch.tensor(more)])
+    return SpatialModel(contents, seeds, CONFIG.d_latent, CONFIG.hidden_dim)
 
 
 def head_of(model, seeds=(0,), depth=6):
@@ -49,14 +45,16 @@ def test_steps_are_those_of_the_walks(walked):
     _, walks = walked
     steps = _Steps.of(walks)
     assert len(steps.maps) == 1 and not walks.ended.all()
-    logged = {(*before, *after) for before, after in zip(
+    logged = {(*before, *after[:2]) for before, after in zip(
         walks.poses[:, :-1].flatten(0, 1).tolist(), walks.poses[:, 1:].flatten(0, 1).tolist(), strict=True
     )}  # fmt: skip
+    ways = set(map(tuple, torch.cat([walks.poses[:, :-1], walks.poses[:, 1:]], -1).flatten(0, 1).tolist()))
     maps, before, after = steps.draw(torch.Generator().manual_seed(0))
     assert maps.shape == (MAPS, 6, 6) and before.shape == after.shape == (MAPS, 2 * POSES, 3)
-    drawn = torch.cat([before, after], -1).flatten(0, 1).tolist()
-    assert {tuple(row) for row in drawn} <= logged
+    drawn = set(map(tuple, torch.cat([before, after], -1).flatten(0, 1).tolist()))
     goal = (4, 4)
+    assert {row[:5] for row in drawn} <= logged and {row for row in drawn if row[3:5] != goal} <= ways
+    assert {row[5] for row in drawn if row[3:5] == goal} == {0, 1, 2, 3}, "the goal, whichever way one faces"
     assert any(tuple(pose[:2]) == goal for pose in steps.after[0].tolist())
     assert all(tuple(pose[:2]) != goal for pose in steps.before[0].tolist()), "nothing begins at the goal"
 
@@ -87,7 +85,8 @@ def test_a_pose_is_read_at_its_cell_and_direction(walked):
 
 def test_a_member_is_the_same_in_company(walked):
     _, walks = walked
-    both, alone = untrained(walks, (0, 1)), untrained(walks, (1,))
+    more = tuple(range(10**6, 10**6 + 5))  # codes that the other member has and this one does not
+    both, alone = untrained(walks, (0, 1), more), untrained(walks, (1,))
     latents = alone.encode(walks.maps[:1].long()[None]).detach()
     found = member_of(head_of(both, (0, 1)), 1)(latents)
     torch.testing.assert_close(found, head_of(alone, (1,))(latents), rtol=0, atol=0)
@@ -113,7 +112,73 @@ def test_it_learns_the_steps_of_a_layout_that_it_was_trained_in(walked):
     assert history["violation"][-1].item() < 0.05
 
 
-def test_only_families_whose_maps_stay_as_they_are():
-    families = ("SimpleCrossingS9N1", "DoorKey-5x5")
-    config = dataclasses.replace(EXP7_PRESETS["quick"], families=families, latent_families=families)
-    assert still_families(config) == ["SimpleCrossingS9N1"]
+@pytest.mark.parametrize(
+    ("name", "suited"),
+    [("Empty-6x6", True), ("SimpleCrossingS9N1", True), ("LavaGapS5", False), ("DoorKey-5x5", False),
+     ("Dynamic-Obstacles-5x5", False)],
+)  # fmt: skip
+def test_it_is_trained_where_maps_stay_and_episodes_end_at_the_goal_alone(name, suited):
+    assert suits(walk_layouts([Layout(name, 0)], 30, 40, seed=0)) is suited
+
+
+# ----------------------------------------------------------------------------------------------
+# What it knows
+# ----------------------------------------------------------------------------------------------
+
+
+class Columns:
+    """A planted head: a pose's point is its column."""
+
+    def __call__(self, latents):
+        return latents
+
+    def embed(self, cells, poses):
+        return poses[..., :1].float().expand(*poses.shape[:-1], 8)
+
+
+class Truth:
+    """A planted model: what MiniGrid does."""
+
+    def __init__(self, layout):
+        self.layout = layout
+
+    def encode(self, contents):
+        return torch.zeros(*contents.shape, 1)
+
+    def step_contents(self, contents, actions):
+        after = []
+        for grid, action in zip(contents[0], actions[0].tolist(), strict=True):
+            _, poses, _ = without_agent(grid[None])
+            self.layout.reset()
+            self.layout.place(poses[0])
+            self.layout.step(action)
+            pose = torch.tensor([self.layout.read_pose()])
+            after.append(with_agent(self.layout.read_map()[None], pose, torch.zeros(1).long())[0])
+        return torch.stack(after)[None]
+
+
+@pytest.fixture
+def episodes(walked):
+    layout, _ = walked
+    return choose_episodes([layout], 6, 2, "quasimetric")
+
+
+def test_distances_lead_from_the_pose_to_the_goal(walked, episodes):
+    layout, _ = walked
+    distance = _Distances.of(Columns(), Truth(layout), episodes)
+    torch.testing.assert_close(distance(episodes.pose), (4 - episodes.pose[:, 0]).float())
+    beyond = episodes.pose.clone()
+    beyond[:, 0] = 5
+    assert (distance(beyond) == 0).all(), "a quasimetric the other way round would count these steps"
+
+
+def test_descent_of_the_true_steps_arrives_and_of_their_opposite_does_not(walked, episodes):
+    layout, _ = walked
+    table = true_distances(layout)
+    steps = {tuple(pose): float(far) for pose, far in zip(table.poses.tolist(), table.distance, strict=True)}
+
+    def true(poses):
+        return torch.tensor([steps.get(tuple(pose), 0.0) for pose in poses.tolist()])
+
+    assert _descend(true, Truth(Layout("Empty-6x6", 0)), episodes, 20).tolist() == [1.0] * 6
+    assert _descend(lambda poses: -true(poses), Truth(Layout("Empty-6x6", 0)), episodes, 20).sum() == 0

@@ -123,8 +123,11 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(tmp_path, args, w
     RUN.assert_refused(tmp_path / "new", args, words)
 
 
-@pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py"])
+@pytest.mark.parametrize("script", ["train_flat.py", "train_helm.py", "train_quasimetric.py"])
 def test_the_trainings_run_on_their_own(tmp_path, script):
     names = RUN.trained_alone(tmp_path, script)
-    wanted = {"layouts-spatial"} if script == "train_flat.py" else {"layouts-snapped", "layouts-kernel"}
-    assert wanted <= names
+    wanted = {
+        "train_flat.py": {"layouts-spatial"}, "train_helm.py": {"layouts-snapped", "layouts-kernel"},
+        "train_quasimetric.py": {"layouts-snapped", "layouts-quasimetric"},
+    }  # fmt: skip
+    assert wanted[script] <= names

@@ -116,25 +116,34 @@ def test_a_gradient_is_the_cause_only_where_search_succeeds():
 
 
 def test_a_part_suffices_only_where_its_pillar_was_wanting():
-    def with_part(alone, part):
+    def with_part(alone, part, chance=0.05, width=0.05):
         variant, case = "multi_step_alone+metric", f"{SEARCH}/{LOOP}/success"
         metrics = {
-            f"{SCENE}/metric/{case}": entry(alone, 0.05), f"ablation/{variant}/{case}": entry(part, 0.05)
+            f"{SCENE}/metric/{case}": entry(alone, 0.05), f"ablation/{variant}/{case}": entry(part, width),
+            f"{SCENE}/random_policy/success": entry(chance, 0.05),
         }  # fmt: skip
         return verdicts(metrics)[f"exp8/ablation/{variant}/{SEARCH}/suffices"]
 
     assert with_part(0.2, 0.9) is True
     assert with_part(0.2, 0.7) is False and with_part(0.0, 0.0) is False
+    assert with_part(0.2, 0.9, chance=0.85) is False  # so does a model that knows nothing
+    assert with_part(0.2, 0.81, width=0.5) is False
     assert with_part(0.9, 0.95) is False  # everything is solved, with the part and without
 
 
-def test_a_part_is_needed_only_beyond_doubt():
-    def without(below, width):
-        metric = f"ablation/without_noise+metric/{SEARCH}/{LOOP}/below_both"
-        return verdicts({metric: entry(below, width)})[f"exp8/ablation/without_noise/{SEARCH}/needed"]
+def test_a_part_is_needed_only_where_both_succeed_and_beyond_doubt():
+    def without(both, part, width=0.02):
+        variant = f"ablation/without_noise+metric/{SEARCH}/{LOOP}"
+        metrics = {
+            f"{SCENE}/both/{SEARCH}/{LOOP}/success": entry(both, width),
+            f"{variant}/success": entry(part, width), f"{variant}/below_both": entry(both - part, width),
+        }  # fmt: skip
+        return verdicts(metrics)[f"exp8/ablation/without_noise/{SEARCH}/needed"]
 
-    assert without(0.3, 0.1) is True
-    assert without(0.0, 0.0) is False and without(0.1, 0.2) is False
+    assert without(0.9, 0.5) is True
+    assert without(0.9, 0.9) is False and without(0.9, 0.7, width=0.3) is False
+    assert without(0.98, 0.9) is False  # less, and still enough
+    assert without(0.1, 0.02) is False  # of a failure nothing is needed
 
 
 def test_ids_are_distinct():

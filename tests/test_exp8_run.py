@@ -85,6 +85,15 @@ def test_every_promised_metric_exists_and_is_finite(finished):
     assert_promised(metrics_of(finished[0]), promised_metrics(), seeds=1)
 
 
+def test_below_both_is_what_both_reach_above_a_variant(finished):
+    metrics = metrics_of(finished[0])
+    for planner, variant in itertools.product(PLANNERS, ("macro_alone+metric", "none+qrl")):
+        case = f"{planner}/{LOOP}"
+        both, other = metrics[f"s/lorenz/both/{case}/success"], metrics[f"ablation/{variant}/{case}/success"]
+        below = metrics[f"ablation/{variant}/{case}/below_both"]
+        assert below["mean"] == pytest.approx(both["mean"] - other["mean"])
+
+
 def test_every_figure_exists_and_shows_something(finished):
     RUN.assert_figures(finished[0])
 
@@ -127,6 +136,8 @@ def test_two_seeds_have_intervals_and_the_first_is_itself_in_company(finished, t
         (["--closed-horizons", "12"], "multiples of 5"),
         (["--task-steps", "90", "99"], "too few tasks"),
         (["--wall-length", "1"], "--wall-length"),
+        (["--parts", "corners", "held_out", "--maze", "spiral"], "spiral/lorenz twice"),
+        (["--parts", "vanish", "--wind", "off"], "--wind off"),
         (["--replot"], "--replot"),
     ],
 )

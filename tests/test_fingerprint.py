@@ -89,7 +89,7 @@ def test_rewording_changes_no_fingerprint(path):
         ("common/objectives.py", "return (distances - 1).relu().square()",
          "return (distances - 2).relu().square()",
          {"exp4_contrastive_fix.train_helm.train_helm", "exp4_contrastive_fix.train_head.train_head",
-          "exp7_unseen_layouts.quasimetric.train_quasimetric",
+          "exp7_unseen_layouts.train_quasimetric.train_quasimetric",
           "exp8_two_pillars.train_flat.train_flat", "exp8_two_pillars.train_helm.train_helm"}),
         ("common/run/results.py", "SCHEMA = 1", "SCHEMA = 2", set()),
     ],

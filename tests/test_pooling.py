@@ -48,10 +48,15 @@ def test_criteria_are_judged_over_all_seeds_where_they_were_measured():
         Criterion("low", "beyond", "some of it", "env/success", ">=", 0.3),
         Criterion("high", "beyond", "nearly all", "env/success", ">=", 0.9),
         Criterion("other", "beyond", "another", "env/elsewhere", ">=", 0.9),
+        Criterion("worst", "beyond", "the worst of all", "env/s*", ">=", 0.0),
     )
     pooled = pool([run_of([0, 1]), run_of([2, 3, 4])], criteria=criteria)
-    assert {row["id"]: row["passed"] for row in pooled["criteria"]} == {"low": True, "high": False}
+    assert {row["id"]: row["passed"] for row in pooled["criteria"]} == {
+        "low": True, "high": False, "worst": True,
+    }  # fmt: skip
     assert pooled["criteria"][0]["measured"] == pytest.approx(SUCCESS.double().mean().item())
+    chosen = pool([run_of([0, 1]), run_of([2, 3, 4])], ["env/spearman"], criteria)
+    assert set(chosen["metrics"]) == {"env/spearman"} and not chosen["criteria"], "that is not all of them"
 
 
 def test_patterns_choose():

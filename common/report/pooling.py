@@ -35,7 +35,8 @@ def pool(
     Args:
         runs: two or more.
         patterns: of metrics to pool, as in a shell.
-        criteria: judged over all seeds, where their metrics are among the pooled.
+        criteria: judged over all seeds, where their metrics are among the pooled; not those about the worst
+            of several, unless all is pooled.
 
     Returns:
         schema, experiment, seeds, metrics and criteria as in results.json, values in the order of the runs,
@@ -50,7 +51,7 @@ def pool(
         raise ValueError(f"a results.json without {', '.join(NEEDED)} is not a run's")
     seeds = [seed for content in contents for seed in content["seeds"]]
     _require_alike(contents, seeds)
-    results = Results(contents[0]["experiment"], seeds)
+    results, everything = Results(contents[0]["experiment"], seeds), "*" in patterns
     for name in contents[0]["metrics"]:
         wanted = any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         if wanted and all(name in content["metrics"] for content in contents):
@@ -63,7 +64,11 @@ def pool(
         "seeds": seeds,
         "runs": [{key: content[key] for key in NEEDED} for content in contents],
         "metrics": results.metrics,
-        "criteria": [row for row in evaluate(criteria, results.metrics) if row["passed"] is not None],
+        "criteria": [
+            row
+            for row in evaluate(criteria, results.metrics)
+            if row["passed"] is not None and (everything or "*" not in row["metric"])
+        ],
     }
 
 
