@@ -19,10 +19,12 @@ from exp8_two_pillars.analyze_models import (
 from exp8_two_pillars.evaluate_planning import (
     Loop,
     Plans,
+    measure_first_plans,
     measure_planning,
     measure_random_policy,
     record_difference,
     record_effects,
+    record_first_plans,
     record_outcome,
 )
 from exp8_two_pillars.models import WindModel
@@ -127,7 +129,10 @@ def study_cases(config: Exp8Config, loops: Sequence[Loop]) -> list[tuple[str, Lo
 
 
 def measure_models(study: Study, names: Mapping[str, str]) -> None:
-    """What models know: {name}/{position_error, ..}/T={T}; `names` of their metrics, by variant."""
+    """What models know: {name}/{position_error, ..}/T={T}; `names` of their metrics, by variant.
+
+    And what their first plans come to: {name}/{planner}/{planned_error,optimism}/T={T}.
+    """
     scene, run = study.scene, study.run
     knowledge = run.measure_all([
         (measure_model, f"{scene.name}/model/{variant}", scene.world, study.models[variant], study.tasks)
@@ -137,6 +142,15 @@ def measure_models(study: Study, names: Mapping[str, str]) -> None:
     for name, *found in zip(names.values(), knowledge, gradients, strict=True):
         for measured in found:
             record_model(run.results, name, measured, run.config.horizons)
+    horizon = run.config.study_horizon
+    cases = list(itertools.product(names, studied(run.config)))
+    plans = run.measure_all([
+        (measure_first_plans, f"{scene.name}/first plans/{variant}/{planner}", scene.world,
+         study.models[variant], study.tasks, planner, horizon)
+        for variant, planner in cases
+    ])  # fmt: skip
+    for (variant, planner), measured in zip(cases, plans, strict=True):
+        record_first_plans(run.results, f"{names[variant]}/{planner}", horizon, measured)
 
 
 # ----------------------------------------------------------------------------------------------

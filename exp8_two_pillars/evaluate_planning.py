@@ -121,6 +121,44 @@ def measure_planning(
     return judge_path(states, tasks) | {"positions": states[..., :2]} | spent
 
 
+@reads_settings("seeds", "plan_rollouts")
+def measure_first_plans(
+    world: World,
+    model: WindModel,
+    tasks: Tasks,
+    planner: str,
+    horizon: int,
+    *,
+    config: Mapping,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """What a model promises of the plans that are chosen in it at the tasks' starts, and what they do.
+
+    A planner looks for the model's faults: errors under random actions say little of those under its own.
+
+    Returns:
+        means over the tasks [S]: `planned_error`, distance of the position read off the latent predicted for
+        the plan's end from the true one; `optimism`, lowest energy of the true states on the way minus the
+        lowest that was predicted, in units of the energy at the start.
+    """
+    model, tasks = model.to(device), tasks.to(device)
+    states = tasks.starts.expand(len(config.seeds), -1, -1)  # [S, P, s]
+    judge = make_judge("model", world, model, states, tasks)
+    problem = make_problem(judge, horizon, config.plan_rollouts, OVER_TIME, TEMPERATURE)
+    draws = generators(config.seeds, f"{world.name}/first plans/{planner}")
+    groups = torch.arange(len(draws)).repeat_interleave(len(tasks))
+    plan = planner_named(planner)(problem, Noise(draws, groups))
+    actions = plan.actions.to(device).unflatten(0, states.shape[:2])
+    with torch.no_grad():
+        predicted = model.roll(model.encode(world.picture(states)), actions)  # [S, P, K, D]
+        true = world.rollout(states, actions)[:, :, model.stride :: model.stride]
+        away = (model.probe(predicted[:, :, -1]) - true[:, :, -1, :2]).norm(dim=-1)
+        goals = model.encode(world.picture(tasks.goals).expand(len(states), -1, -1))
+        kept = model.energy(model.encode(world.picture(true)), goals).amin(-1)
+        missed = kept - model.energy(predicted, goals).amin(-1)
+    return {"planned_error": away.mean(1), "optimism": (missed / judge.scale.view_as(missed)).mean(1)}
+
+
 @reads_settings("seeds", "episode_length")
 def measure_random_policy(
     world: World, tasks: Tasks, *, config: Mapping, device: torch.device
@@ -145,6 +183,12 @@ def record_outcome(results: Results, prefix: str, measured: Mapping[str, Tensor]
         results.add_rate(f"{prefix}/{name}", measured[name], enumerated=False)
     for name, unit in QUANTITIES.items():
         results.add(f"{prefix}/{name}", measured[name].double().median(-1).values, unit)
+
+
+def record_first_plans(results: Results, name: str, horizon: int, measured: Mapping[str, Tensor]) -> None:
+    """Metrics {name}/{planned_error,optimism}/T={T}."""
+    results.add(f"{name}/planned_error/T={horizon}", measured["planned_error"], "length")
+    results.add(f"{name}/optimism/T={horizon}", measured["optimism"], "of the energy at the start")
 
 
 def record_effects(results: Results, prefix: str, corners: Mapping[str, Mapping[str, Tensor]]) -> None:

@@ -393,7 +393,10 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
 
 
 def draw_variants(results: Results, part: str) -> Figure:
-    """Success of the corners and of a part's variants, and success over position error, one dot a model."""
+    """Success of the corners and of a part's variants, and success over two errors, one dot a model.
+
+    The errors: under random actions, and under the actions that were planned in the model.
+    """
     loop, metrics = study_loop(results), results["metrics"]
     horizon = results["config"]["horizons"][len(results["config"]["horizons"]) // 2]
     suffix = f"/{SEARCH}/{loop}/success"
@@ -403,7 +406,8 @@ def draw_variants(results: Results, part: str) -> Figure:
         for name in metrics
         if name.endswith(suffix) and name.startswith((f"{part}/", *first))
     ]
-    figure, axes = new_figure(1, 2, (13.5, 1.6 + 0.24 * len(variants)), width_ratios=(1.35, 1))
+    size = (16.5, max(5.0, 1.6 + 0.24 * len(variants)))
+    figure, axes = new_figure(1, 3, size, width_ratios=(1.35, 1, 1))
     rows = np.arange(len(variants))[::-1]
     marks = {SEARCH: ("s", "#0072B2"), "normalised_gradient": ("o", "#D55E00")}
     for planner, (marker, color) in marks.items():
@@ -415,8 +419,10 @@ def draw_variants(results: Results, part: str) -> Figure:
         for row, variant, name in zip(rows, variants, names, strict=True):
             values = metrics[name]["values"]
             axes[0, 0].plot(values, [row] * len(values), marker, color=color, ms=3, alpha=0.4)
-            errors = metrics[f"{variant}/position_error/T={horizon}"]["values"]
-            axes[0, 1].plot(errors, values, marker, color=color, ms=4, alpha=0.6)
+            at_random = f"{variant}/position_error/T={horizon}"
+            planned = f"{variant}/{planner}/planned_error/T={results['config']['study_horizon']}"
+            for axis, error in zip(axes[0, 1:], (at_random, planned), strict=True):
+                axis.plot(metrics[error]["values"], values, marker, color=color, ms=4, alpha=0.6)
     axes[0, 0].set_yticks(
         rows,
         [variant.removeprefix(f"{part}/").removeprefix(f"{base_name(results)}/") for variant in variants],
@@ -426,12 +432,17 @@ def draw_variants(results: Results, part: str) -> Figure:
     axes[0, 0].set_title(VARIANTS[part])
     axes[0, 0].legend(loc="lower right")
     axes[0, 0].set_xlim(-0.03, 1.03)
-    axes[0, 1].set_ylim(-0.03, 1.03)
-    axes[0, 1].set_xscale("log")
-    axes[0, 1].minorticks_off()
-    axes[0, 1].set_xlabel(f"position error after {horizon} steps [length]")
-    axes[0, 1].set_ylabel("tasks whose goal is reached")
+    for axis in axes[0, 1:]:
+        axis.set_ylim(-0.03, 1.03)
+        axis.set_xscale("log")
+        axis.minorticks_off()
+        axis.set_ylabel("tasks whose goal is reached")
+    axes[0, 1].set_xlabel(f"position error after {horizon} random actions [length]")
     axes[0, 1].set_title("Is it the prediction? One dot a model")
+    axes[0, 2].set_xlabel(
+        f"position error after {results['config']['study_horizon']} planned actions [length]"
+    )
+    axes[0, 2].set_title("Is it that of plans?")
     said = _best_of(results, part, variants, horizon)
     figure.suptitle(f"{said}\nTasks reached by {in_line(SEARCH)}, {_in_words(loop)}", fontweight="bold")
     return figure

@@ -61,6 +61,8 @@ def promised_metrics():
     knowledge = ("position_error", "log10_jacobian_state", "log10_jacobian_action", "gradient_cosine")
     for corner, quantity, horizon in itertools.product(CORNERS, knowledge, (5, 10)):
         names.add(f"s/lorenz/{corner}/{quantity}/T={horizon}")
+        for planner in PLANNERS:
+            names |= {f"s/lorenz/{corner}/{planner}/{what}/T=10" for what in ("planned_error", "optimism")}
     for source in ("simulator", "calm", "cost_to_go"):
         names |= {f"s/lorenz/{source}/{planner}/{LOOP}/success" for planner in PLANNERS}
     names |= {f"s/lorenz/both/{planner}_calls/{LOOP}/success" for planner in PLANNERS}
