@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.config import Exp8Config
 from common.run.run import Run
+from common.statistics import spearman
 from exp8_two_pillars.analyze_models import (
     measure_energy_map,
     measure_gradients,
@@ -274,6 +275,29 @@ def run_variants(run: Run, models: Models, part: str) -> None:
         for name in names.values():
             case = f"{name}/{planner}/{loop.name}"
             record_difference(run.results, f"{case}/below_both", both, found[case])
+    if part == "ablation" and SEARCH in planners:
+        rank_explanations(run, [name for name in names.values() if name.endswith("+metric")], loop)
+
+
+def rank_explanations(run: Run, variants: Sequence[str], loop: Loop) -> None:
+    """What success goes with among variants: rank correlations over them, of each seed.
+
+    Metrics ablation/ranks/{position_error,log10_jacobian_action,gradient_cosine,planned_error,optimism}, with
+    success by SEARCH. These variants have one metric, and differ in their dynamics alone.
+    """
+    metrics, horizon = run.results.metrics, loop.horizon
+
+    def values(quantity: str) -> Tensor:
+        found = [metrics[f"{variant}/{quantity}"]["values"] for variant in variants]
+        return torch.tensor(found, dtype=torch.float64)  # [V, S]
+
+    success = values(f"{SEARCH}/{loop.name}/success")
+    known = ("position_error", "log10_jacobian_action", "gradient_cosine")
+    quantities = {name: f"{name}/T={horizon}" for name in known if horizon in run.config.horizons}
+    quantities |= {name: f"{SEARCH}/{name}/T={horizon}" for name in ("planned_error", "optimism")}
+    for name, quantity in quantities.items():
+        pairs = zip(values(quantity).T, success.T, strict=True)
+        run.results.add(f"ablation/ranks/{name}", [spearman(own, reached) for own, reached in pairs])
 
 
 def renamed(variant: str) -> str:
