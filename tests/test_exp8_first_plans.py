@@ -1,12 +1,15 @@
 """What a model of experiment 8 promises of its own plans: nothing too much where it is right."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.config import EXP8_PRESETS
-from exp8_two_pillars.evaluate_planning import measure_first_plans
+from common.run.results import Results
+from exp8_two_pillars.comparisons import rank_explanations
+from exp8_two_pillars.evaluate_planning import Loop, measure_first_plans
 
 CPU, HORIZON = torch.device("cpu"), 8
 CONFIG = dataclasses.replace(EXP8_PRESETS["quick"], seeds=(0, 1), plan_rollouts=64)
@@ -81,3 +84,27 @@ def test_a_model_that_reaches_too_far_promises_too_much():
     assert (
         (found["planned_error"] > 0.2) & (found["planned_error"] < 0.8)
     ).all()  # half of the way is missing
+
+
+def test_ranks_are_taken_over_the_variants_seed_by_seed():
+    results, variants = Results("exp8_two_pillars", [0, 1]), ["a", "b", "c"]
+    planted = {  # of the three variants, in each of two seeds
+        "icem/closed/T=20/success": [(0.1, 0.9), (0.5, 0.5), (0.9, 0.1)],
+        "position_error/T=20": [(1.0, 1.0), (3.0, 3.0), (2.0, 2.0)],
+        "icem/planned_error/T=20": [(3.0, 3.0), (2.0, 2.0), (1.0, 1.0)],
+        "icem/optimism/T=20": [(0.3, 0.1), (0.2, 0.2), (0.1, 0.3)],
+        "log10_jacobian_action/T=20": [(1.0, 2.0), (2.0, 1.0), (3.0, 0.0)],
+        "gradient_cosine/T=20": [(0.5, 0.5), (0.5, 0.5), (0.5, 0.5)],
+    }
+    for quantity, rows in planted.items():
+        for variant, values in zip(variants, rows, strict=True):
+            results.add(f"{variant}/{quantity}", values)
+    run = SimpleNamespace(results=results, config=SimpleNamespace(horizons=(20,)))
+    rank_explanations(run, variants, Loop("closed", 20))
+    ranks = {
+        name.rpartition("/")[2]: entry["values"] for name, entry in results.metrics.items() if "ranks" in name
+    }
+    assert ranks["position_error"] == pytest.approx([0.5, -0.5])
+    assert ranks["planned_error"] == pytest.approx([-1, 1]) and ranks["optimism"] == pytest.approx([-1, -1])
+    assert ranks["log10_jacobian_action"] == pytest.approx([1, 1])
+    assert ranks["gradient_cosine"] == [None, None], "of a constant there is no rank"
