@@ -393,9 +393,9 @@ def draw_cause(results: Results, arrays: Arrays) -> Figure:
 
 
 def draw_variants(results: Results, part: str) -> Figure:
-    """Success of the corners and of a part's variants, and success over two errors, one dot a model.
+    """Success of the corners and of a part's variants, and what it goes with among those with the metric.
 
-    The errors: under random actions, and under the actions that were planned in the model.
+    With the position error under random actions, and with what the model promises too much of its own plans.
     """
     loop, metrics = study_loop(results), results["metrics"]
     horizon = results["config"]["horizons"][len(results["config"]["horizons"]) // 2]
@@ -420,9 +420,10 @@ def draw_variants(results: Results, part: str) -> Figure:
             values = metrics[name]["values"]
             axes[0, 0].plot(values, [row] * len(values), marker, color=color, ms=3, alpha=0.4)
             at_random = f"{variant}/position_error/T={horizon}"
-            planned = f"{variant}/{planner}/planned_error/T={results['config']['study_horizon']}"
-            for axis, error in zip(axes[0, 1:], (at_random, planned), strict=True):
-                axis.plot(metrics[error]["values"], values, marker, color=color, ms=4, alpha=0.6)
+            promised = f"{variant}/{planner}/optimism/T={results['config']['study_horizon']}"
+            for axis, what in zip(axes[0, 1:], (at_random, promised), strict=True):
+                if _has_metric(variant):
+                    axis.plot(metrics[what]["values"], values, marker, color=color, ms=4, alpha=0.6)
     axes[0, 0].set_yticks(
         rows,
         [variant.removeprefix(f"{part}/").removeprefix(f"{base_name(results)}/") for variant in variants],
@@ -434,18 +435,27 @@ def draw_variants(results: Results, part: str) -> Figure:
     axes[0, 0].set_xlim(-0.03, 1.03)
     for axis in axes[0, 1:]:
         axis.set_ylim(-0.03, 1.03)
-        axis.set_xscale("log")
-        axis.minorticks_off()
         axis.set_ylabel("tasks whose goal is reached")
     axes[0, 1].set_xlabel(f"position error after {horizon} random actions [length]")
-    axes[0, 1].set_title("Is it the prediction? One dot a model")
-    axes[0, 2].set_xlabel(
-        f"position error after {results['config']['study_horizon']} planned actions [length]"
-    )
-    axes[0, 2].set_title("Is it that of plans?")
-    said = _best_of(results, part, variants, horizon)
+    axes[0, 1].set_title("Is it the prediction? Models with the metric")
+    axes[0, 2].set_xlabel("energy promised too low [of that at the start]")
+    axes[0, 2].set_title("Is it promises that are not kept?")
+    said = _left_out(results) if part == "ablation" else _best_of(results, part, variants, horizon)
     figure.suptitle(f"{said}\nTasks reached by {in_line(SEARCH)}, {_in_words(loop)}", fontweight="bold")
     return figure
+
+
+def _has_metric(variant: str) -> bool:
+    """Whether a variant has InfoNCE's metric, by the name of its metrics."""
+    return variant.endswith(("+metric", "/metric", "/both")) or "/metric/" in variant
+
+
+def _left_out(results: Results) -> str:
+    """Success with the metric and without each part of the first pillar."""
+    parts = {"multi_step": "multi-step loss", "macro": "macro steps", "bound": "bound", "noise": "noise"}
+    suffix = f"+metric/{SEARCH}/{study_loop(results)}/success"
+    rates = {words: mean_of(results, f"ablation/without_{part}{suffix}") for part, words in parts.items()}
+    return "With the metric and without " + ", ".join(f"{words} {rate:.2f}" for words, rate in rates.items())
 
 
 def _best_of(results: Results, part: str, variants: Sequence[str], horizon: int) -> str:
