@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 METRIC_GROUP_SIZE = 8  # dimensions of which a quasimetric takes the largest
+METRIC_GROUPS = 8  # of them in a head that is trained for one
+LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
+DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the model
 
 
 def quasimetric(points: Tensor, others: Tensor) -> Tensor:
@@ -76,6 +79,11 @@ def qrl_spread(distances: Tensor, offset: float, beta: float) -> Tensor:
 def qrl_violation(distances: Tensor) -> Tensor:
     """relu(d(s, s') - 1)^2 of pairs that one step connects: 0 where the distance admits that step: [...]."""
     return (distances - 1).relu().square()
+
+
+def qrl_log_weight(dual: Tensor) -> Tensor:
+    """The logarithm of the constraint's weight from a parameter that begins at 0: [...], within the limit."""
+    return LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * dual)
 
 
 def lagrangian(objective: Tensor, violation: Tensor, log_weight: Tensor, tolerance: float) -> Tensor:

@@ -16,8 +16,10 @@ from common.latent.observations import take
 from common.minigrid.task import Task
 from common.objectives import (
     METRIC_GROUP_SIZE,
+    METRIC_GROUPS,
     info_nce,
     lagrangian,
+    qrl_log_weight,
     qrl_spread,
     qrl_violation,
     quasimetric,
@@ -26,12 +28,9 @@ from common.training.ensembles import EnsembleMLP
 from exp4_contrastive_fix.dataset import Batch
 from exp4_contrastive_fix.objectives import expectile_loss, straightening
 
-METRIC_GROUPS = 8  # a distance is taken in METRIC_GROUPS * METRIC_GROUP_SIZE dimensions, h
 GOAL_IDENTITY = 0.3  # [steps], of latents at right angles, where 1/2 ||z - z'||^2 = d
 ROOT_ROUNDING = 1e-2  # of a square root's cusp at the goal; latents are sqrt(d) long
 PAIRS_A_START = 4  # random targets for each start, in quasimetric RL
-LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
-DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the model
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,7 @@ def qrl_loss(
     dealt = torch.stack([targets.roll(shift, 1) for shift in range(PAIRS_A_START)], 2)
     apart = model.distance(take(points, batch.pairs[:, :, :1]), dealt)
     spread = qrl_spread(apart, config.qrl_offset, config.qrl_beta).mean((1, 2))
-    log_weight = LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * model.dual[:, 0])
+    log_weight = qrl_log_weight(model.dual[:, 0])
     metric = lagrangian(spread, violation, log_weight, config.qrl_tolerance)
     return metric, {"violation": violation, "weight": log_weight.exp()}
 

@@ -119,6 +119,11 @@ class Layout:
         thing = self.core.carrying
         return 0 if thing is None else OBJECT_TO_IDX[thing.type] * COLOURS + COLOR_TO_IDX[thing.color]
 
+    def read_observation(self) -> Tensor:
+        """The whole map with the agent: [H, X] contents."""
+        pose, held = torch.tensor([self.read_pose()]), torch.tensor([self.read_carried()])
+        return with_agent(self.read_map()[None], pose, held)[0]
+
 
 def layout_key(layout: Layout) -> bytes:
     """What makes two layouts the same: walls, doors and objects; not where the agent begins."""

@@ -5,7 +5,7 @@ Shapes: E episodes, T steps, A actions, N poses.
 The true distances come from MiniGrid's own step function. No planner but the oracle sees them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -171,9 +171,14 @@ def measure_episodes(
     return found
 
 
-def draw_episodes(run: Run, part: str, families: Sequence[str]) -> list[Measured]:
-    """The episodes of a part, family by family, found once for everything that is measured on them."""
-    return run.measure_all([(measure_episodes, f"{env}/{part}/episodes", env, part) for env in families])
+def draw_episodes(run: Run, part: str, families: Sequence[str]) -> dict[str, Measured]:
+    """The episodes of a part, found once for everything that is measured on them.
+
+    By family: of training layouts in those alone that are measured there.
+    """
+    some = [env for env in families if part == "test" or env in run.config.train_families]
+    steps = [(measure_episodes, f"{env}/{part}/episodes", env, part) for env in some]
+    return dict(zip(some, run.measure_all(steps), strict=True))
 
 
 def episodes_of(family: str, part: str, found: Mapping[str, Tensor], config: Exp7Config) -> Episodes:
@@ -248,6 +253,22 @@ def execute(
         for action in plan:
             runner.take(actions[action])
     return runners
+
+
+@torch.no_grad()
+def descend(
+    episodes: Episodes, chosen: Sequence[int], steps: int, after: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Success [E] of taking, step by step, the action after which the goal seems nearest.
+
+    `after`: observations [E, H, X] -> distances after each of their layouts' actions [E, A].
+    """
+    runners = [Runner(episodes, episode) for episode in chosen]
+    for _ in range(steps):
+        seen = torch.stack([runner.layout.read_observation() for runner in runners])
+        for runner, action in zip(runners, after(seen).argmin(1).tolist(), strict=True):
+            runner.take(runner.layout.actions[action])
+    return success_of(runners)
 
 
 def success_of(runners: Sequence[Runner]) -> Tensor:

@@ -14,14 +14,13 @@ from common.objectives import quasimetric
 from common.run.cache import reads_settings
 from common.run.run import Run
 from common.statistics import spearman
-from exp7_unseen_layouts.dataset import with_agent, without_agent
+from exp7_unseen_layouts.dataset import without_agent
 from exp7_unseen_layouts.episodes import (
     EPISODE_FIELDS,
     Episodes,
-    Runner,
+    descend,
     draw_episodes,
     episodes_of,
-    success_of,
 )
 from exp7_unseen_layouts.evaluate_models import record_knowledge
 from exp7_unseen_layouts.evaluate_planners import member_of
@@ -87,30 +86,26 @@ def measure_quasimetric(
 
 
 def _descend(distance: _Distances, model: SpatialModel, episodes: Episodes, steps: int) -> Tensor:
-    """Success [E] of taking, step by step, the action whose predicted pose is nearest to the goal."""
-    runners = [Runner(episodes, episode) for episode in range(len(episodes.layout))]
-    actions = episodes.layouts[0].actions
-    for _ in range(steps):
-        states = [runner.state() for runner in runners]
-        maps, poses, carried = zip(*states, strict=True)
-        grids = with_agent(torch.stack(maps), torch.stack(poses), torch.tensor(carried))
-        after = []
-        for action in actions:
-            predicted = model.step_contents(grids[None], torch.full((1, len(grids)), action))
-            after.append(distance(without_agent(predicted[0])[1]))
-        for runner, best in zip(runners, torch.stack(after, 1).argmin(1).tolist(), strict=True):
-            runner.take(actions[best])
-    return success_of(runners)
+    """See `descend`: the distance of the pose that the model predicts."""
+
+    def after(grids: Tensor) -> Tensor:
+        predicted = [
+            model.step_contents(grids[None], torch.full((1, len(grids)), action))[0]
+            for action in episodes.layouts[0].actions
+        ]
+        return torch.stack([distance(without_agent(some)[1]) for some in predicted], 1)
+
+    return descend(episodes, range(len(episodes.layout)), steps, after)
 
 
 def compare_distances(run: Run, snapped: SpatialModel, parts: Sequence[str]) -> None:
     """Metrics `{env}/quasimetric/{spearman,greedy}`, of training layouts `train_layouts/{env}/..`."""
     head, families = train_head(run, snapped)
     for part in parts:
-        some = [env for env in families if part == "test" or env in run.config.train_families]
+        drawn = draw_episodes(run, part, families)
         steps = [
-            (measure_quasimetric, f"{env}/{part}/quasimetric", env, part, drawn, snapped, head)
-            for env, drawn in zip(some, draw_episodes(run, part, some), strict=True)
+            (measure_quasimetric, f"{env}/{part}/quasimetric", env, part, own, snapped, head)
+            for env, own in drawn.items()
         ]
-        for env, measured in zip(some, run.measure_all(steps), strict=True):
+        for env, measured in zip(drawn, run.measure_all(steps), strict=True):
             record_knowledge(run.results, env, part, measured)

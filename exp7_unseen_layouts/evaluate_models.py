@@ -18,12 +18,12 @@ from common.run.cache import reads_settings
 from common.run.random import generator
 from common.run.results import Results
 from common.statistics import spearman
-from exp7_unseen_layouts.dataset import ACTIONS, Layout, with_agent
+from exp7_unseen_layouts.dataset import ACTIONS, Layout
 from exp7_unseen_layouts.episodes import (
     EPISODE_FIELDS,
     Episodes,
-    Runner,
     by_layout,
+    descend,
     episodes_of,
     execute,
     judge,
@@ -82,18 +82,13 @@ def _true_rollouts(layouts: list[Layout], count: int, stream: str) -> tuple[Tens
         layout.reset()
         allowed = torch.tensor(layout.actions)
         plan = allowed[torch.randint(len(allowed), (max(STEPS),), generator=draw)]
-        seen, over = [_observation(layout)], False
+        seen, over = [layout.read_observation()], False
         for action in plan.tolist():
             over = over or layout.step(action)[1]
-            seen.append(_observation(layout))
+            seen.append(layout.read_observation())
         grids.append(torch.stack(seen))
         actions.append(plan)
     return torch.stack(grids), torch.stack(actions)
-
-
-def _observation(layout: Layout) -> Tensor:
-    grid, pose, held = layout.read_map(), torch.tensor([layout.read_pose()]), layout.read_carried()
-    return with_agent(grid[None], pose, torch.tensor([held]))[0]
 
 
 def _snapped(model: SpatialModel, true: Tensor, actions: Tensor) -> Tensor:
@@ -261,22 +256,17 @@ def _latent_gradients(
     }
 
 
-@torch.no_grad()
 def _descend(model: SpatialModel, episodes: Episodes, chosen: range, steps: int) -> Tensor:
-    """Success [E] of taking, step by step, the action after which the model sees the least distance."""
-    runners = [Runner(episodes, episode) for episode in chosen]
+    """See `descend`: the distance is the model's, after one predicted step."""
     goals = LatentProblems.of(model, episodes, chosen)
     choices = torch.eye(len(ACTIONS))[list(goals.actions)]
-    for _ in range(steps):
-        grids = torch.stack([_observation(runner.layout) for runner in runners])
+
+    def after(grids: Tensor) -> Tensor:
         latents = model.encode(grids[None])
-        after = [
-            goals.distance(model(latents, choice.expand(1, len(grids), -1))[0, :, None])[:, 0]
-            for choice in choices
-        ]
-        for runner, action in zip(runners, torch.stack(after, 1).argmin(1).tolist(), strict=True):
-            runner.take(goals.actions[action])
-    return success_of(runners)
+        predicted = [model(latents, choice.expand(1, len(grids), -1))[0, :, None] for choice in choices]
+        return torch.stack([goals.distance(some)[:, 0] for some in predicted], 1)
+
+    return descend(episodes, chosen, steps, after)
 
 
 def record_knowledge(results: Results, family: str, part: str, measured: dict[str, Tensor]) -> None:

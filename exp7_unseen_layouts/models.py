@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.config import Exp7Config
-from common.objectives import METRIC_GROUP_SIZE
+from common.objectives import METRIC_GROUP_SIZE, METRIC_GROUPS
 from common.run.random import generators
 from common.training.ensembles import EnsembleLinear, EnsembleMLP
 from exp7_unseen_layouts.dataset import ACTIONS, AGENTS, COLOURS, OBJECTS, PLANES, Patches, planes_of
@@ -32,10 +32,6 @@ HEADS = OUTCOMES + 2  # and whether the map changes, and whether the goal is rea
 FEATURES = sum(PLANES)  # of a cell, one-hot
 GAIN = 2.0  # size of the kernel's inputs; at a size of 1/4 it learns walls in ten times the steps
 FAR = 1e4  # distance of a code that a member does not have; exp(-FAR) is 0 in float32
-
-METRIC_GROUPS = 8  # of METRIC_GROUP_SIZE dimensions each, in the quasimetric
-LOG_WEIGHT_LIMIT = 6.0  # quasimetric RL's weight stays below e^6
-DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the head
 
 MODEL_FIELDS = ("seeds", "d_latent", "hidden_dim")
 
@@ -306,7 +302,3 @@ class QuasimetricHead(nn.Module):
         place = (row * cells.shape[3] + column)[..., None].expand(-1, -1, -1, cells.shape[-1])
         here = cells.flatten(2, 3).gather(2, place)
         return self.read(torch.cat([here, F.one_hot(direction, 4).to(here)], -1))
-
-    def log_weight(self) -> Tensor:
-        """Of the constraint that a step is at most 1: [S]."""
-        return LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * self.dual[:, 0])

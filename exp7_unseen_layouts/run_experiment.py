@@ -61,24 +61,22 @@ def compute(run: Run) -> None:
         measure_part(run, part, spatial, snapped, kernel)
     compare_distances(run, snapped, PARTS)
     shown = run.config.families[0]
-    (drawn,) = draw_episodes(run, "test", [shown])
-    pictures = run.measure(measure_pictures, f"{shown}/pictures", shown, drawn, snapped, kernel)
+    drawn = draw_episodes(run, "test", [shown])
+    pictures = run.measure(measure_pictures, f"{shown}/pictures", shown, drawn[shown], snapped, kernel)
     record_pictures(run.results, shown, pictures)
 
 
 def measure_part(run: Run, part: str, spatial, snapped, kernel) -> None:
     """Everything that is measured in the layouts of a part, family by family."""
-    families = [env for env in run.config.families if part == "test" or env in run.config.train_families]
-    drawn = dict(zip(families, draw_episodes(run, part, families), strict=True))
+    drawn = draw_episodes(run, part, run.config.families)
     steps = [
-        (measure_planning, f"{env}/{part}/planning", env, part, drawn[env], snapped, kernel)
-        for env in families
+        (measure_planning, f"{env}/{part}/planning", env, part, drawn[env], snapped, kernel) for env in drawn
     ]
-    for env, measured in zip(families, run.measure_all(steps), strict=True):
+    for env, measured in zip(drawn, run.measure_all(steps), strict=True):
         record_planning(run.results, env, part, measured)
     knowledge = [
         (env, step, f"{env}/{part}/{label}", env, part, *models)
-        for env in families
+        for env in drawn
         for step, label, models in (
             (measure_accuracy, "accuracy", (spatial, snapped)),
             (measure_belief, "belief", (drawn[env], snapped, kernel)),

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from common.config import Exp7Config
-from common.objectives import lagrangian, qrl_spread, qrl_violation, quasimetric
+from common.objectives import lagrangian, qrl_log_weight, qrl_spread, qrl_violation, quasimetric
 from common.run.cache import Checkpoint, reads_settings
 from common.run.run import Experiment, Run, Training, main_training
 from common.training.fit import fit
@@ -121,7 +121,7 @@ def train_quasimetric(
         violation = qrl_violation(quasimetric(points, others)).mean((1, 2))
         here, there = points[:, :, :POSES], others[:, :, POSES:]  # walks begin at no goal, and end there
         spread = qrl_spread(quasimetric(here, there), OFFSET, BETA).mean((1, 2))
-        total = lagrangian(spread, violation, head.log_weight(), TOLERANCE)
+        total = lagrangian(spread, violation, qrl_log_weight(head.dual[:, 0]), TOLERANCE)
         return {"loss": total, "spread": spread, "violation": violation}
 
     history = fit(

@@ -3,7 +3,7 @@
 Shapes: S seeds, P tasks, L steps of an episode, s state.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,6 +78,11 @@ def judge_path(states: Tensor, tasks: Tasks) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def _noise(seeds: Sequence[int], stream: str, tasks: int) -> Noise:
+    """A planner's, of so many tasks a seed."""
+    return Noise(generators(seeds, stream), torch.arange(len(seeds)).repeat_interleave(tasks))
+
+
 @reads_settings("seeds", "episode_length", "plan_rollouts")
 def measure_planning(
     world: World,
@@ -104,8 +109,7 @@ def measure_planning(
         spent.update(evaluations=torch.tensor(problem.budget), rollouts=torch.tensor(rollouts))
         return problem
 
-    loop, groups = plans.loop, torch.arange(members).repeat_interleave(count)
-    draws = generators(config.seeds, f"{world.name}/planning/{plans.planner}/{loop.name}")
+    loop = plans.loop
     episodes = receding_horizon(
         problem_at,
         planner_named(plans.planner),
@@ -114,7 +118,7 @@ def measure_planning(
         loop.horizon if loop.mode == "open" else config.episode_length,
         loop.horizon,
         loop.executed(),
-        generator=Noise(draws, groups),
+        generator=_noise(config.seeds, f"{world.name}/planning/{plans.planner}/{loop.name}", count),
         warm_start=WARM_START,
     )
     states = episodes.states.unflatten(0, (members, count))
@@ -145,9 +149,8 @@ def measure_first_plans(
     states = tasks.starts.expand(len(config.seeds), -1, -1)  # [S, P, s]
     judge = make_judge("model", world, model, states, tasks)
     problem = make_problem(judge, horizon, config.plan_rollouts, OVER_TIME, TEMPERATURE)
-    draws = generators(config.seeds, f"{world.name}/first plans/{planner}")
-    groups = torch.arange(len(draws)).repeat_interleave(len(tasks))
-    plan = planner_named(planner)(problem, Noise(draws, groups))
+    noise = _noise(config.seeds, f"{world.name}/first plans/{planner}", len(tasks))
+    plan = planner_named(planner)(problem, noise)
     actions = plan.actions.to(device).unflatten(0, states.shape[:2])
     with torch.no_grad():
         predicted = model.roll(model.encode(world.picture(states)), actions)  # [S, P, K, D]

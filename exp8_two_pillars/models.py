@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from common.config import Exp8Config
 from common.objectives import (
     METRIC_GROUP_SIZE,
+    METRIC_GROUPS,
     info_nce,
     lagrangian,
+    qrl_log_weight,
     qrl_spread,
     qrl_violation,
     quasimetric,
@@ -24,11 +26,8 @@ from exp8_two_pillars.dataset import Walks, draw_pairs, draw_windows
 from exp8_two_pillars.world import World
 
 BOUND = 3.0  # latents lie within (-BOUND, BOUND)
-METRIC_GROUPS = 8  # of METRIC_GROUP_SIZE dimensions each, in the quasimetric
 LATENT_SHARE = 0.3  # of the latents' mean squared difference beside a quasimetric, which can be flat
 NCE_TEMPERATURE = 0.1  # of InfoNCE as published
-LOG_WEIGHT_LIMIT = 6.0  # QRL's weight stays below e^6
-DUAL_RATE = 10.0  # near 0 its logarithm learns DUAL_RATE LOG_WEIGHT_LIMIT times as fast as the model
 
 # What trains the distance -> whether it has a head of its own.
 METRICS = {"none": False, "infonce": True, "infonce_published": False, "qrl": True, "qrl_symmetric": True}
@@ -186,5 +185,5 @@ def metric_loss(
     states, _ = draw_windows(walks, draws, config.num_pairs, 1)
     now, after = model.embed(model.encode(world.picture(states))).unbind(2)
     violation = qrl_violation(model.distance(now, after)).mean(1)
-    log_weight = LOG_WEIGHT_LIMIT * torch.tanh(DUAL_RATE * model.dual[:, 0])
+    log_weight = qrl_log_weight(model.dual[:, 0])
     return lagrangian(spread.mean(1), violation, log_weight, config.qrl_tolerance)
