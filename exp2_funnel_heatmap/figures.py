@@ -477,9 +477,8 @@ def _draw_architectures(axis: Axes, metrics: Metrics) -> None:
             metrics[f"aligned/{variant}/{quantity}"] for variant in ARCHITECTURES
         ]
         means = np.array([entry["mean"] for entry in entries])
-        reach = np.array(
-            [[entry["mean"] - entry["min"], entry["max"] - entry["mean"]] for entry in entries]
-        ).T
+        seeds = np.array([entry["values"] for entry in entries])  # [networks, S]
+        reach = np.stack((means - seeds.min(1), seeds.max(1) - means))
         axis.barh(rows + offset * height, means.clip(-1), height, color=color, label=label, xerr=reach,
                   error_kw={"elinewidth": 1.0})  # fmt: skip
     axis.set_yticks(rows, list(ARCHITECTURES.values()))

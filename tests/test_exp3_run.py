@@ -102,7 +102,7 @@ def test_no_planner_spends_more_than_its_budget(finished):
         for planner in PLANNERS:
             for horizon in (4, 9):
                 spent = metrics[f"{env}/helm/{planner}/open/T={horizon}/evaluations"]
-                assert 0 < spent["max"] <= 24 * horizon, (env, planner, horizon)
+                assert 0 < max(spent["values"]) <= 24 * horizon, (env, planner, horizon)
 
 
 def test_nobody_beats_the_shortest_path(finished):
@@ -112,7 +112,7 @@ def test_nobody_beats_the_shortest_path(finished):
             bound = metrics[f"{env}/shortest_path/T={horizon}/success"]["mean"]
             for planner in PLANNERS:
                 found = metrics[f"{env}/oracle/{planner}/closed/T={horizon}/success"]
-                assert found["max"] <= bound + 1e-12
+                assert max(found["values"]) <= bound + 1e-12
 
 
 def test_the_controls_alone(finished, tmp_path):

@@ -109,9 +109,10 @@ def metric_text(results: Mapping[str, Any], name: str, style: str = "") -> str:
         numbers = (entry["mean"], *entry[INTERVALS[style]])
         mean, low, high = (format_number(round(number, 9) + 0.0) for number in numbers)
         return f"{mean} [{low}, {high}]"
-    if len(entry["values"]) == 1 or entry["min"] == entry["max"]:
+    low, high = min(entry["values"]), max(entry["values"])
+    if low == high:
         return mean
-    return f"{mean} ({format_number(entry['min'], log10)} to {format_number(entry['max'], log10)})"
+    return f"{mean} ({format_number(low, log10)} to {format_number(high, log10)})"
 
 
 def _metric(arguments: str, read: Reader) -> str:

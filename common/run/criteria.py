@@ -99,7 +99,7 @@ def _measure(criterion: Criterion, metrics: Mapping[str, Mapping[str, Any]]) -> 
     for name in names:
         value = metrics[name]["mean"]
         if criterion.bound == "worst":
-            value = metrics[name]["max" if criterion.op.startswith("<") else "min"]
+            value = None if value is None else worst(metrics[name]["values"])
         elif criterion.bound != "mean":
             if "interval95" not in metrics[name]:
                 return None

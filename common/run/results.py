@@ -5,7 +5,7 @@ results.json is strict JSON with the keys
     schema, experiment, preset, config, provenance, seeds
     changed    the settings that differ from the preset's
     computed_by  machines and commits of the cached steps, which may be earlier runs'
-    metrics    flat name -> {unit, values (one a seed), mean, min, max, ci95 from 5 seeds on};
+    metrics    flat name -> {unit, values (one a seed), mean, ci95 from 5 seeds on};
                interval95 over training seeds and starts where it comes from starts that seeds share, with
                several seeds; of one seed starts95, over starts alone, on which no verdict hangs; a value
                that is not finite is null, with a `reason`
@@ -51,7 +51,7 @@ PARTS = {  # of a results.json, with their types
     "experiment": str, "preset": str, "config": dict, "provenance": dict, "seeds": list, "metrics": dict,
     "timings": dict, "criteria": list,
 }  # fmt: skip
-ENTRY = {"unit": str, "values": list, "mean": NUMBER, "min": NUMBER, "max": NUMBER}  # of a metric
+ENTRY = {"unit": str, "values": list, "mean": NUMBER}  # of a metric
 ROW = {  # of a criterion
     "id": str, "tier": str, "claim": str, "metric": str, "op": str, "target": NUMBER, "measured": NUMBER,
     "passed": (bool, type(None)), "log10": bool,
@@ -128,21 +128,18 @@ class Results:
 
 
 def summarise(numbers: Sequence[float], unit: str) -> dict[str, Any]:
-    """A metric's entry. mean, min and max are over all seeds, so null where one is not finite."""
+    """A metric's entry. The mean is over all seeds, so null where one is not finite."""
     finite = [number for number in numbers if math.isfinite(number)]
     entry: dict[str, Any] = {
         "unit": unit,
         "values": [number if math.isfinite(number) else None for number in numbers],
         "mean": None,
-        "min": None,
-        "max": None,
     }
     if len(finite) < len(numbers):
         odd = sorted({repr(number) for number in numbers if not math.isfinite(number)})
         entry["reason"] = f"{len(numbers) - len(finite)} of {len(numbers)} seeds not finite: {', '.join(odd)}"
         return entry
-    mean = math.fsum(finite) / len(finite)
-    entry.update(mean=mean, min=min(finite), max=max(finite))
+    entry["mean"] = math.fsum(finite) / len(finite)
     if len(finite) >= 5:
         entry["ci95"] = list(mean_interval(finite))
     return entry
