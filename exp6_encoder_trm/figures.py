@@ -28,6 +28,9 @@ JOB_COLORS = {
     "E11": "#AA4499", "E_warmup": "#DDCC77", "E2+E4": "#88CCEE", "E3+E5": "#44AA99", "E_cls": "#CC6677",
     "E_scale": "#999933", "E_collapsed": "#CCCCCC", "tokens": "#0072B2",
 }  # fmt: skip
+# Where a figure has a line for each, those that differ in one thing: learned and looked up, frozen, slower,
+# clipped, all together, unpooled, and the planted collapse.
+LINES = ("E0", "E_diag1", "E1", "E4", "E5", "E6", "tokens", "E_collapsed")
 SETS = {"train": "training queries", "new_queries": "new queries of known tasks", "unseen": "unseen tasks"}
 GENERALISERS = {
     "table": ("table", "#000000"),
@@ -73,6 +76,12 @@ def measured_jobs(results: Results, setting: str) -> list[str]:
     return [name for name in JOBS if f"{setting}/{name}/train_exact" in results["metrics"]]
 
 
+def lines_of(results: Results, setting: str) -> list[str]:
+    """Those of them that have a line in a figure; all, where they are few."""
+    jobs = measured_jobs(results, setting)
+    return jobs if len(jobs) <= len(LINES) + 2 else [job for job in jobs if job in LINES]
+
+
 def mean_of(results: Results, name: str) -> float:
     """A metric's mean over seeds; NaN where it was not measured."""
     mean = results["metrics"].get(name, {}).get("mean")
@@ -100,14 +109,25 @@ def draw_headline(results: Results, setting: str, families: bool) -> Figure:
     names = [name for name in results["config"]["families"] if families]
     names = [name for name in names if f"{name}/copy/unseen_exact" in results["metrics"]]
     jobs = measured_jobs(results, setting)
-    widths = [max(4, len(jobs)), *[5] * len(names)]
-    figure, axes = new_figure(1, len(widths), (0.62 * sum(widths) + 1.5, 4.6), width_ratios=widths)
-    _job_bars(axes[0, 0], results, setting, jobs)
-    for axis, name in zip(axes[0, 1:], names, strict=True):
+    figure, campaign, others = _headline_axes(len(jobs), len(names))
+    _job_bars(campaign, results, setting, jobs)
+    for axis, name in zip(others, names, strict=True):
         _family_bars(axis, results, name)
     if len(results["seeds"]) > 1:
         figure.supxlabel(f"bars: means of {seeds_text(results)}; dots: seeds", fontsize=9)
     return figure
+
+
+def _headline_axes(jobs: int, families: int) -> tuple[Figure, Axes, Sequence[Axes]]:
+    """Side by side where that stays narrow; or else the families in a row below."""
+    widths = [max(4, jobs), *[5] * families]
+    if sum(widths) <= 20 or not families:
+        figure, axes = new_figure(1, len(widths), (0.62 * sum(widths) + 1.5, 4.6), width_ratios=widths)
+        return figure, axes[0, 0], axes[0, 1:]
+    figure, axes = new_figure(2, families, (13.0, 8.6))
+    for axis in axes[0]:
+        axis.remove()
+    return figure, figure.add_subplot(axes[0, 0].get_gridspec()[0, :]), axes[1]
 
 
 def _job_bars(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
@@ -194,8 +214,8 @@ def draw_tree(results: Results, setting: str) -> Figure:
     axis.axis("off")
     codes = values_of(results, f"{setting}/verdict")
     agree = sum(code == VERDICTS[decision.verdict] for code in codes)
-    axis.set_title(f"{setting}: {decision.verdict}, in {agree} of {seeds_text(results)}\n"
-                   f"{MEANING[decision.verdict]}")  # fmt: skip
+    axis.set_title(f"{setting}, by means of {seeds_text(results)}: {MEANING[decision.verdict]}\n"
+                   f"(so say {agree} of them alone)")  # fmt: skip
     return figure
 
 
@@ -257,7 +277,7 @@ def draw_gradients(results: Results, arrays: Arrays, setting: str) -> Figure:
     """Norms over training, growth over cycles, and what following the gradient further back does."""
     studied = f"{setting}/E1_through_1/train_exact" in results["metrics"]
     figure, axes = new_figure(2, 3, (13.0, 7.0))
-    jobs = measured_jobs(results, setting)
+    jobs = lines_of(results, setting)
     for axis, part in zip(axes[0], ("encoder", "trm"), strict=False):
         for job in jobs:
             _history(axis, arrays, f"{setting}/{job}", f"{part}_grad_norm", job)
@@ -267,7 +287,7 @@ def draw_gradients(results: Results, arrays: Arrays, setting: str) -> Figure:
     axes[0, 1].axhline(1.0, color=COLORS["target"], ls="--")
     _jacobian_panel(axes[0, 2], results, setting)
     _cycles_panel(axes[1, 0], results, setting, jobs)
-    _ratio_panel(axes[1, 1], results, setting, jobs)
+    _ratio_panel(axes[1, 1], results, setting)
     if studied:
         _study_panel(axes[1, 2], results, setting)
     else:
@@ -322,18 +342,17 @@ def _cycles_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str
         )
 
 
-def _ratio_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
+def _ratio_panel(axis: Axes, results: Results, setting: str) -> None:
+    jobs = measured_jobs(results, setting)
     shown = [job for job in jobs if mean_of(results, f"{setting}/{job}/encoder_grad_norm") > 0]
     ratios = [mean_of(results, f"{setting}/{job}/grad_norm_ratio") for job in shown]
     axis.bar(range(len(shown)), ratios, color=[JOB_COLORS[job] for job in shown])
-    for place, job in enumerate(shown):
-        clipped = mean_of(results, f"{setting}/{job}/clip_fraction")
-        if clipped > 0:
-            axis.text(place, ratios[place], f"clipped\n{clipped:.0%}", ha="center", va="bottom", fontsize=7)
-    axis.set_xticks(range(len(shown)), shown, rotation=60, fontsize=8)
+    clipped = [mean_of(results, f"{setting}/{job}/clip_fraction") for job in shown]
+    names = [f"{job}: {share:.0%}" if share > 0 else job for job, share in zip(shown, clipped, strict=True)]
+    axis.set_xticks(range(len(shown)), names, rotation=45, ha="right", fontsize=8)
     axis.axhline(1.0, color=COLORS["target"], ls="--")
     axis.set_ylabel("encoder's norm / TRM's")
-    axis.set_title("mean over training")
+    axis.set_title("mean over training (%: of the steps clipped)", fontsize=10)
 
 
 def _study_panel(axis: Axes, results: Results, setting: str) -> None:
@@ -354,25 +373,27 @@ def _study_panel(axis: Axes, results: Results, setting: str) -> None:
 
 
 def draw_context(results: Results, arrays: Arrays, setting: str) -> Figure:
-    """Contexts of each group on two axes; variance and cosine over training and at the end."""
-    shown = [job for job in ("E0", "E_diag1", "E1", "tokens") if f"{setting}/{job}/plane" in arrays]
-    figure, axes = new_figure(2, max(4, len(shown)), (14.0, 7.0))
+    """Contexts of each group on two axes; variance and cosine over training; how their numbers lie."""
+    jobs = [job for job in measured_jobs(results, setting) if f"{setting}/{job}/plane" in arrays]
+    lines = [job for job in lines_of(results, setting) if job in jobs]
+    shown = [job for job in ("E0", "E1", "tokens", "E_diag1") if job in jobs][:3]
+    figure, axes = new_figure(2, 3, (13.0, 7.0))
     for axis, job in zip(axes[0], shown, strict=False):
         _plane(axis, results, arrays, setting, job)
-    jobs = [job for job in measured_jobs(results, setting) if f"{setting}/{job}/plane" in arrays]
-    for axis, (term, label) in zip(
-        axes[1],
-        (("context_cross_variance", "variance between tasks"), ("context_cosine", "cosine of two tasks")),
-        strict=False,
+    for axis in axes[0, len(shown) :]:
+        axis.axis("off")
+    for axis, term, label, limit in (
+        (axes[1, 0], "context_cross_variance", "variance between tasks", COLLAPSE_VARIANCE),
+        (axes[1, 1], "context_cosine", "cosine of two tasks", COLLAPSE_COSINE),
     ):
-        for job in jobs:
+        for job in lines:
             _history(axis, arrays, f"{setting}/{job}", term, job)
+        axis.axhline(limit, color=COLORS["target"], ls="--")
         axis.set_xlabel("optimiser step")
-        axis.set_title(label)
-    axes[1, 1].axhline(COLLAPSE_COSINE, color=COLORS["target"], ls="--")
-    axes[1, 0].axhline(COLLAPSE_VARIANCE, color=COLORS["target"], ls="--")
-    _collapse_panel(axes[1, 2], results, setting, jobs)
-    _distribution_panel(axes[1, 3], arrays, setting, shown)
+        axis.set_title(f"{label} (dashed: collapse)", fontsize=10)
+    axes[1, 0].set_yscale("symlog", linthresh=0.1 * COLLAPSE_VARIANCE)  # a collapse is at 0
+    axes[1, 0].set_ylim(-0.05 * COLLAPSE_VARIANCE, 30)
+    _distribution_panel(axes[1, 2], arrays, setting, shown)
     ends = torch.tensor([
         [mean_of(results, f"{setting}/{job}/context_{what}") for what in ("cosine", "cross_variance")]
         for job in jobs
@@ -397,21 +418,6 @@ def _plane(axis: Axes, results: Results, arrays: Arrays, setting: str, job: str)
     axis.set_xlabel("contexts of groups, by task", fontsize=8)
 
 
-def _collapse_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
-    for job in jobs:
-        variance = max(1e-6, mean_of(results, f"{setting}/{job}/context_cross_variance"))
-        cosine = mean_of(results, f"{setting}/{job}/context_cosine")
-        axis.plot(variance, cosine, "o", color=JOB_COLORS[job])
-        if job in ("E0", "E_diag1", "E_collapsed", "tokens"):  # where the others do not lie beside
-            axis.annotate(job, (variance, cosine), xytext=(3, 3), textcoords="offset points", fontsize=6.5)
-    axis.fill_between([5e-7, COLLAPSE_VARIANCE], COLLAPSE_COSINE, 1.05, color="#D55E00", alpha=0.25)
-    axis.text(7e-7, 0.87, "collapsed", color="#D55E00", fontsize=8)
-    axis.set_xscale("log")
-    axis.set_ylim(-0.15, 1.08)
-    axis.set_xlabel("variance between tasks")
-    axis.set_title("cosine over variance, at the end", fontsize=10)
-
-
 def _distribution_panel(axis: Axes, arrays: Arrays, setting: str, jobs: Sequence[str]) -> None:
     for job in jobs:
         values = arrays[f"{setting}/{job}/context_values"]
@@ -432,7 +438,7 @@ def draw_demos(results: Results, setting: str, families: bool) -> Figure:
     names = [name for name in results["config"]["families"] if families]
     names = [name for name in names if f"{name}/tokens/demos=all/exact" in results["metrics"]]
     figure, axes = new_figure(1, 1 + len(names), (5.4 + 3.6 * len(names), 4.2), sharey=True)
-    jobs = measured_jobs(results, setting)
+    jobs = lines_of(results, setting)
     _demo_lines(axes[0, 0], results, {job: (f"{setting}/{job}", JOB_COLORS[job]) for job in jobs})
     axes[0, 0].set_title(f"{setting}: training queries")
     axes[0, 0].set_ylabel("exact accuracy")

@@ -21,9 +21,9 @@ from exp8_two_pillars.dataset import coloured_noise
 from exp8_two_pillars.energies import make_judge, make_problem
 from exp8_two_pillars.models import WindModel
 from exp8_two_pillars.tasks import REACHED, Tasks
-from exp8_two_pillars.world import World
+from exp8_two_pillars.world import SPEED, Wall, World, crosses
 
-# Hyperparameters of the planners, chosen on the one-wall maze with seeds from 100 on.
+# Hyperparameters of the planners: their defaults.
 PLANNERS: dict[str, dict[str, float]] = {
     "gradient": {}, "normalised_gradient": {}, "adam": {}, "icem": {}, "mppi": {}, "random_shooting": {},
 }  # fmt: skip
@@ -62,15 +62,18 @@ class Plans:
     times: int = 1  # the budget, in multiples of the configuration's rollouts
 
 
-def judge_path(states: Tensor, tasks: Tasks) -> dict[str, Tensor]:
+def judge_path(states: Tensor, tasks: Tasks, walls: tuple[Wall, ...]) -> dict[str, Tensor]:
     """What an episode came to: states [S, P, L + 1, s].
 
+    A goal behind a wall is not reached, however near it is.
+
     Returns:
-        success and final_success (bool: within REACHED of the goal at any time, at the end), nearest and
-        distance (the least and the last [length]), steps (until first within, L where never), each [S, P].
+        success and final_success (bool: within REACHED of the goal and in sight of it, at any time, at the
+        end), nearest and distance (the least and the last, straight through walls [length]), steps (until the
+        first success, L where never), each [S, P].
     """
-    away = tasks.away(states)  # [S, P, L + 1]
-    within = away < REACHED
+    away, positions = tasks.away(states), states[..., :2]  # [S, P, L + 1], and [.., 2]
+    within = (away < REACHED) & ~crosses(positions, tasks.goals[:, None, :2] - positions, walls)
     first = torch.where(within.any(-1), within.int().argmax(-1), away.shape[-1] - 1)
     return {
         "success": within.any(-1), "final_success": within[..., -1], "nearest": away.amin(-1),
@@ -93,11 +96,7 @@ def measure_planning(
     config: Mapping,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """What one planner reaches.
-
-    Returns:
-        what `judge_path` does, positions [S, P, L + 1, 2], and evaluations and rollouts of one plan.
-    """
+    """Where one planner's episodes lead: states [S, P, L + 1, s], evaluations and rollouts of one plan."""
     model, tasks = model.to(device), tasks.to(device)
     members, count = len(config.seeds), len(tasks)
     never, spent = torch.zeros(1, dtype=torch.bool, device=device), {}
@@ -121,8 +120,7 @@ def measure_planning(
         generator=_noise(config.seeds, f"{world.name}/planning/{plans.planner}/{loop.name}", count),
         warm_start=WARM_START,
     )
-    states = episodes.states.unflatten(0, (members, count))
-    return judge_path(states, tasks) | {"positions": states[..., :2]} | spent
+    return {"states": episodes.states.unflatten(0, (members, count))} | spent
 
 
 @reads_settings("seeds", "plan_rollouts")
@@ -166,11 +164,23 @@ def measure_first_plans(
 def measure_random_policy(
     world: World, tasks: Tasks, *, config: Mapping, device: torch.device
 ) -> dict[str, Tensor]:
-    """What coloured noise reaches that looks at nothing: what `judge_path` returns."""
+    """Where coloured noise leads that looks at nothing: states [S, P, L + 1, s]."""
     draws = generators(config.seeds, f"{world.name}/random policy")
     shape = (len(tasks), config.episode_length, 2)
     actions = coloured_noise(torch.stack([torch.randn(shape, generator=draw) for draw in draws]))
-    return judge_path(world.rollout(tasks.starts.expand(len(draws), -1, -1), actions), tasks)
+    return {"states": world.rollout(tasks.starts.expand(len(draws), -1, -1), actions)}
+
+
+@reads_settings("seeds", "episode_length")
+def measure_straight_policy(
+    world: World, tasks: Tasks, *, config: Mapping, device: torch.device
+) -> dict[str, Tensor]:
+    """Where walking straight at the goal leads, blind to walls and wind: states [S, P, L + 1, s], S alike."""
+    states = [tasks.starts]
+    for _ in range(config.episode_length):
+        steps = (tasks.goals - states[-1])[:, :2] / SPEED
+        states.append(world.step(states[-1], steps.clamp(-1, 1)))
+    return {"states": torch.stack(states, 1).expand(len(config.seeds), -1, -1, -1)}
 
 
 # ----------------------------------------------------------------------------------------------

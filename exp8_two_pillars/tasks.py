@@ -155,8 +155,11 @@ def _choose_positions(world: World, count: int, steps: tuple[int, int]) -> tuple
         if good.any():
             cells = torch.multinomial(within[good].float(), 1, generator=draw)[:, 0]
             jitter = WIDTH * (torch.rand(len(cells), 2, generator=draw) - 0.5)
-            starts.append(centres[cells] + jitter)
-            goals.append(tried[good])
+            middle = centres[nearest_cell(tried[good])]
+            kept = ~crosses(centres[cells], jitter, world.walls)  # where a wall cuts a cell, one side's cost
+            kept &= ~crosses(middle, tried[good] - middle, world.walls)
+            starts.append((centres[cells] + jitter)[kept])
+            goals.append(tried[good][kept])
         if sum(map(len, goals)) >= count:
             return torch.cat(starts)[:count], torch.cat(goals)[:count]
     raise ValueError(f"the maze {world.maze} has too few tasks of {steps[0]} to {steps[1]} steps")

@@ -11,7 +11,7 @@ SCENE = "s/lorenz"
 def planted(none, spectral, metric, both, chance=0.05, width=0.05, scene=SCENE):
     """Metrics of a 2x2 with these success rates and intervals of this half width."""
     corners = {"none": none, "spectral": spectral, "metric": metric, "both": both}
-    metrics = {f"{scene}/random_policy/success": entry(chance, width)}
+    metrics = {f"{scene}/{policy}_policy/success": entry(chance, width) for policy in ("random", "straight")}
     for planner in (SEARCH, GRADIENT):
         for corner, rate in corners.items():
             metrics[f"{scene}/{corner}/{planner}/{LOOP}/success"] = entry(rate, width)
@@ -59,9 +59,11 @@ def test_degenerate_corners_fail(rates, necessary, sufficient):
     assert found["exp8/s_lorenz/central"] is (necessary and sufficient)
 
 
-def test_a_random_policy_that_reaches_the_goal_is_no_skill():
-    found = verdicts(planted(0.1, 0.2, 0.15, 0.9, chance=0.8))
-    assert found["exp8/s_lorenz/sufficient"] is False
+@pytest.mark.parametrize("policy", ["random", "straight"])
+def test_where_a_policy_without_a_model_reaches_the_goal_there_is_no_skill(policy):
+    metrics = planted(0.1, 0.2, 0.15, 0.9)
+    metrics[f"{SCENE}/{policy}_policy/success"] = entry(0.8, 0.05)
+    assert verdicts(metrics)["exp8/s_lorenz/sufficient"] is False
 
 
 def test_wide_intervals_prove_nothing_and_one_seed_has_none():
@@ -89,6 +91,33 @@ def test_one_planner_that_fails_is_enough():
 def test_an_effect_vanishes_only_where_something_succeeds(rates, vanishes):
     found = verdicts(planted(*rates, scene="s/off"))
     assert found[f"exp8/vanish/s/off/{SEARCH}/main_spectral"] is vanishes
+
+
+@pytest.mark.parametrize("effect", [0.0, -0.08, -0.45])
+def test_an_interval_that_leaves_an_effect_open_does_not_make_it_vanish(effect):
+    metrics = planted(0.2, 0.2, 0.9, 0.9, scene="s/off")
+    metrics[f"s/off/{SEARCH}/{LOOP}/main_spectral"] = entry(effect, 0.6)
+    assert verdicts(metrics)[f"exp8/vanish/s/off/{SEARCH}/main_spectral"] is False
+
+
+def test_training_longer_is_no_control_where_nothing_succeeds():
+    def longer(both):
+        metrics = planted(0.0, 0.0, 0.0, both)
+        metrics[f"long/metric/times=4/{SEARCH}/{LOOP}/success"] = entry(0.1, 0.05)
+        return verdicts(metrics)[f"exp8/long/{SEARCH}/times=4"]
+
+    assert longer(0.9) is True and longer(0.0) is False
+
+
+def test_forgetting_the_wind_costs_only_where_the_goal_asks_for_it():
+    def forgetting(blind):
+        metrics = {
+            "wind_goal/straight_policy/success": entry(blind, 0.05),
+            f"wind_goal/{SEARCH}/{LOOP}/main_spectral": entry(-0.3, 0.1),
+        }
+        return verdicts(metrics)["exp8/wind_goal/forgetting_costs"]
+
+    assert forgetting(0.1) is True and forgetting(1.0) is False
 
 
 def test_held_out_scenes_are_claimed_as_the_first_one():

@@ -1,5 +1,7 @@
 """Planning in experiment 8: energies of every source, gradients, budgets, episodes and their judgement."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,12 +14,13 @@ from exp8_two_pillars.evaluate_planning import (
     judge_path,
     measure_planning,
     measure_random_policy,
+    measure_straight_policy,
     planner_named,
 )
 from exp8_two_pillars.models import make_model
 from exp8_two_pillars.parts import base_world
 from exp8_two_pillars.tasks import make_tasks
-from exp8_two_pillars.world import SPEED, World
+from exp8_two_pillars.world import SPEED, World, maze_walls
 from tests.test_exp8_models import CPU, tiny
 
 CONFIG = tiny((0, 1), episode_length=10, plan_rollouts=32)
@@ -127,7 +130,7 @@ def test_every_source_plans_within_its_budget(source, tasks, model):
     found = measure_planning(
         WORLD, model, tasks, Plans("random_shooting", Loop("closed", 10), source), config=CONFIG, device=CPU
     )
-    assert found["success"].shape == (2, 3) and found["positions"].shape == (2, 3, 11, 2)
+    assert found["states"].shape == (2, 3, 11, 2 + WORLD.d_wind)
     steps = 1 if source in ("simulator", "calm", "cost_to_go") else 5
     count = 32 // (SMOOTHED_OVER if source == "smoothed" else 1)
     assert found["evaluations"] == count * 10 // steps and found["rollouts"] == 32
@@ -147,8 +150,9 @@ def test_with_the_true_cost_every_goal_is_reached():
     for planner in ("icem", "normalised_gradient"):
         plans = Plans(planner, Loop("closed", 10), "cost_to_go")
         found = measure_planning(open_, unused, tasks, plans, config=config, device=CPU)
-        assert found["success"].all(), planner
-        assert (found["steps"] >= tasks.cost - 0.2 / SPEED - 2).all()
+        outcome = judge_path(found["states"], tasks, open_.walls)
+        assert outcome["success"].all(), planner
+        assert (outcome["steps"] >= tasks.cost - 0.2 / SPEED - 2).all()
 
 
 def test_a_seed_plans_the_same_in_any_company(tasks, model, one_thread):
@@ -157,7 +161,7 @@ def test_a_seed_plans_the_same_in_any_company(tasks, model, one_thread):
     beside = measure_planning(WORLD, model, tasks, plans, config=CONFIG, device=CPU)
     config = tiny((1,), episode_length=10, plan_rollouts=32)
     single = measure_planning(WORLD, alone, tasks, plans, config=config, device=CPU)
-    torch.testing.assert_close(beside["positions"][1:], single["positions"])
+    torch.testing.assert_close(beside["states"][1:], single["states"])
 
 
 def test_paths_are_judged_by_nearest_and_by_last(tasks):
@@ -165,18 +169,43 @@ def test_paths_are_judged_by_nearest_and_by_last(tasks):
     away = torch.tensor([1.0, 0.1, 0.5, 0.3])
     path = goals.clone()
     path[..., 0] += away
-    found = judge_path(path, tasks)
+    found = judge_path(path, tasks, ())
     assert found["success"].all() and not found["final_success"].any()
     assert (found["steps"] == 1).all()
     torch.testing.assert_close(found["nearest"], torch.full((2, 3), 0.1))
     torch.testing.assert_close(found["distance"], torch.full((2, 3), 0.3))
     path[..., 0] += 5
-    assert not judge_path(path, tasks)["success"].any() and (judge_path(path, tasks)["steps"] == 3).all()
+    found = judge_path(path, tasks, ())
+    assert not found["success"].any() and (found["steps"] == 3).all()
+
+
+def test_a_goal_behind_a_wall_is_not_reached(tasks):
+    goal = torch.tensor([0.1, -0.9])
+    one = replace(tasks, goals=torch.cat((goal, tasks.goals[0, 2:]))[None])
+    path = one.goals.repeat(1, 3, 1)[None]
+    path[..., :2] = torch.tensor([[-0.5, -0.9], [-0.05, -0.9], [0.15, -0.9]])  # the wall stands at 0
+    walls = maze_walls("one_wall", 0.5)
+    assert judge_path(path, one, ())["steps"] == 1
+    assert judge_path(path, one, walls)["steps"] == 2
+    hidden = judge_path(path[:, :, :2], one, walls)
+    assert not hidden["success"].any() and hidden["nearest"] < 0.2
 
 
 def test_a_random_policy_looks_at_nothing(tasks):
     found = measure_random_policy(WORLD, tasks, config=CONFIG, device=CPU)
-    assert found["success"].shape == (2, 3)
+    assert found["states"].shape == (2, 3, 11, 2 + WORLD.d_wind)
+
+
+def test_walking_straight_arrives_where_no_wall_stands():
+    open_ = World("none", 0.0, "lorenz", 0.0, 0.0, 0.0)
+    one_wall = World("one_wall", 0.7, "lorenz", 0.0, 0.0, 0.0)
+    config = tiny((0, 1), episode_length=40)
+    for world, arrives in ((open_, True), (one_wall, False)):
+        tasks = make_tasks(one_wall, 6, (25, 35), one_wall)
+        states = measure_straight_policy(world, tasks, config=config, device=CPU)["states"]
+        assert states.shape == (2, 6, 41, 2 + world.d_wind)
+        found = judge_path(states, tasks, world.walls)
+        assert found["final_success"].all() if arrives else not found["success"].any()
 
 
 def test_half_of_a_closed_plan_is_executed():
