@@ -6,6 +6,7 @@ Shapes: S seeds, E queries, K segments, F numbers of a context, L looks at a tra
 import logging
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from common.config import Exp6Config
@@ -14,6 +15,7 @@ from common.run.run import Run
 from exp6_encoder_trm.contextual import ContextTRM
 from exp6_encoder_trm.dataset import (
     Setting,
+    by_task,
     ceiling_without_context,
     copy_of_input,
     majority_of_demos,
@@ -25,7 +27,7 @@ from exp6_encoder_trm.diagnostics import (
     measure_jacobians,
     principal_plane,
 )
-from exp6_encoder_trm.evaluate import SETS, measure_setting, query_sets
+from exp6_encoder_trm.evaluate import measure_setting, query_sets
 from exp6_encoder_trm.jobs import JOBS, hypothesis_held
 from exp6_encoder_trm.pretrain import table_trainings
 from exp6_encoder_trm.pretrain_encoder import encoder_trainings
@@ -44,7 +46,8 @@ SHOWN = 6  # training queries whose answers over segments are kept for a figure
 def run_campaign(run: Run, setting: Setting) -> Models:
     """Train and measure what the tree and the configuration ask for; the models by job."""
     models: Models = {}
-    exact: dict[str, Tensor] = {}  # train exact of each seed [S], by job
+    right: dict[str, Tensor] = {}  # training queries answered, [S, E], by job
+    exact: dict[str, Tensor] = {}  # their share, [S]
     while names := next_jobs(exact, run.config):
         variants = {name: JOBS[name].changes for name in names}
         trained = run.train(table_trainings(setting, variants), encoder_trainings(setting, variants))
@@ -53,10 +56,12 @@ def run_campaign(run: Run, setting: Setting) -> Models:
             for name, model in trained.items()
         ]
         for name, measured in zip(trained, run.measure_all(steps), strict=True):
-            exact[name] = measured["train"][:, :, -1].double().mean(1)
+            right[name] = measured["train"][:, :, -1].double()
+            exact[name] = right[name].mean(1)
             record_answers(run.results, setting, name, measured)
         models |= trained
     record_decisions(run.results, setting, exact, run.config)
+    record_differences(run.results, setting, right)
     if "E_diag2" in run.config.jobs:
         record_gradient_question(run.results, setting)
     record_controls(run.results, setting)
@@ -89,12 +94,18 @@ def decisions(exact: Mapping[str, Tensor], config: Exp6Config) -> list[Decision]
 def record_answers(results: Results, setting: Setting, name: str, measured: Mapping[str, Tensor]) -> None:
     """Accuracies of one job, what its training was like, and some answers."""
     prefix = f"{setting.name}/{name}"
-    for part in SETS:
-        results.add_rate(f"{prefix}/{part}_exact", measured[part][:, :, -1], enumerated=part == "train")
+    for part, queries in query_sets(setting).items():
+        right = measured[part][:, :, -1]
+        if part != "train":  # drawn, and a task's queries share its demonstrations
+            groups = setting.train if part == "new_queries" else setting.unseen
+            right = by_task(right, queries.groups, groups.names)
+        results.add_rate(f"{prefix}/{part}_exact", right, enumerated=part == "train")
     results.add_rate(f"{prefix}/exact_at_halt", measured["train_at_halt"], enumerated=True)
     results.add_rate(f"{prefix}/exact_segment_1", measured["train"][:, :, 0], enumerated=True)
     results.add(f"{prefix}/accuracy", measured["train_accuracy"][:, :, -1].double().mean(1), "share of cells")
-    results.add_rate(f"{prefix}/unseen_pass_at_2", measured["unseen_pass_at_2"], enumerated=False)
+    unseen = query_sets(setting)["unseen"].groups
+    by_tasks = by_task(measured["unseen_pass_at_2"], unseen, setting.unseen.names)
+    results.add_rate(f"{prefix}/unseen_pass_at_2", by_tasks, enumerated=False)
     for count in ("1", "2", "all"):
         if f"demos={count}" in measured:
             results.add_rate(f"{prefix}/demos={count}/exact", measured[f"demos={count}"], enumerated=True)
@@ -103,7 +114,7 @@ def record_answers(results: Results, setting: Setting, name: str, measured: Mapp
     for term in GRADIENT_TERMS:
         history = results.arrays[f"{prefix}/history/{term}"]  # [L, S]
         results.add(f"{prefix}/{term}", history.mean(0), "mean over the training")
-    steps = results.arrays[f"{prefix}/history/iteration"][-1]
+    steps = results.arrays[f"{prefix}/history/evaluation"][-1]
     results.add(f"{prefix}/steps_trained", [steps] * len(results.seeds), "steps")
     results.add_array(f"{prefix}/answers", measured["answers"][:1, :: _every(measured)][:, :SHOWN])
 
@@ -119,16 +130,36 @@ def record_decisions(
     """The verdict of each seed, and whether each hypothesis held."""
     *seeds, mean = decisions(exact, config)
     log.info("%s, mean over seeds:\n%s", setting.name, mean.explain())
-    results.add(f"{setting.name}/verdict", [VERDICTS[one.verdict] for one in seeds], VERDICT_CODES)
+    path = "; ".join(mean.explain().splitlines())
+    verdicts = [VERDICTS[one.verdict] for one in seeds]
+    results.add(f"{setting.name}/verdict", verdicts, f"{VERDICT_CODES}. By the means over seeds: {path}")
     record_best(results, setting, exact)
-    for name, values in exact.items():
-        share = values / exact["E0"].clamp(min=1e-12)
+    shares = {name: values / exact["E0"].clamp(min=1e-12) for name, values in exact.items()}
+    for name, share in shares.items():
         results.add(f"{setting.name}/{name}/share_of_table", share, "of E0's train exact")
-        held = [
-            hypothesis_held(JOBS[name], *pair)
-            for pair in zip(share.tolist(), exact["E0"].tolist(), strict=True)
-        ]
+        job = JOBS[name]
+        other = shares[job.over] if job.over else torch.full_like(share, -1.0)
+        columns = (share.tolist(), exact["E0"].tolist(), other.tolist())
+        held = [hypothesis_held(job, *values) for values in zip(*columns, strict=True)]
         results.add(f"{setting.name}/{name}/hypothesis_held", held, "1 held, 0 did not")
+
+
+def record_differences(results: Results, setting: Setting, right: Mapping[str, Tensor]) -> None:
+    """Training queries that a job answers more than E1, and than a frozen encoder: intervals over seeds.
+
+    Metrics {setting}/{E}_minus_{E1,E_diag1}/train_exact, and of the best encoder of the document.
+    """
+    encoders = [name for name in right if JOBS[name].changes.context not in ("table", "identity", "zero")]
+    for base in ("E1", "E_diag1"):
+        for name in encoders if base in right else ():
+            if name != base:
+                metric = f"{setting.name}/{name}_minus_{base}/train_exact"
+                results.add_difference(metric, right[name] - right[base], enumerated=True)
+    found = [name for name in DOCUMENT_ENCODERS if name in right]
+    if found and "E_diag1" in right:
+        best = max(found, key=lambda name: float(right[name].mean()))
+        metric = f"{setting.name}/best_encoder_minus_E_diag1/train_exact"
+        results.add_difference(metric, right[best] - right["E_diag1"], enumerated=True)
 
 
 def record_gradient_question(results: Results, setting: Setting) -> None:
@@ -157,7 +188,11 @@ def record_controls(results: Results, setting: Setting) -> None:
     """What needs no model: copying, the demonstrations' majority, the best answer without a context."""
     for part, queries in query_sets(setting).items():
         for label, answers in (("copy", copy_of_input(queries)), ("majority", majority_of_demos(queries))):
-            rate = float((answers == queries.labels).all(1).double().mean())
+            right = (answers == queries.labels).all(1)[None].double()
+            if part != "train":
+                names = (setting.train if part == "new_queries" else setting.unseen).names
+                right = by_task(right, queries.groups, names)
+            rate = float(right.mean())
             results.add(f"{setting.name}/{label}/{part}_exact", [rate] * len(results.seeds))
     ceiling = ceiling_without_context(setting.watched())
     results.add(f"{setting.name}/without_context/train_ceiling", [ceiling] * len(results.seeds))

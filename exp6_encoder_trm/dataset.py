@@ -444,6 +444,24 @@ def load_tasks(config: Exp6Config, canvas: int, wanted: int) -> list[ArcTask]:
     return found
 
 
+def by_task(values: Tensor, groups: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    """Means over the queries of each task, which share demonstrations: [S, E], [E] -> [S, tasks].
+
+    Args:
+        values: one a query.
+        groups: of the queries; below 0 as `Queries.unknown` numbers them.
+        names: of the groups, `task/version`; none given: each group is a task of its own.
+    """
+    groups = torch.where(groups < 0, -1 - groups, groups)
+    if names is not None:
+        tasks = [name.partition("/")[0] for name in names]
+        numbers = {task: number for number, task in enumerate(dict.fromkeys(tasks))}
+        groups = torch.tensor([numbers[task] for task in tasks])[groups]
+    own = groups.unique(return_inverse=True)[1]
+    sums = torch.zeros(len(values), int(own.max()) + 1, dtype=torch.float64)
+    return sums.index_add_(1, own, values.double()) / torch.bincount(own)
+
+
 # ----------------------------------------------------------------------------------------------
 # What needs no model
 # ----------------------------------------------------------------------------------------------

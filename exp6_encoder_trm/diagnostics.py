@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from common.config import Exp6Config
-from common.jacobian_utils import rollout_squared_norms_stochastic
+from common.jacobian_utils import Step, rollout_squared_norms_stochastic
 from common.recursion.losses import cross_entropy
 from common.recursion.model import States
 from common.run.cache import reads_settings
 from common.run.random import generator
 from exp6_encoder_trm.contextual import ContextTRM
-from exp6_encoder_trm.dataset import Augmentation, Puzzles, Setting, ask, augmented
+from exp6_encoder_trm.dataset import Augmentation, Puzzles, Queries, Setting, ask, augmented
 
 PROBES = 4  # of a stochastic norm
 QUERIES = 32  # at which Jacobians and gradients are taken
@@ -116,14 +116,14 @@ def measure_jacobians(
 ) -> dict[str, Tensor]:
     """log10 of ||d state_T / d state_0||_F and of ||d state_T / d context||_F over T cycles.
 
-    The context enters at every cycle as an action does, so its norm is over all T of its entries; each is
-    divided by the root of the number of columns, so that the identity has norm 1.
+    The context is one, which every cycle reads. Each norm is divided by the root of the number of columns, so
+    that the identity has norm 1.
 
     Returns:
-        state, context: [S, len(jacobian_cycles)], means over queries and over probes of the squares.
+        state, context: [S, len(jacobian_cycles)], means over queries of the logs of the squares' means over
+        probes.
     """
-    queries = puzzles.watched().map(lambda value: value[:QUERIES]).to(device)
-    queries = queries.for_members(len(config.seeds))
+    queries = some_queries(puzzles).to(device).for_members(len(config.seeds))
     with torch.no_grad():
         context = model.encode(queries).context  # [S, N, P, D]
     width, places = model.trm.sizes.width, context.shape[2:]
@@ -139,13 +139,37 @@ def measure_jacobians(
     ).to(device)  # [R, S, N, d]
     found: dict[str, list[Tensor]] = {"state": [], "context": []}
     for cycles in config.jacobian_cycles:
-        actions = context.flatten(2)[:, :, None].expand(-1, -1, cycles, -1)
-        logs = rollout_squared_norms_stochastic(step, begin, actions, probes)
-        for values, log, columns in zip(
-            found.values(), logs, (begin.shape[-1], actions.shape[-1]), strict=True
-        ):
+        flat = context.flatten(2)
+        actions = flat[:, :, None].expand(-1, -1, cycles, -1)
+        log_state, _ = rollout_squared_norms_stochastic(step, begin, actions, probes)
+        logs = (log_state, shared_squared_norm(step, begin, flat, cycles, probes).log())
+        for values, log, columns in zip(found.values(), logs, (begin.shape[-1], flat.shape[-1]), strict=True):
             values.append((log - math.log(columns)).mean(1) / (2 * math.log(10)))
     return {name: torch.stack(values, 1) for name, values in found.items()}
+
+
+def shared_squared_norm(step: Step, state: Tensor, action: Tensor, steps: int, probes: Tensor) -> Tensor:
+    """Unbiased estimate of ||d z_T / d a||_F^2 of one action that every step reads: [..., d_a] -> [...].
+
+    Args:
+        step: (state, action) -> state.
+        state: z_0 [..., d].
+        action: a [..., d_a].
+        steps: T.
+        probes: [R, ..., d], of which E v v^T = I.
+    """
+    leaf = action.detach().clone().requires_grad_(True)
+    for _ in range(steps):
+        state = step(state, leaf)
+    pulled = [torch.autograd.grad(state, leaf, probe, retain_graph=True)[0] for probe in probes]
+    return torch.stack(pulled).square().sum(-1).mean(0)
+
+
+def some_queries(puzzles: Puzzles) -> Queries:
+    """QUERIES of the training queries, evenly spaced among all."""
+    watched = puzzles.watched()
+    stride = max(1, len(watched) // QUERIES)
+    return watched.map(lambda value: value[::stride][:QUERIES])
 
 
 @reads_settings("seeds", "gradient_cycles", "answer_loss")
@@ -159,8 +183,7 @@ def measure_encoder_gradient(
     Returns:
         norm: [S, len(gradient_cycles)]; zeros for a model whose context has no parameters.
     """
-    queries = puzzles.watched().map(lambda value: value[:QUERIES]).to(device)
-    queries = queries.for_members(len(config.seeds))
+    queries = some_queries(puzzles).to(device).for_members(len(config.seeds))
     trm, members = model.trm, len(config.seeds)
     own = [] if model.encoder is None else list(model.encoder.parameters())
     sizes, begin = trm.sizes, trm.initial(queries.inputs.shape[1])

@@ -35,6 +35,7 @@ SETS = {"train": "training queries", "new_queries": "new queries of known tasks"
 GENERALISERS = {
     "table": ("table", "#000000"),
     "mean": ("encoder, mean pooling", "#D55E00"),
+    "mean_voted": ("encoder, vote of augmentations", "#E69F00"),
     "tokens": ("tokens, no pooling", "#0072B2"),
     "tokens_search": ("tokens, search on the context", "#009E73"),
     "tokens_voted": ("tokens, vote of augmentations", "#CC79A7"),
@@ -148,12 +149,15 @@ def _job_bars(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -
     axis.set_ylim(0, 1.42)
     axis.set_yticks(np.arange(0, 1.1, 0.2))
     axis.set_ylabel("exact accuracy")
-    best = max((job for job in jobs if JOBS[job].changes.context not in ("table", "identity")),
-               key=lambda job: mean_of(results, f"{setting}/{job}/train_exact"))  # fmt: skip
-    reached = mean_of(results, f"{setting}/{best}/train_exact")
+    fixed = ("table", "identity", "zero", "constant")
+    learned = [job for job in jobs if JOBS[job].changes.context not in fixed
+               and not JOBS[job].changes.freeze_encoder]  # fmt: skip
+    best = max(learned, key=lambda job: mean_of(results, f"{setting}/{job}/train_exact"))
+    reached, frozen = (mean_of(results, f"{setting}/{job}/train_exact") for job in (best, "E_diag1"))
     axis.set_title(
-        f"{setting}: the best encoder ({best}) memorises {reached:.2f}, the table {table:.2f}", fontsize=10
-    )
+        f"{setting}: the best encoder that learns ({best}) memorises {reached:.2f}, the table {table:.2f}"
+        + (f", a frozen encoder {frozen:.2f}" if frozen == frozen else ""), fontsize=10,
+    )  # fmt: skip
     axis.legend(fontsize=7.5, ncols=2, loc="upper left")
 
 
@@ -166,10 +170,12 @@ def _family_bars(axis: Axes, results: Results, family: str) -> None:
                 axis.bar(place + shift, mean_of(results, metric), 0.36, color=color, alpha=alpha)
             if len(values) > 1:
                 axis.plot([place + shift] * len(values), values, ".", color="#333333", markersize=4)
-    for label, line, title in (("copy", ":", "copying"), ("majority", "--", "majority of the demos")):
+    for label, line, title in (("copy", ":", "copying"), ("majority", "--", "majority of the demos"),
+                               ("trained_rules", "-.", "rules that were trained on")):  # fmt: skip
         height = mean_of(results, f"{family}/{label}/unseen_exact")
-        axis.axhline(height, color="#777777", ls=line, label=title)
-    ticks = ["table", "mean", "tokens", "tokens\n+ search", "tokens\n+ vote", "tokens\ntuned"]
+        if height == height:
+            axis.axhline(height, color="#777777", ls=line, label=title)
+    ticks = ["table", "mean", "mean\n+ vote", "tokens", "tokens\n+ search", "tokens\n+ vote", "tokens\ntuned"]
     axis.set_xticks(range(len(GENERALISERS)), ticks, fontsize=8)
     axis.set_ylim(0, 1.42)
     axis.set_yticks(np.arange(0, 1.1, 0.2))
@@ -214,8 +220,10 @@ def draw_tree(results: Results, setting: str) -> Figure:
     axis.axis("off")
     codes = values_of(results, f"{setting}/verdict")
     agree = sum(code == VERDICTS[decision.verdict] for code in codes)
-    axis.set_title(f"{setting}, by means of {seeds_text(results)}: {MEANING[decision.verdict]}\n"
-                   f"(so say {agree} of them alone)")  # fmt: skip
+    said = MEANING[decision.verdict]
+    if mean_of(results, f"{setting}/without_context/train_ceiling") > 0.5:
+        said = "inputs tell its tasks apart, so that the tree says nothing"
+    axis.set_title(f"{setting}, by means of {seeds_text(results)}: {said}\n(so say {agree} of them alone)")
     return figure
 
 
@@ -325,21 +333,21 @@ def _jacobian_panel(axis: Axes, results: Results, setting: str) -> None:
 
 
 def _cycles_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
-    growth = {}
+    """Norms over that of the last cycle alone, beside a line that is as many times as high as cycles."""
+    growth: dict[str, float] = {}
     for job in jobs:
         cycles, values = _over(results, f"{setting}/{job}/gradient_cycles=")
-        if cycles and np.all(values > 0):
-            plot_band(axis, np.array(cycles), values, job, JOB_COLORS[job])
+        if cycles and np.all(values > 0) and not JOBS[job].changes.freeze_encoder:
+            plot_band(axis, np.array(cycles), values / values[0], job, JOB_COLORS[job])
             label_horizons(axis, cycles, "cycles followed back")
-            growth[job] = values[-1].mean() / values[0].mean()
-            farther = cycles[-1] / cycles[0]
+            growth[job] = float((values[-1] / values[0]).mean())
+            axis.plot(cycles, np.array(cycles) / cycles[0], ":", color="#333333")
+            axis.set_title(
+                f"followed back {cycles[-1] / cycles[0]:g} times as far (dotted: as much):\n"
+                f"{min(growth.values()):.2g} to {max(growth.values()):.2g} times the norm", fontsize=10,
+            )  # fmt: skip
     axis.set_yscale("log")
-    axis.set_ylabel("norm of the encoder's gradient")
-    if growth:
-        low, high = min(growth.values()), max(growth.values())
-        axis.set_title(
-            f"followed back {farther:g} times as far:\n{low:.2g} to {high:.2g} times the norm", fontsize=10
-        )
+    axis.set_ylabel("encoder's gradient / of one cycle")
 
 
 def _ratio_panel(axis: Axes, results: Results, setting: str) -> None:
@@ -394,17 +402,19 @@ def draw_context(results: Results, arrays: Arrays, setting: str) -> Figure:
     axes[1, 0].set_yscale("symlog", linthresh=0.1 * COLLAPSE_VARIANCE)  # a collapse is at 0
     axes[1, 0].set_ylim(-0.05 * COLLAPSE_VARIANCE, 30)
     _distribution_panel(axes[1, 2], arrays, setting, shown)
-    ends = torch.tensor([
-        [mean_of(results, f"{setting}/{job}/context_{what}") for what in ("cosine", "cross_variance")]
-        for job in jobs
-    ])  # fmt: skip
-    gone = [job for job, is_gone in zip(jobs, is_collapsed(*ends.T).tolist(), strict=True) if is_gone]
+    gone = [job for job in jobs if _collapsed_seeds(results, f"{setting}/{job}")]
     figure.suptitle(
         f"{setting}: of {len(jobs)} contexts {len(gone)} collapsed{': ' * bool(gone)}{', '.join(gone)}",
         fontweight="bold",
     )
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=10, fontsize=8)
     return figure
+
+
+def _collapsed_seeds(results: Results, prefix: str) -> int:
+    """How many seeds' contexts have collapsed."""
+    ends = (values_of(results, f"{prefix}/context_{what}") for what in ("cosine", "cross_variance"))
+    return int(is_collapsed(*(torch.tensor(values) for values in ends)).sum())
 
 
 def _plane(axis: Axes, results: Results, arrays: Arrays, setting: str, job: str) -> None:
@@ -535,6 +545,7 @@ def draw_training(arrays: Arrays, setting: str) -> Figure:
         "eval/exact_accuracy": "exact accuracy, training queries",
     }
     jobs = [job for job in JOBS if f"{setting}/{job}/history/loss" in arrays]
+    jobs = [job for job in jobs if job in LINES] if len(jobs) > len(LINES) + 2 else jobs
     figure, axes = new_figure(1, 3, (13.0, 4.4))
     for axis, (term, title) in zip(axes[0], terms.items(), strict=True):
         for job in jobs:

@@ -11,15 +11,22 @@ from torch import Tensor
 from common.config import Exp6Config, Exp6Family
 from common.run.results import Results
 from common.run.run import Run
-from exp6_encoder_trm.dataset import Setting, copy_of_input, majority_of_demos, make_augmented_setting
+from exp6_encoder_trm.dataset import (
+    Queries,
+    Setting,
+    by_task,
+    copy_of_input,
+    majority_of_demos,
+    make_augmented_setting,
+)
 from exp6_encoder_trm.evaluate import measure_family, unseen_sets
 from exp6_encoder_trm.jobs import Variant
 from exp6_encoder_trm.pretrain import table_trainings
 from exp6_encoder_trm.pretrain_encoder import encoder_trainings
 from exp6_encoder_trm.search import measure_search
-from exp6_encoder_trm.synthetic import Generalisation, make_family
+from exp6_encoder_trm.synthetic import Generalisation, answered_by, make_family
 
-# Every one at the family's learning rate, clipped, and to its end.
+# Every one at the family's learning rate and to its end; encoders clipped. None is tuned.
 MODELS = {
     "table": Variant(context="table", patient=True),
     "mean": Variant(context="standard", grad_clip_norm=1.0, patient=True),
@@ -50,48 +57,61 @@ def record_family(
     found: Mapping[str, Mapping[str, Tensor]],
     config: Exp6Config,
 ) -> None:
-    """Exact accuracies, also of copying and of the majority, and what `tokens` and the search add."""
+    """Exact accuracies, also of what knows no rule, and what `tokens` and the search add.
+
+    Every value is a task's, the mean over its queries: intervals are over seeds and tasks.
+    """
     queries, seeds = unseen_sets(family, config)["unseen"], len(results.seeds)
-    controls = {"copy": copy_of_input(queries), "majority": majority_of_demos(queries)}
+    names = family.unseen.names if isinstance(family, Setting) else None
+
+    def tasks(right: Tensor) -> Tensor:
+        return by_task(right, queries.groups, names)
+
     plain = {
-        label: (answers == queries.labels).all(1).expand(seeds, -1) for label, answers in controls.items()
+        label: tasks(right.expand(seeds, -1)) for label, right in right_without_model(family, queries).items()
     }
     for label, right in plain.items():
-        results.add(f"{family.name}/{label}/unseen_exact", right.double().mean(1))
-    for label, measured in found.items():
+        results.add(f"{family.name}/{label}/unseen_exact", right.mean(1))
+    unseen = {name: {what: tasks(values) for what, values in measured.items() if what != "train"}
+              for name, measured in found.items()}  # fmt: skip
+    for label, measured in unseen.items():
         prefix = f"{family.name}/{label}"
-        results.add_rate(f"{prefix}/train_exact", measured["train"], enumerated=False)
-        results.add_rate(f"{prefix}/unseen_exact", measured["unseen"], enumerated=False)
-        for count in ("1", "2", "all"):
-            if f"demos={count}" in measured:
-                results.add_rate(f"{prefix}/demos={count}/exact", measured[f"demos={count}"], False)
-        if "voted" in measured:
-            results.add_rate(f"{prefix}_voted/unseen_exact", measured["voted"], enumerated=False)
-            results.add_rate(f"{prefix}/unseen_pass_at_2", measured["pass_at_2"], enumerated=False)
-        if "tuned" in measured:
-            results.add_rate(f"{family.name}/tokens_tuned/unseen_exact", measured["tuned"], enumerated=False)
-        if "swapped" in measured:
-            results.add_rate(f"{prefix}/swapped_demos/exact", measured["swapped"], enumerated=False)
-    record_differences(results, family.name, found, plain)
+        results.add(f"{prefix}/train_exact", found[label]["train"].double().mean(1))
+        metrics = {f"{prefix}/unseen_exact": "unseen", f"{prefix}_voted/unseen_exact": "voted",
+                   f"{prefix}/unseen_pass_at_2": "pass_at_2", f"{prefix}/swapped_demos/exact": "swapped",
+                   f"{family.name}/tokens_tuned/unseen_exact": "tuned"}  # fmt: skip
+        metrics |= {f"{prefix}/demos={count}/exact": f"demos={count}" for count in ("1", "2", "all")}
+        for metric, what in metrics.items():
+            if what in measured:
+                results.add_rate(metric, measured[what], enumerated=False)
+    record_differences(results, family.name, unseen, plain)
+
+
+def right_without_model(family: Generalisation | Setting, queries: Queries) -> dict[str, Tensor]:
+    """Whether copying, the demonstrations' majority, a rule that was trained on answer: [E] bool each."""
+    answers = {"copy": copy_of_input(queries), "majority": majority_of_demos(queries)}
+    right = {label: (given == queries.labels).all(1) for label, given in answers.items()}
+    if not isinstance(family, Setting):
+        right["trained_rules"] = answered_by(family.train.rules, queries, family.train.side)
+    return right
 
 
 def record_differences(
     results: Results, name: str, found: Mapping[str, Mapping[str, Tensor]], plain: Mapping[str, Tensor]
 ) -> None:
-    """What `tokens` and the search add on unseen tasks, query by query: to copying, to the better control,
-    to another task's demonstrations, to the pooled encoder; and search, vote and tuning to `tokens`.
+    """What `tokens` and the search add on unseen tasks, task by task: to copying, to the best that knows no
+    rule, to another task's demonstrations, to the pooled encoder; and search, vote and tuning to `tokens`.
     """
-    right = {label: measured["unseen"].double() for label, measured in found.items()}
-    right |= {label: values.double() for label, values in plain.items()}
-    right["controls"] = torch.maximum(right["copy"], right["majority"])
-    right["swapped"] = found["tokens"]["swapped"].double()
+    right = {label: measured["unseen"] for label, measured in found.items()} | dict(plain)
+    right["controls"] = torch.stack([*plain.values()]).amax(0)
+    right["swapped"] = found["tokens"]["swapped"]
     pairs = [(label, minus) for label in ("tokens", "tokens_search") for minus in ("copy", "controls")]
     for label, minus in (*pairs, ("tokens", "swapped"), ("tokens", "mean")):
         apart = right[label] - right[minus]
         results.add_difference(f"{name}/{label}_minus_{minus}/unseen_exact", apart, enumerated=False)
-    more = {"search": right["tokens_search"], "voted": found["tokens"]["voted"].double()}
+    more = {"search": right["tokens_search"], "voted": found["tokens"]["voted"]}
     if "tuned" in found["tokens_search"]:
-        more["tuned"] = found["tokens_search"]["tuned"].double()
+        more["tuned"] = found["tokens_search"]["tuned"]
     for label, values in more.items():
         gained = values - right["tokens"]
         results.add_difference(f"{name}/{label}_minus_tokens/unseen_exact", gained, enumerated=False)

@@ -36,8 +36,13 @@ def run_gradient_study(run: Run, setting: Setting) -> None:
             for name, model in models.items()
         ]
         found = run.measure_all(steps)
-    for name, measured in zip(models, found, strict=True):
+    right = {name: measured["train"][:, :, -1] for name, measured in zip(models, found, strict=True)}
+    for cycles in run.config.gradient_cycles:
+        clipped, plain = (right[f"{name}_through_{cycles}"].double() for name in ("E5", "E1"))
+        metric = f"{setting.name}/clipping_through_{cycles}/train_exact"
+        run.results.add_difference(metric, clipped - plain, enumerated=True)
+    for name in models:
         prefix = f"{setting.name}/{name}"
-        run.results.add_rate(f"{prefix}/train_exact", measured["train"][:, :, -1], enumerated=True)
+        run.results.add_rate(f"{prefix}/train_exact", right[name], enumerated=True)
         for term in TERMS:
             run.results.add(f"{prefix}/{term}", run.results.arrays[f"{prefix}/history/{term}"].mean(0))

@@ -44,22 +44,22 @@ def search(model: ContextTRM, queries: Queries, config: Exp6Config) -> Tensor:
     """Contexts [S, E, P, D] after the search; where a query has one demonstration, as encoded.
 
     A shift is added to the context of all demonstrations and to each that leaves one out, where these are
-    not zero; Adam moves it, with a step of `search_rate` root mean squares of the context.
+    not zero; Adam moves it, with a step of `search_rate` root mean squares of the query's own context.
     """
     asked, counts = left_out(queries)
     with torch.no_grad():
         whole, partial = model.encode(queries).context, model.encode(asked).context
     demos = queries.shown.shape[-1]
-    shift = torch.zeros_like(whole, requires_grad=True)
-    scale = whole.square().mean().sqrt()
-    optimizer = torch.optim.Adam([shift], lr=config.search_rate * float(scale))
+    scale = whole.square().mean((2, 3), keepdim=True).sqrt()
+    shift = torch.zeros_like(whole, requires_grad=True)  # in units of the scale
+    optimizer = torch.optim.Adam([shift], lr=config.search_rate)
     for _ in range(config.search_steps):
-        spread = shift.repeat_interleave(demos, 1)
+        spread = (scale * shift).repeat_interleave(demos, 1)
         losses = left_out_loss(model, shifted(partial, spread), asked, config)
         optimizer.zero_grad()
         (losses * counts).sum().backward()
         optimizer.step()
-    return shifted(whole, shift.detach())
+    return shifted(whole, scale * shift.detach())
 
 
 def shifted(context: Tensor, shift: Tensor) -> Tensor:

@@ -162,6 +162,20 @@ def split_family(family: Exp6Family, palette: int, side: int, unseen_share: floa
     return Split(tuple(train), tuple(unseen))
 
 
+def answered_by(rules: Sequence[Rule], queries: Queries, side: int) -> Tensor:
+    """Whether some rule fits all demonstrations of a query and answers it: [B] bool.
+
+    Of rules that were trained on it is what a look-up could know of unseen ones, choosing with hindsight.
+    """
+    before, after = (queries.demos - 1).unflatten(-1, (side, side)).unbind(2)  # [B, K, H, W]
+    inputs, labels = (grids.unflatten(-1, (side, side)) - 1 for grids in (queries.inputs, queries.labels))
+    found = torch.zeros(len(queries), dtype=torch.bool)
+    for rule in rules:
+        fits = ((rule(before) == after).flatten(2).all(2) | ~queries.shown).all(1)
+        found |= fits & (rule(inputs) == labels).flatten(1).all(1)
+    return found
+
+
 # ----------------------------------------------------------------------------------------------
 # Pairs
 # ----------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from exp6_encoder_trm.dataset import (
     Setting,
     ask,
     augmented,
+    by_task,
     ceiling_without_context,
     colour_permutations,
     copy_of_input,
@@ -28,7 +29,7 @@ from exp6_encoder_trm.dataset import (
     recoloured_outputs,
     swapped_demos,
 )
-from exp6_encoder_trm.synthetic import PairSource, Rule, rules_of, split_family
+from exp6_encoder_trm.synthetic import PairSource, Rule, answered_by, rules_of, split_family
 
 
 def task(name="toy", pairs=3, side=3, tests=1):
@@ -317,3 +318,21 @@ def test_copying_fails_and_majority_looks_at_the_demonstrations_alone():
     assert not (copy_of_input(queries) == queries.labels).all(1).any()
     hidden = fewer_demos(queries, 1)
     assert torch.equal(majority_of_demos(hidden), hidden.demos[:, 0, 1])
+
+
+def test_a_rule_that_was_trained_on_may_answer_for_one_that_was_not():
+    """Where b is in no grid, swapping a and b is replacing a by b."""
+    source = PairSource("toy", (Rule("replace", (1, 2)),), palette=6, side=3, demos=2)
+    queries = source.draw(200, generator(0, "pairs"))
+    has_two = (torch.cat([queries.inputs[:, None], queries.demos[:, :, 0]], 1) == 3).flatten(1).any(1)
+    swapped = answered_by([Rule("swap", (1, 2))], queries, side=3)
+    assert torch.equal(swapped, ~has_two) and 0 < swapped.sum() < 200
+    assert answered_by([Rule("keep", (1,)), Rule("replace", (1, 2))], queries, side=3).all()
+
+
+def test_a_tasks_queries_count_as_one():
+    values = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]])
+    groups = torch.tensor([0, 0, 1, 2, 2])
+    assert by_task(values, groups).tolist() == [[0.5, 1.0, 0.5]]
+    assert by_task(values, -1 - groups).tolist() == [[0.5, 1.0, 0.5]]
+    assert by_task(values, groups, ["a/0", "b/0", "a/1"]).tolist() == [[0.5, 1.0]]

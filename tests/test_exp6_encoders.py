@@ -14,7 +14,15 @@ from common.run.cache import Checkpoint
 from common.run.random import generator, generators
 from exp6_encoder_trm.contextual import ContextTRM, make_model, stacked_positions
 from exp6_encoder_trm.dataset import OUTSIDE, Setting, ask, left_out, make_groups
-from exp6_encoder_trm.diagnostics import context_statistics, group_means, is_collapsed, one_cycle
+from exp6_encoder_trm.diagnostics import (
+    QUERIES,
+    context_statistics,
+    group_means,
+    is_collapsed,
+    one_cycle,
+    shared_squared_norm,
+    some_queries,
+)
 from exp6_encoder_trm.encoders import Encoded, kl_divergence, make_encoder, masked_mean
 from exp6_encoder_trm.evaluate import answer, moved, two_most_frequent, vote
 from exp6_encoder_trm.jobs import JOBS, Variant
@@ -380,6 +388,30 @@ def test_each_demonstration_is_left_out_of_its_own_context():
         assert asked.shown[0, place].tolist() == [number != place % 3 for number in range(3)]
     single = replace(queries, shown=queries.shown & (torch.arange(3) < 1))
     assert not left_out(single)[1].any()
+
+
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_an_action_that_every_step_reads_counts_as_one(steps):
+    """z + a, T times: the Jacobian in a is T times the identity."""
+    probes = torch.randn(400, 2, 3, generator=generator(0, "probes"))
+    state, action = torch.zeros(2, 3), torch.ones(2, 3)
+    found = shared_squared_norm(lambda z, a: z + a, state, action, steps, probes)
+    assert found == pytest.approx(3 * steps**2, rel=0.2)
+
+
+def test_jacobians_are_taken_at_queries_of_every_kind():
+    setting = toy_setting(tasks=40)
+    groups = some_queries(setting).groups
+    assert len(groups) == QUERIES and groups.max() > 30 and len(groups.unique()) > 20
+
+
+def test_a_search_does_not_depend_on_who_is_searched_beside():
+    model = make_model(3, Variant(), 4, TINY).requires_grad_(False)
+    queries = toy_queries()
+    config = replace(TINY, search_steps=3, search_rate=0.3)
+    one = queries.map(lambda value: value[:, 2:3])
+    beside, alone = search(model, queries, config)[:, 2:3], search(model, one, config)
+    torch.testing.assert_close(beside, alone, atol=1e-3, rtol=0)  # Adam passes on the last digits
 
 
 def test_the_search_lowers_the_left_out_loss_and_leaves_the_model_alone():

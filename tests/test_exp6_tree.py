@@ -110,6 +110,13 @@ def test_a_hypothesis_is_judged_against_the_table():
     assert hypothesis_held(JOBS["E_diag2"], 0.5, 0.95) and not hypothesis_held(JOBS["E_diag2"], 0.01, 0.95)
 
 
+def test_a_change_that_does_nothing_confirms_no_hypothesis():
+    assert JOBS["E5"].over == JOBS["E_cls"].over == JOBS["E_scale"].over == "E1"
+    assert hypothesis_held(JOBS["E5"], 0.95, 0.95, other=0.6)
+    assert not hypothesis_held(JOBS["E5"], 0.95, 0.95, other=0.95)
+    assert hypothesis_held(JOBS["E2"], 0.7, 0.95, other=0.6) and JOBS["E2"].over == "E1"
+
+
 def test_what_has_learned_nothing_confirms_no_hypothesis():
     assert not any(
         hypothesis_held(job, share, table=0.1) for job in JOBS.values() for share in (0.0, 0.5, 1.0)
