@@ -1,7 +1,7 @@
 """Experiment 5, feudal HRM: do goals of a manager level help a model that reasons by recursion?
 
     python run_experiment.py                        quick preset, minutes on a laptop
-    python run_experiment.py --preset full          ten seeds, larger puzzles: what the README reports
+    python run_experiment.py --preset full          ten seeds, larger puzzles; the README reports a part
     python run_experiment.py --preset published --data-dir FOLDER    HRM's own sizes, on one GPU
 
 writes results/results.json, results/arrays.npz and plots/; --help lists every setting.

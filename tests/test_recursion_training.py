@@ -220,6 +220,15 @@ def test_counts_are_of_halted_rows():
     )
 
 
+def test_counts_go_on_on_the_device_of_the_rows():
+    """A checkpoint is read to the CPU, whatever it was written on."""
+    tally, rows = Tally(), torch.ones(1, 3, dtype=torch.bool)
+    tally.update(rows, {"steps": torch.ones(1, 3)})
+    resumed = Tally()
+    resumed.load_state_dict(tally.state_dict())
+    assert resumed.update(rows.to("meta"), {"steps": torch.ones(1, 3, device="meta")})["steps"].is_meta
+
+
 # --- average of weights ----------------------------------------------------------------------------
 
 

@@ -125,7 +125,8 @@ class Tally:
         """Take in [S, B] values where rows have halted; the means [S] by name."""
         counted = {"count": halted.float()} | {name: value * halted for name, value in values.items()}
         for name, value in counted.items():
-            self.sums[name] = TALLY_DECAY * self.sums.get(name, 0.0) + value.float().sum(1)
+            before = self.sums.get(name, torch.zeros(())).to(value.device)  # a checkpoint's are on the CPU
+            self.sums[name] = TALLY_DECAY * before + value.float().sum(1)
         count = self.sums["count"].clamp(min=1e-12)
         return {name: self.sums[name] / count for name in values}
 
