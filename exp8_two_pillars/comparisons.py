@@ -20,9 +20,12 @@ from exp8_two_pillars.analyze_models import (
 from exp8_two_pillars.evaluate_planning import (
     Loop,
     Plans,
+    judge_in_sight,
     measure_first_plans,
+    measure_paths,
     measure_planning,
     measure_random_policy,
+    measure_straight_policy,
     record_difference,
     record_effects,
     record_first_plans,
@@ -52,11 +55,24 @@ class Study:
         tasks = make_tasks(scene.world, run.config.num_tasks, scene.steps, scene.judged_in)
         return cls(run, scene, tasks, models[scene.world])
 
-    def planning(self, variant: str, plans: Plans) -> tuple:
+    def plan(self, cases: Sequence[tuple[str, Plans]]) -> list[Found]:
+        """What plans through variants' models come to, side by side: see `outcomes`."""
+        return self.outcomes([self._planning(*case) for case in cases])
+
+    def _planning(self, variant: str, plans: Plans) -> tuple:
         """The cached step of some plans, under the same name whatever part asks for it."""
         kind = f"{plans.source}/{plans.planner}/{plans.loop.name}"
         name = f"{self.scene.name}/planning/{variant}/{kind}"
-        return measure_planning, name, self.scene.world, self.models[variant], self.tasks, plans
+        step = measure_paths if self.tasks.with_wind else measure_planning
+        return step, name, self.scene.world, self.models[variant], self.tasks, plans
+
+    def outcomes(self, steps: Sequence[tuple]) -> list[Found]:
+        """What `judge_path` finds in the states that cached steps return, and these states."""
+        walls = self.scene.world.walls
+        return [
+            found | judge_in_sight(found.get("states", found.get("positions")), self.tasks, walls)
+            for found in self.run.measure_all(steps)
+        ]
 
     def gradients(self, variant: str, source: str = "model") -> tuple:
         """The cached step of a source's gradients."""
@@ -75,9 +91,8 @@ class Attempt:
 
 def attempt_all(study: Study, attempts: Sequence[Attempt]) -> dict[str, Found]:
     """Plan, side by side, and record every outcome: by name."""
-    steps = [study.planning(attempt.variant, attempt.plans) for attempt in attempts]
-    names = [attempt.name for attempt in attempts]
-    found = dict(zip(names, study.run.measure_all(steps), strict=True))
+    outcomes = study.plan([(attempt.variant, attempt.plans) for attempt in attempts])
+    found = dict(zip([attempt.name for attempt in attempts], outcomes, strict=True))
     for name, outcome in found.items():
         record_outcome(study.run.results, name, outcome)
     return found
@@ -173,11 +188,21 @@ def compare_corners(study: Study, cases: Sequence[tuple[str, Loop]], name: str) 
 
 
 def measure_controls(study: Study) -> None:
-    """What the corners' models know, and what a random policy reaches."""
-    scene, run = study.scene, study.run
-    measure_models(study, {corner: f"{scene.name}/{corner}" for corner in CORNERS})
-    policy = run.measure(measure_random_policy, f"{scene.name}/random policy", scene.world, study.tasks)
-    record_outcome(run.results, f"{scene.name}/random_policy", policy)
+    """What the corners' models know, and what policies without a model reach."""
+    measure_models(study, {corner: f"{study.scene.name}/{corner}" for corner in CORNERS})
+    measure_policies(study, study.scene.name)
+
+
+def measure_policies(study: Study, name: str) -> None:
+    """What a random policy reaches, and one that walks straight at the goal: {name}/{..}_policy/.."""
+    scene = study.scene
+    policies = {"random_policy": measure_random_policy, "straight_policy": measure_straight_policy}
+    steps = [
+        (policy, f"{name}/{label.replace('_', ' ')}", scene.world, study.tasks)
+        for label, policy in policies.items()
+    ]
+    for label, outcome in zip(policies, study.outcomes(steps), strict=True):
+        record_outcome(study.run.results, f"{name}/{label}", outcome)
 
 
 def run_corners(run: Run, models: Models) -> None:
@@ -198,10 +223,12 @@ def run_corners(run: Run, models: Models) -> None:
 def compare_simulator(study: Study) -> None:
     """The true dynamics with the learned distance of `both`, without the wind in it, and with the true cost.
 
+    In every loop: the longer the plan, the further the true dynamics' exact gradient explodes.
+
     Metrics {scene}/{simulator,calm,cost_to_go}/.. and the differences {scene}/both_minus_{simulator,..}/...
     """
     run, name, sources = study.run, study.scene.name, study.run.config.simulators
-    cases = study_cases(run.config, [study_loop(run.config), *blind_loops(run.config)])
+    cases = study_cases(run.config, all_loops(run.config))
     found = attempt_all(study, [
         Attempt(f"{name}/{source}/{planner}/{loop.name}", "both", Plans(planner, loop, source))
         for planner, loop in cases
@@ -210,7 +237,7 @@ def compare_simulator(study: Study) -> None:
     gradients = run.measure_all([study.gradients("both", source) for source in sources])
     for source, measured in zip(sources, gradients, strict=True):
         record_model(run.results, f"{name}/{source}", measured, run.config.horizons)
-    models = run.measure_all([study.planning("both", Plans(*case)) for case in cases])
+    models = study.plan([("both", Plans(*case)) for case in cases])
     for (planner, loop), both in zip(cases, models, strict=True):
         for source in sources:
             case = f"{planner}/{loop.name}"
@@ -237,7 +264,7 @@ def show(study: Study) -> None:
         for corner in CORNERS
     ])  # fmt: skip
     plans = Plans(SEARCH, study_loop(run.config))
-    paths = run.measure_all([study.planning(corner, plans) for corner in CORNERS])
+    paths = study.plan([(corner, plans) for corner in CORNERS])
     for corner, energy, path in zip(CORNERS, maps, paths, strict=True):
         run.results.add_array(f"shown/{corner}/energy", energy["energy"])
         run.results.add_array(f"shown/{corner}/positions", path["positions"][0])
@@ -270,7 +297,7 @@ def run_variants(run: Run, models: Models, part: str) -> None:
         for variant, name in names.items()
         for planner in planners
     ])  # fmt: skip
-    boths = run.measure_all([study.planning("both", Plans(planner, loop)) for planner in planners])
+    boths = study.plan([("both", Plans(planner, loop)) for planner in planners])
     for planner, both in zip(planners, boths, strict=True):
         for name in names.values():
             case = f"{name}/{planner}/{loop.name}"
@@ -337,11 +364,15 @@ def run_cause(run: Run, models: Models) -> None:
 
 
 def run_phase(run: Run, models: Models) -> None:
-    """Success of the corners over wind strength and wall length, by iCEM: {cell}/{corner}/success."""
+    """Success of the corners over wind strength and wall length, by iCEM: {cell}/{corner}/success.
+
+    And of policies without a model: {cell}/{random,straight}_policy/success.
+    """
     plans = Plans(SEARCH, study_loop(run.config))
     for scene in scenes(run.config, "phase"):
         study = Study.of(run, scene, models)
         attempt_all(study, [Attempt(f"{scene.name}/{corner}", corner, plans) for corner in CORNERS])
+        measure_policies(study, scene.name)
 
 
 def run_wind_goal(run: Run, models: Models) -> None:
@@ -352,6 +383,7 @@ def run_wind_goal(run: Run, models: Models) -> None:
     study = Study(run, scene, tasks, models[scene.world])
     cases = study_cases(run.config, [Loop("closed", horizon), Loop("open", horizon)])
     compare_corners(study, cases, "wind_goal")
+    measure_policies(study, "wind_goal")
 
 
 PARTS: dict[str, Callable[[Run, Models], None]] = {

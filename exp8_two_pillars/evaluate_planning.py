@@ -21,7 +21,7 @@ from exp8_two_pillars.dataset import coloured_noise
 from exp8_two_pillars.energies import make_judge, make_problem
 from exp8_two_pillars.models import WindModel
 from exp8_two_pillars.tasks import REACHED, Tasks
-from exp8_two_pillars.world import World
+from exp8_two_pillars.world import SPEED, Wall, World, crosses
 
 # Hyperparameters of the planners, chosen on the one-wall maze with seeds from 100 on.
 PLANNERS: dict[str, dict[str, float]] = {
@@ -78,6 +78,18 @@ def judge_path(states: Tensor, tasks: Tasks) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def judge_in_sight(states: Tensor, tasks: Tasks, walls: tuple[Wall, ...]) -> dict[str, Tensor]:
+    """`judge_path`, but a goal behind a wall is not reached: states [S, P, L + 1, s], or positions alone."""
+    positions, goals = states[..., :2], tasks.goals[:, None, :2]
+    away = tasks.away(states) if tasks.with_wind else (positions - goals).norm(dim=-1)
+    within = (away < REACHED) & ~crosses(positions, goals - positions, walls)
+    first = torch.where(within.any(-1), within.int().argmax(-1), away.shape[-1] - 1)
+    return {
+        "success": within.any(-1), "final_success": within[..., -1], "nearest": away.amin(-1),
+        "distance": away[..., -1], "steps": first,
+    }  # fmt: skip
+
+
 @reads_settings("seeds", "episode_length", "plan_rollouts")
 def measure_planning(
     world: World,
@@ -119,6 +131,45 @@ def measure_planning(
     )
     states = episodes.states.unflatten(0, (members, count))
     return judge_path(states, tasks) | {"positions": states[..., :2]} | spent
+
+
+@reads_settings("seeds", "episode_length", "plan_rollouts")
+def measure_paths(
+    world: World,
+    model: WindModel,
+    tasks: Tasks,
+    plans: Plans,
+    *,
+    config: Mapping,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Where one planner's episodes lead: states [S, P, L + 1, s], evaluations and rollouts of one plan."""
+    model, tasks = model.to(device), tasks.to(device)
+    members, count = len(config.seeds), len(tasks)
+    never, spent = torch.zeros(1, dtype=torch.bool, device=device), {}
+
+    def problem_at(states: Tensor, horizon: int) -> ContinuousProblem:
+        judge = make_judge(plans.source, world, model, states.unflatten(0, (members, count)), tasks)
+        rollouts = plans.times * config.plan_rollouts
+        problem = make_problem(judge, horizon, rollouts, OVER_TIME, TEMPERATURE)
+        spent.update(evaluations=torch.tensor(problem.budget), rollouts=torch.tensor(rollouts))
+        return problem
+
+    loop, groups = plans.loop, torch.arange(members).repeat_interleave(count)
+    draws = generators(config.seeds, f"{world.name}/planning/{plans.planner}/{loop.name}")
+    episodes = receding_horizon(
+        problem_at,
+        planner_named(plans.planner),
+        lambda states, actions: (world.step(states, actions), never.expand(len(states))),
+        tasks.starts.repeat(members, 1),
+        loop.horizon if loop.mode == "open" else config.episode_length,
+        loop.horizon,
+        loop.executed(),
+        generator=Noise(draws, groups),
+        warm_start=WARM_START,
+    )
+    states = episodes.states.unflatten(0, (members, count))
+    return {"states": states} | spent
 
 
 @reads_settings("seeds", "plan_rollouts")
@@ -167,7 +218,19 @@ def measure_random_policy(
     draws = generators(config.seeds, f"{world.name}/random policy")
     shape = (len(tasks), config.episode_length, 2)
     actions = coloured_noise(torch.stack([torch.randn(shape, generator=draw) for draw in draws]))
-    return judge_path(world.rollout(tasks.starts.expand(len(draws), -1, -1), actions), tasks)
+    return {"states": world.rollout(tasks.starts.expand(len(draws), -1, -1), actions)}
+
+
+@reads_settings("seeds", "episode_length")
+def measure_straight_policy(
+    world: World, tasks: Tasks, *, config: Mapping, device: torch.device
+) -> dict[str, Tensor]:
+    """Where walking straight at the goal leads, blind to walls and wind: states [S, P, L + 1, s], S alike."""
+    states = [tasks.starts]
+    for _ in range(config.episode_length):
+        steps = (tasks.goals - states[-1])[:, :2] / SPEED
+        states.append(world.step(states[-1], steps.clamp(-1, 1)))
+    return {"states": torch.stack(states, 1).expand(len(config.seeds), -1, -1, -1)}
 
 
 # ----------------------------------------------------------------------------------------------
