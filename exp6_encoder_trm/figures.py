@@ -155,7 +155,7 @@ def _job_bars(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -
     best = max(learned, key=lambda job: mean_of(results, f"{setting}/{job}/train_exact"))
     reached, frozen = (mean_of(results, f"{setting}/{job}/train_exact") for job in (best, "E_diag1"))
     axis.set_title(
-        f"{setting}: the best encoder that learns ({best}) memorises {reached:.2f}, the table {table:.2f}"
+        f"{setting}: the best that learns ({best}) memorises\n{reached:.2f}, the table {table:.2f}"
         + (f", a frozen encoder {frozen:.2f}" if frozen == frozen else ""), fontsize=10,
     )  # fmt: skip
     axis.legend(fontsize=7.5, ncols=2, loc="upper left")
