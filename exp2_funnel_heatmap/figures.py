@@ -85,7 +85,7 @@ def _mean(metrics: Metrics, name: str) -> float:
 def _spread(metrics: Metrics, name: str) -> str:
     """Mean and range over seeds, as '0.96 [0.89, 1.00]'."""
     entry = metrics[name]
-    return f"{entry['mean']:.3f} [{entry['min']:.3f}, {entry['max']:.3f}]"
+    return f"{entry['mean']:.3f} [{min(entry['values']):.3f}, {max(entry['values']):.3f}]"
 
 
 def _square(axis: Axes, half_width: float) -> None:
