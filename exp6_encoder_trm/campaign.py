@@ -14,6 +14,7 @@ from common.run.results import Results
 from common.run.run import Run
 from exp6_encoder_trm.contextual import ContextTRM
 from exp6_encoder_trm.dataset import (
+    Queries,
     Setting,
     by_task,
     ceiling_without_context,
@@ -94,18 +95,15 @@ def decisions(exact: Mapping[str, Tensor], config: Exp6Config) -> list[Decision]
 def record_answers(results: Results, setting: Setting, name: str, measured: Mapping[str, Tensor]) -> None:
     """Accuracies of one job, what its training was like, and some answers."""
     prefix = f"{setting.name}/{name}"
-    for part, queries in query_sets(setting).items():
-        right = measured[part][:, :, -1]
-        if part != "train":  # drawn, and a task's queries share its demonstrations
-            groups = setting.train if part == "new_queries" else setting.unseen
-            right = by_task(right, queries.groups, groups.names)
+    sets = query_sets(setting)
+    for part, queries in sets.items():
+        right = counted(setting, part, queries, measured[part][:, :, -1])
         results.add_rate(f"{prefix}/{part}_exact", right, enumerated=part == "train")
     results.add_rate(f"{prefix}/exact_at_halt", measured["train_at_halt"], enumerated=True)
     results.add_rate(f"{prefix}/exact_segment_1", measured["train"][:, :, 0], enumerated=True)
     results.add(f"{prefix}/accuracy", measured["train_accuracy"][:, :, -1].double().mean(1), "share of cells")
-    unseen = query_sets(setting)["unseen"].groups
-    by_tasks = by_task(measured["unseen_pass_at_2"], unseen, setting.unseen.names)
-    results.add_rate(f"{prefix}/unseen_pass_at_2", by_tasks, enumerated=False)
+    of_two = counted(setting, "unseen", sets["unseen"], measured["unseen_pass_at_2"])
+    results.add_rate(f"{prefix}/unseen_pass_at_2", of_two, enumerated=False)
     for count in ("1", "2", "all"):
         if f"demos={count}" in measured:
             results.add_rate(f"{prefix}/demos={count}/exact", measured[f"demos={count}"], enumerated=True)
@@ -117,6 +115,16 @@ def record_answers(results: Results, setting: Setting, name: str, measured: Mapp
     steps = results.arrays[f"{prefix}/history/evaluation"][-1]
     results.add(f"{prefix}/steps_trained", [steps] * len(results.seeds), "steps")
     results.add_array(f"{prefix}/answers", measured["answers"][:1, :: _every(measured)][:, :SHOWN])
+
+
+def counted(setting: Setting, part: str, queries: Queries, right: Tensor) -> Tensor:
+    """What an interval is taken over: [S, E] -> all training queries as they are; else means of tasks, which
+    were drawn and whose queries share their demonstrations.
+    """
+    if part == "train":
+        return right
+    groups = setting.train if part == "new_queries" else setting.unseen
+    return by_task(right, queries.groups, groups.names)
 
 
 def _every(measured: Mapping[str, Tensor]) -> int:
@@ -155,9 +163,8 @@ def record_differences(results: Results, setting: Setting, right: Mapping[str, T
             if name != base:
                 metric = f"{setting.name}/{name}_minus_{base}/train_exact"
                 results.add_difference(metric, right[name] - right[base], enumerated=True)
-    found = [name for name in DOCUMENT_ENCODERS if name in right]
-    if found and "E_diag1" in right:
-        best = max(found, key=lambda name: float(right[name].mean()))
+    best = best_encoder(right)
+    if best and "E_diag1" in right:
         metric = f"{setting.name}/best_encoder_minus_E_diag1/train_exact"
         results.add_difference(metric, right[best] - right["E_diag1"], enumerated=True)
 
@@ -174,11 +181,15 @@ def record_gradient_question(results: Results, setting: Setting) -> None:
     results.add(f"{prefix}/hypothesis_held", held, "1 held, 0 did not")
 
 
+def best_encoder(right: Mapping[str, Tensor]) -> str | None:
+    """The document's encoder with the largest mean; None where none was run."""
+    found = [name for name in DOCUMENT_ENCODERS if name in right]
+    return max(found, key=lambda name: float(right[name].mean()), default=None)
+
+
 def record_best(results: Results, setting: Setting, exact: Mapping[str, Tensor]) -> None:
     """The document's encoder, E1 to E7, with the largest mean; it is chosen by what is reported here."""
-    found = [name for name in DOCUMENT_ENCODERS if name in exact]
-    if found:
-        best = max(found, key=lambda name: float(exact[name].mean()))
+    if best := best_encoder(exact):
         results.add(f"{setting.name}/best_encoder/train_exact", exact[best], f"exact; {best}")
         share = exact[best] / exact["E0"].clamp(min=1e-12)
         results.add(f"{setting.name}/best_encoder/share_of_table", share, f"of E0's train exact; {best}")
@@ -189,10 +200,7 @@ def record_controls(results: Results, setting: Setting) -> None:
     for part, queries in query_sets(setting).items():
         for label, answers in (("copy", copy_of_input(queries)), ("majority", majority_of_demos(queries))):
             right = (answers == queries.labels).all(1)[None].double()
-            if part != "train":
-                names = (setting.train if part == "new_queries" else setting.unseen).names
-                right = by_task(right, queries.groups, names)
-            rate = float(right.mean())
+            rate = float(counted(setting, part, queries, right).mean())
             results.add(f"{setting.name}/{label}/{part}_exact", [rate] * len(results.seeds))
     ceiling = ceiling_without_context(setting.watched())
     results.add(f"{setting.name}/without_context/train_ceiling", [ceiling] * len(results.seeds))

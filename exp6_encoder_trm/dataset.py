@@ -444,6 +444,13 @@ def load_tasks(config: Exp6Config, canvas: int, wanted: int) -> list[ArcTask]:
     return found
 
 
+def group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """The mean of each group that occurs, in the groups' order: [S, N, F], [N] -> [S, G, F]."""
+    present, own = groups.unique(return_inverse=True)
+    sums = values.new_zeros(len(values), len(present), values.shape[-1]).index_add_(1, own, values)
+    return sums / torch.bincount(own)[:, None]
+
+
 def by_task(values: Tensor, groups: Tensor, names: Sequence[str] | None = None) -> Tensor:
     """Means over the queries of each task, which share demonstrations: [S, E], [E] -> [S, tasks].
 
@@ -457,9 +464,7 @@ def by_task(values: Tensor, groups: Tensor, names: Sequence[str] | None = None) 
         tasks = [name.partition("/")[0] for name in names]
         numbers = {task: number for number, task in enumerate(dict.fromkeys(tasks))}
         groups = torch.tensor([numbers[task] for task in tasks])[groups]
-    own = groups.unique(return_inverse=True)[1]
-    sums = torch.zeros(len(values), int(own.max()) + 1, dtype=torch.float64)
-    return sums.index_add_(1, own, values.double()) / torch.bincount(own)
+    return group_means(values.double()[..., None], groups)[..., 0]
 
 
 # ----------------------------------------------------------------------------------------------

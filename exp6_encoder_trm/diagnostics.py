@@ -18,7 +18,7 @@ from common.recursion.model import States
 from common.run.cache import reads_settings
 from common.run.random import generator
 from exp6_encoder_trm.contextual import ContextTRM
-from exp6_encoder_trm.dataset import Augmentation, Puzzles, Queries, Setting, ask, augmented
+from exp6_encoder_trm.dataset import Augmentation, Puzzles, Queries, Setting, ask, augmented, group_means
 
 PROBES = 4  # of a stochastic norm
 QUERIES = 32  # at which Jacobians and gradients are taken
@@ -51,13 +51,6 @@ def context_statistics(contexts: Tensor, groups: Tensor) -> dict[str, Tensor]:
         "context_within_variance": (contexts - means[:, own]).square().mean((1, 2)),
         "context_cosine": cosines,
     }
-
-
-def group_means(contexts: Tensor, groups: Tensor) -> Tensor:
-    """The mean context of each group that occurs, in the groups' order: [S, N, F], [N] -> [S, G, F]."""
-    present, own = groups.unique(return_inverse=True)
-    sums = contexts.new_zeros(len(contexts), len(present), contexts.shape[-1]).index_add_(1, own, contexts)
-    return sums / torch.bincount(own)[:, None]
 
 
 def is_collapsed(cosine: Tensor, cross_variance: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 from common.viz_utils import COLORS, label_horizons, new_figure, plot_band
 from exp6_encoder_trm.decision_tree import MEANING, ORDERS, USABLE, VERDICTS, Decision, decide
 from exp6_encoder_trm.diagnostics import COLLAPSE_COSINE, COLLAPSE_VARIANCE, is_collapsed
+from exp6_encoder_trm.evaluate import BLIND
 from exp6_encoder_trm.jobs import JOBS, MATCHES, MEMORISED, PHASES
 
 Results = Mapping[str, Any]
@@ -77,9 +78,8 @@ def measured_jobs(results: Results, setting: str) -> list[str]:
     return [name for name in JOBS if f"{setting}/{name}/train_exact" in results["metrics"]]
 
 
-def lines_of(results: Results, setting: str) -> list[str]:
+def lines_of(jobs: list[str]) -> list[str]:
     """Those of them that have a line in a figure; all, where they are few."""
-    jobs = measured_jobs(results, setting)
     return jobs if len(jobs) <= len(LINES) + 2 else [job for job in jobs if job in LINES]
 
 
@@ -149,8 +149,7 @@ def _job_bars(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -
     axis.set_ylim(0, 1.42)
     axis.set_yticks(np.arange(0, 1.1, 0.2))
     axis.set_ylabel("exact accuracy")
-    fixed = ("table", "identity", "zero", "constant")
-    learned = [job for job in jobs if JOBS[job].changes.context not in fixed
+    learned = [job for job in jobs if JOBS[job].changes.context not in BLIND
                and not JOBS[job].changes.freeze_encoder]  # fmt: skip
     best = max(learned, key=lambda job: mean_of(results, f"{setting}/{job}/train_exact"))
     reached, frozen = (mean_of(results, f"{setting}/{job}/train_exact") for job in (best, "E_diag1"))
@@ -285,7 +284,7 @@ def draw_gradients(results: Results, arrays: Arrays, setting: str) -> Figure:
     """Norms over training, growth over cycles, and what following the gradient further back does."""
     studied = f"{setting}/E1_through_1/train_exact" in results["metrics"]
     figure, axes = new_figure(2, 3, (13.0, 7.0))
-    jobs = lines_of(results, setting)
+    jobs = lines_of(measured_jobs(results, setting))
     for axis, part in zip(axes[0], ("encoder", "trm"), strict=False):
         for job in jobs:
             _history(axis, arrays, f"{setting}/{job}", f"{part}_grad_norm", job)
@@ -334,18 +333,18 @@ def _jacobian_panel(axis: Axes, results: Results, setting: str) -> None:
 
 def _cycles_panel(axis: Axes, results: Results, setting: str, jobs: Sequence[str]) -> None:
     """Norms over that of the last cycle alone, beside a line that is as many times as high as cycles."""
-    growth: dict[str, float] = {}
+    growth = []
     for job in jobs:
         cycles, values = _over(results, f"{setting}/{job}/gradient_cycles=")
         if cycles and np.all(values > 0) and not JOBS[job].changes.freeze_encoder:
             plot_band(axis, np.array(cycles), values / values[0], job, JOB_COLORS[job])
             label_horizons(axis, cycles, "cycles followed back")
-            growth[job] = float((values[-1] / values[0]).mean())
-            axis.plot(cycles, np.array(cycles) / cycles[0], ":", color="#333333")
-            axis.set_title(
-                f"followed back {cycles[-1] / cycles[0]:g} times as far (dotted: as much):\n"
-                f"{min(growth.values()):.2g} to {max(growth.values()):.2g} times the norm", fontsize=10,
-            )  # fmt: skip
+            growth.append(float((values[-1] / values[0]).mean()))
+    if growth:
+        followed = np.array(results["config"]["gradient_cycles"])
+        axis.plot(followed, followed / followed[0], ":", color="#333333")
+        axis.set_title(f"followed back {followed[-1] / followed[0]:g} times as far (dotted: as much):\n"
+                       f"{min(growth):.2g} to {max(growth):.2g} times the norm", fontsize=10)  # fmt: skip
     axis.set_yscale("log")
     axis.set_ylabel("encoder's gradient / of one cycle")
 
@@ -383,7 +382,7 @@ def _study_panel(axis: Axes, results: Results, setting: str) -> None:
 def draw_context(results: Results, arrays: Arrays, setting: str) -> Figure:
     """Contexts of each group on two axes; variance and cosine over training; how their numbers lie."""
     jobs = [job for job in measured_jobs(results, setting) if f"{setting}/{job}/plane" in arrays]
-    lines = [job for job in lines_of(results, setting) if job in jobs]
+    lines = [job for job in lines_of(measured_jobs(results, setting)) if job in jobs]
     shown = [job for job in ("E0", "E1", "tokens", "E_diag1") if job in jobs][:3]
     figure, axes = new_figure(2, 3, (13.0, 7.0))
     for axis, job in zip(axes[0], shown, strict=False):
@@ -448,7 +447,7 @@ def draw_demos(results: Results, setting: str, families: bool) -> Figure:
     names = [name for name in results["config"]["families"] if families]
     names = [name for name in names if f"{name}/tokens/demos=all/exact" in results["metrics"]]
     figure, axes = new_figure(1, 1 + len(names), (5.4 + 3.6 * len(names), 4.2), sharey=True)
-    jobs = lines_of(results, setting)
+    jobs = lines_of(measured_jobs(results, setting))
     _demo_lines(axes[0, 0], results, {job: (f"{setting}/{job}", JOB_COLORS[job]) for job in jobs})
     axes[0, 0].set_title(f"{setting}: training queries")
     axes[0, 0].set_ylabel("exact accuracy")
@@ -545,7 +544,7 @@ def draw_training(arrays: Arrays, setting: str) -> Figure:
         "eval/exact_accuracy": "exact accuracy, training queries",
     }
     jobs = [job for job in JOBS if f"{setting}/{job}/history/loss" in arrays]
-    jobs = [job for job in jobs if job in LINES] if len(jobs) > len(LINES) + 2 else jobs
+    jobs = lines_of(jobs)
     figure, axes = new_figure(1, 3, (13.0, 4.4))
     for axis, (term, title) in zip(axes[0], terms.items(), strict=True):
         for job in jobs:

@@ -13,11 +13,10 @@ from common.recursion.puzzles.arc import ArcTask
 from common.run.cache import Checkpoint
 from common.run.random import generator, generators
 from exp6_encoder_trm.contextual import ContextTRM, make_model, stacked_positions
-from exp6_encoder_trm.dataset import OUTSIDE, Setting, ask, left_out, make_groups
+from exp6_encoder_trm.dataset import OUTSIDE, Setting, ask, group_means, left_out, make_groups
 from exp6_encoder_trm.diagnostics import (
     QUERIES,
     context_statistics,
-    group_means,
     is_collapsed,
     one_cycle,
     shared_squared_norm,

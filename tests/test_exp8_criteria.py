@@ -8,10 +8,10 @@ from exp8_two_pillars.criteria import CRITERIA, GRADIENT, HELD_OUT, LOOP, SEARCH
 SCENE = "s/lorenz"
 
 
-def planted(none, spectral, metric, both, chance=0.05, width=0.05, scene=SCENE):
+def planted(none, spectral, metric, both, width=0.05, scene=SCENE):
     """Metrics of a 2x2 with these success rates and intervals of this half width."""
     corners = {"none": none, "spectral": spectral, "metric": metric, "both": both}
-    metrics = {f"{scene}/{policy}_policy/success": entry(chance, width) for policy in ("random", "straight")}
+    metrics = {f"{scene}/{policy}_policy/success": entry(0.05, width) for policy in ("random", "straight")}
     for planner in (SEARCH, GRADIENT):
         for corner, rate in corners.items():
             metrics[f"{scene}/{corner}/{planner}/{LOOP}/success"] = entry(rate, width)
